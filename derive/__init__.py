@@ -1,0 +1,61 @@
+"""Exact width-scaling exponents for any optimizer, parameterization and alignment.
+
+`prescribe("adam", "sp", "full")` is the short way; `Problem` and `solve` take everything apart.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from derive.alignments import FULL, NONE, PRIOR, Alignment, Ratios, alignment
+    from derive.errors import DeriveError
+    from derive.optimizers import REGISTRY, Optimizer, optimizer
+    from derive.parameterizations import MFP, MUP, NTK, SP, Parameterization, equivalent, parameterization
+    from derive.propagation import Chain, Problem, constraints, residuals
+    from derive.solve import Layer, Prescription, largest_rates, prescribe, solve
+
+_HOMES = {
+    "alignments": ("FULL", "NONE", "PRIOR", "Alignment", "Ratios", "alignment"),
+    "errors": ("DeriveError",),
+    "optimizers": ("REGISTRY", "Optimizer", "optimizer"),
+    "parameterizations": ("MFP", "MUP", "NTK", "SP", "Parameterization", "equivalent", "parameterization"),
+    "propagation": ("Chain", "Problem", "constraints", "residuals"),
+    "solve": ("Layer", "Prescription", "largest_rates", "prescribe", "solve"),
+}
+
+__all__ = [
+    "FULL",
+    "MFP",
+    "MUP",
+    "NONE",
+    "NTK",
+    "PRIOR",
+    "REGISTRY",
+    "SP",
+    "Alignment",
+    "Chain",
+    "DeriveError",
+    "Layer",
+    "Optimizer",
+    "Parameterization",
+    "Prescription",
+    "Problem",
+    "Ratios",
+    "alignment",
+    "constraints",
+    "equivalent",
+    "largest_rates",
+    "optimizer",
+    "parameterization",
+    "prescribe",
+    "residuals",
+    "solve",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import on first use, so that `derive --help` does not wait for sympy."""
+    for home, names in _HOMES.items():
+        if name in names:
+            return getattr(import_module(f"derive.{home}"), name)
+    raise AttributeError(f"module 'derive' has no attribute {name!r}")

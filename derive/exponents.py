@@ -1,0 +1,258 @@
+"""The width exponent of a sympy expression: products add, sums take the largest, powers multiply.
+
+Sign convention everywhere: exponent x means size n^-x, so the *smallest* exponent is the largest quantity.
+An update rule is written in the symbols below; g, m, v, w stand for matrices of fan_out x fan_in entries,
+whose size is the RMS of a typical entry.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Literal, cast, get_args
+
+import sympy
+from sympy import Abs, Add, Expr, Function, Max, Min, Mul, Pow, Rational, S, Symbol, atan, atan2, sign
+
+from derive.errors import DeriveError, shorten
+
+Kind = Literal["embedding", "hidden", "readout"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+FAN_EXPONENTS: dict[Kind, tuple[int, int]] = {"embedding": (0, 1), "hidden": (1, 1), "readout": (1, 0)}
+"""Powers of the width in (fan_in, fan_out) of each layer kind."""
+
+GRADIENT, FIRST_MOMENT, WEIGHT = (Symbol(name, real=True) for name in ("g", "m", "w"))
+SECOND_MOMENT, EPSILON, SIGMA = (Symbol(name, positive=True) for name in ("v", "eps", "sigma"))
+FAN_IN, FAN_OUT = (Symbol(name, positive=True) for name in ("fan_in", "fan_out"))
+MATRICES = (GRADIENT, FIRST_MOMENT, SECOND_MOMENT, WEIGHT)
+
+Sizes = Mapping[Symbol, Expr]
+
+
+class _Size(Function):
+    """A non-negative number computed from a whole matrix."""
+
+    is_real = True
+    is_nonnegative = True
+    nargs = 1
+
+
+class rms(_Size):
+    """Root mean square over the entries."""
+
+
+class norm(_Size):
+    """Frobenius norm: RMS x sqrt(fan_in fan_out)."""
+
+
+class opnorm(_Size):
+    """Operator norm, on a rank-one and fully aligned matrix: RMS x sqrt(fan_in fan_out)."""
+
+
+class clip(Function):
+    """Entries clipped to [-1, 1]."""
+
+    is_real = True
+    nargs = 1
+
+
+class spectral(Function):
+    """spectral(X, f(sigma)): X with each of its singular values sigma replaced by f(sigma)."""
+
+    is_real = True
+    nargs = 2
+
+
+def polar(matrix: Expr) -> Expr:
+    """The orthogonal polar factor: every singular value becomes 1."""
+    return cast("Expr", spectral(matrix, S.One))
+
+
+def _arguments(expression: Expr) -> tuple[Expr, ...]:
+    return cast("tuple[Expr, ...]", expression.args)
+
+
+def is_matrix(expression: Expr) -> bool:
+    """Whether the expression has fan_out x fan_in entries, rather than being one number."""
+    if isinstance(expression, _Size):
+        return False
+    if isinstance(expression, spectral):
+        return True
+    return expression in MATRICES or any(is_matrix(part) for part in _arguments(expression))
+
+
+def _unsized(expression: object, problem: str) -> DeriveError:
+    return DeriveError(f"cannot size {shorten(str(expression))}: {problem}")
+
+
+def _matrix_argument(expression: Expr) -> Expr:
+    matrix = _arguments(expression)[0]
+    if not is_matrix(matrix):
+        raise _unsized(expression, "its argument is one number; give it a matrix made of g, m, v or w")
+    return matrix
+
+
+def _half_log_numel(sizes: Sizes) -> Expr:
+    return -(sizes[FAN_IN] + sizes[FAN_OUT]) / 2
+
+
+def operator_norm_exponent(matrix: Expr, sizes: Sizes) -> Expr:
+    """x with ||matrix||_op = n^-x, on a gradient that is rank one and fully aligned.
+
+    An entrywise function of such a gradient has ||X||_op = RMS(X) sqrt(fan_in fan_out); spectral(X, f) has
+    f(||X||_op) (THEORY 3).
+    """
+    if isinstance(matrix, spectral):
+        inner, singular_map = _matrix_argument(matrix), _arguments(matrix)[1]
+        return exponent(singular_map, {**sizes, SIGMA: operator_norm_exponent(inner, sizes)})
+    if isinstance(matrix, Add):
+        return Min(*(operator_norm_exponent(term, sizes) for term in _arguments(matrix)))
+    if isinstance(matrix, Mul):
+        scalars, matrices = [], []
+        for factor in _arguments(matrix):
+            (matrices if is_matrix(factor) else scalars).append(factor)
+        if len(matrices) == 1 and isinstance(matrices[0], spectral | Add):
+            return sum((exponent(scalar, sizes) for scalar in scalars), operator_norm_exponent(matrices[0], sizes))
+    return exponent(matrix, sizes) - _half_log_numel(sizes)
+
+
+def exponent(expression: Expr, sizes: Sizes) -> Expr:
+    """x with RMS(expression) = n^-x, from the exponents `sizes` of its symbols.
+
+    Products add, powers multiply, sums and maxima take the smallest exponent (terms are taken not to
+    cancel), sign is of size one, atan2(y, x) is y/x until it saturates. A matrix function is taken at full
+    rank: RMS = ||X||_op / sqrt(max(fan_in, fan_out)). Zero has exponent oo.
+    Raises DeriveError naming the sub-expression that has no size.
+    """
+
+    def size(part: Expr) -> Expr:
+        return exponent(part, sizes)
+
+    if expression.is_number:
+        if expression.is_zero:
+            return S.Infinity
+        if not expression.is_finite:
+            raise _unsized(expression, "it is not finite")
+        return S.Zero
+    if isinstance(expression, Symbol):
+        if expression not in sizes:
+            raise _unsized(expression, f"its exponent is not known; known: {', '.join(map(str, sizes))}")
+        return sizes[expression]
+    if isinstance(expression, Mul):
+        return sum((size(factor) for factor in _arguments(expression)), S.Zero)
+    if isinstance(expression, Pow):
+        base, power = expression.as_base_exp()
+        if not isinstance(power, Rational):
+            raise _unsized(expression, "the power is not a rational number")
+        return power * size(base)
+    if isinstance(expression, Add):
+        return Min(*map(size, _arguments(expression)))
+    if isinstance(expression, Abs):
+        return size(_arguments(expression)[0])
+    if isinstance(expression, sign):
+        return S.Zero
+    if isinstance(expression, Max):
+        return Min(*map(size, _arguments(expression)))
+    if isinstance(expression, Min):
+        signed = not all(part.is_nonnegative for part in _arguments(expression))
+        return (Min if signed else Max)(*map(size, _arguments(expression)))
+    if isinstance(expression, atan):
+        return Max(0, size(_arguments(expression)[0]))
+    if isinstance(expression, atan2):
+        if not _arguments(expression)[1].is_nonnegative:
+            raise _unsized(expression, "its second argument may be negative; use one such as sqrt(v) or abs(g)")
+        return Max(0, size(_arguments(expression)[0]) - size(_arguments(expression)[1]))
+    if isinstance(expression, clip):
+        return Max(0, size(_arguments(expression)[0]))
+    if isinstance(expression, rms):
+        return size(_matrix_argument(expression))
+    if isinstance(expression, norm):
+        return size(_matrix_argument(expression)) - _half_log_numel(sizes)
+    if isinstance(expression, opnorm):
+        return operator_norm_exponent(_matrix_argument(expression), sizes)
+    if isinstance(expression, spectral):
+        return operator_norm_exponent(expression, sizes) + Max(-sizes[FAN_IN], -sizes[FAN_OUT]) / 2
+    raise _unsized(expression, "no rule for this function")
+
+
+def degree(expression: Expr, degrees: Mapping[Symbol, Expr]) -> Expr:
+    """k with expression(t^d_1 x_1, t^d_2 x_2, ...) = t^k expression(x_1, x_2, ...), the degree of homogeneity.
+
+    Symbols absent from `degrees` have degree 0. Raises DeriveError naming the sub-expression that is not
+    homogeneous.
+    """
+
+    def part_degree(part: Expr) -> Expr:
+        return degree(part, degrees)
+
+    if expression.is_number:
+        return S.Zero
+    if isinstance(expression, Symbol):
+        return degrees.get(expression, S.Zero)
+    if isinstance(expression, Mul):
+        return sum((part_degree(factor) for factor in _arguments(expression)), S.Zero)
+    if isinstance(expression, Pow):
+        base, power = expression.as_base_exp()
+        return power * part_degree(base)
+    if isinstance(expression, Add | Max | Min):
+        parts = {part_degree(part) for part in _arguments(expression) if not part.is_zero}
+        if len(parts) != 1:
+            raise DeriveError(
+                f"{shorten(str(expression))} is not homogeneous: its terms have degrees "
+                f"{', '.join(sorted(map(str, parts)))}"
+            )
+        return parts.pop()
+    if isinstance(expression, sign | clip):
+        # Where clipping matters at large width it binds, and a bound entry is a sign.
+        return S.Zero
+    if isinstance(expression, atan):
+        if part_degree(_arguments(expression)[0]) != 0:
+            raise DeriveError(f"{shorten(str(expression))} is not homogeneous: its argument has a degree")
+        return S.Zero
+    if isinstance(expression, atan2):
+        if part_degree(_arguments(expression)[0]) != part_degree(_arguments(expression)[1]):
+            raise DeriveError(f"{shorten(str(expression))} is not homogeneous: its arguments differ in degree")
+        return S.Zero
+    if isinstance(expression, Abs | _Size):
+        return part_degree(_arguments(expression)[0])
+    if isinstance(expression, spectral):
+        return degree(_arguments(expression)[1], {**degrees, SIGMA: part_degree(_arguments(expression)[0])})
+    raise _unsized(expression, "no rule for this function")
+
+
+def companions(expression: Expr, symbol: Symbol) -> Iterator[Expr]:
+    """What `symbol` stands beside in every sum or maximum of the expression, solved for the symbol.
+
+    In sqrt(v) + eps it is sqrt(v); in (v + eps)**(1/2) it is v. Its size is the one at which the symbol
+    starts to matter. Inside spectral(X, f(sigma)), sigma is written as opnorm(X).
+    """
+    if isinstance(expression, spectral):
+        matrix, singular_map = _arguments(expression)
+        for companion in companions(singular_map, symbol):
+            yield companion.subs({SIGMA: cast("Expr", opnorm(matrix))})
+        yield from companions(matrix, symbol)
+        return
+    if isinstance(expression, Add | Max | Min):
+        bare = [term for term in _arguments(expression) if term.as_independent(symbol)[1].as_base_exp()[0] == symbol]
+        others = [term for term in _arguments(expression) if not term.has(symbol)]
+        if bare and others:
+            coefficient, power = bare[0].as_independent(symbol)
+            rest = sympy.Add(*others) if isinstance(expression, Add) else expression.func(*others)
+            yield (rest / coefficient) ** (1 / power.as_base_exp()[1])
+    for part in _arguments(expression):
+        yield from companions(part, symbol)
+
+
+def dominant(expression: Expr, sizes: Sizes) -> Expr:
+    """The expression with only the terms that rule its size, and saturated functions replaced by signs."""
+    if isinstance(expression, spectral):
+        matrix, singular_map = _arguments(expression)
+        inner = {**sizes, SIGMA: operator_norm_exponent(matrix, sizes)}
+        return cast("Expr", spectral(dominant(matrix, sizes), dominant(singular_map, inner)))
+    if not expression.args or not expression.free_symbols:
+        return expression
+    parts = _arguments(expression)
+    if isinstance(expression, clip | atan):
+        saturated = not exponent(parts[0], sizes).is_positive
+        return sign(parts[0]) if saturated else dominant(parts[0], sizes)
+    if isinstance(expression, Add | Max | Min):
+        leading = exponent(expression, sizes)
+        parts = tuple(part for part in parts if exponent(part, sizes) == leading)
+    return cast("Expr", expression.func(*(dominant(part, sizes) for part in parts)))

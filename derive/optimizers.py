@@ -1,0 +1,284 @@
+"""Optimizers as rows of data: an update rule, from which everything the theory needs is derived.
+
+A rule is written in g (gradient), m (first moment, degree 1), v (second moment, degree 2), w (weights) and
+eps; matrix functions of the gradient say how they map its singular values sigma. `Optimizer.size`,
+`operator_norm`, `alignment_cap`, `epsilon` and the two degrees follow (THEORY 3).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+from sympy import Abs, Expr, Max, Min, Rational, S, Symbol, atan2, sign, sqrt
+
+from derive.errors import DeriveError, canonical, shorten, unknown_name
+from derive.exponents import (
+    EPSILON,
+    FAN_EXPONENTS,
+    FAN_IN,
+    FAN_OUT,
+    FIRST_MOMENT,
+    GRADIENT,
+    KINDS,
+    SECOND_MOMENT,
+    SIGMA,
+    WEIGHT,
+    Kind,
+    clip,
+    companions,
+    degree,
+    dominant,
+    exponent,
+    is_matrix,
+    norm,
+    operator_norm_exponent,
+    opnorm,
+    polar,
+    rms,
+    spectral,
+)
+from derive.parsing import parse_expression
+
+RULE_NAMES: Mapping[str, Expr] = {
+    "g": GRADIENT,
+    "m": FIRST_MOMENT,
+    "v": SECOND_MOMENT,
+    "w": WEIGHT,
+    "eps": EPSILON,
+    "sigma": SIGMA,
+    "fan_in": FAN_IN,
+    "fan_out": FAN_OUT,
+}
+RULE_FUNCTIONS = {
+    "sqrt": sqrt,
+    "abs": Abs,
+    "sign": sign,
+    "max": Max,
+    "min": Min,
+    "atan2": atan2,
+    "clip": clip,
+    "rms": rms,
+    "norm": norm,
+    "opnorm": opnorm,
+    "polar": polar,
+    "spectral": spectral,
+}
+GRADIENT_DEGREES: Mapping[Symbol, Expr] = {GRADIENT: S.One, FIRST_MOMENT: S.One, SECOND_MOMENT: S(2)}
+WEIGHT_DEGREES: Mapping[Symbol, Expr] = {WEIGHT: S.One}
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """An update rule U(g, m, v, w, eps), with Delta W = rate x U, and the exponents that follow from it.
+
+    `update` is the rule in the language of `derive list rules`; `source` says where it comes from;
+    `scaled_epsilon` is False where eps is held constant instead of following what it is added to.
+    """
+
+    name: str
+    update: str
+    source: str = "given by the user"
+    scaled_epsilon: bool = True
+
+    @cached_property
+    def rule(self) -> Expr:
+        """The update rule as a sympy expression; DeriveError where it cannot be read or is not a matrix."""
+        rule = parse_expression(self.update, "update rule", names=RULE_NAMES, functions=RULE_FUNCTIONS)
+        if not is_matrix(rule):
+            raise DeriveError(
+                f"update rule {shorten(self.update)} is not a matrix of updates; use at least one of g, m, v, w"
+            )
+        if SIGMA in rule.replace(spectral, lambda matrix, _singular_map: matrix).free_symbols:
+            raise DeriveError(
+                f"update rule {shorten(self.update)} uses sigma outside spectral(X, f(sigma)); write it inside"
+            )
+        return rule
+
+    @property
+    def has_epsilon(self) -> bool:
+        """Whether the rule has an eps at all."""
+        return self.rule.has(EPSILON)
+
+    @cached_property
+    def epsilon_companion(self) -> Expr | None:
+        """What eps is added to, solved for eps: sqrt(v) in m/(sqrt(v)+eps), v in m/sqrt(v+eps)."""
+        if not self.has_epsilon:
+            return None
+        found = set(companions(self.rule, EPSILON))
+        if len(found) > 1:
+            raise DeriveError(
+                f"update rule {shorten(self.update)} adds eps to different things "
+                f"({', '.join(sorted(map(str, found)))}); one exponent cannot serve both, keep one eps"
+            )
+        if not found:
+            raise DeriveError(
+                f"update rule {shorten(self.update)} adds eps to nothing, so its exponent is free; "
+                "add it to something, or leave it out"
+            )
+        return found.pop()
+
+    def epsilon(self, kind: Kind, gradient: Expr, weight: Expr) -> Expr | None:
+        """e_l with eps_l = n^-e_l, the exponent of what eps is added to; None where the rule has no eps."""
+        if self.epsilon_companion is None:
+            return None
+        return exponent(self.epsilon_companion, self._sizes(kind, gradient, weight))
+
+    def size(self, kind: Kind, gradient: Expr, weight: Expr) -> Expr:
+        """s_l with RMS(U_l) = n^-s_l, from RMS(gradient) = n^-gradient and RMS(W_l) = n^-weight."""
+        size = exponent(self.rule, self._sizes_with_epsilon(kind, gradient, weight))
+        if size is S.Infinity:
+            raise DeriveError(f"update rule {shorten(self.update)} is zero; nothing would be trained")
+        return size
+
+    def operator_norm(self, kind: Kind, gradient: Expr, weight: Expr) -> Expr:
+        """p_l with ||U_l||_op = n^p_l on a rank-one, fully aligned gradient (THEORY 3; here n^+p)."""
+        return -operator_norm_exponent(self.rule, self._sizes_with_epsilon(kind, gradient, weight))
+
+    def alignment_cap(self, kind: Kind, gradient: Expr, weight: Expr) -> Expr:
+        """alpha_max = p + s + (log_n fan_in - log_n fan_out)/2: what RMS(Uz) <= ||U||_op RMS(z) allows."""
+        fan_in, fan_out = FAN_EXPONENTS[kind]
+        norm_exponent = self.operator_norm(kind, gradient, weight)
+        return norm_exponent + self.size(kind, gradient, weight) + Rational(fan_in - fan_out, 2)
+
+    def gradient_degree(self, kind: Kind = "hidden", gradient: Expr = S.Zero, weight: Expr = S.Zero) -> Expr:
+        """k, the degree of U in the gradient; a constant eps counts only where it outgrows its companion.
+
+        Raises DeriveError where the rule is not homogeneous in the gradient.
+        """
+        if self.scaled_epsilon or self.epsilon_companion is None:
+            return degree(self.rule, self._with_epsilon_degree(GRADIENT_DEGREES))
+        sizes = self._sizes(kind, gradient, weight)
+        outgrown = exponent(self.epsilon_companion, sizes).is_positive
+        leading = dominant(self.rule, {**sizes, EPSILON: S.Zero if outgrown else S.Infinity})
+        return degree(leading, GRADIENT_DEGREES)
+
+    @cached_property
+    def weight_degree(self) -> Expr:
+        """m, the degree of U in the weights."""
+        return degree(self.rule, self._with_epsilon_degree(WEIGHT_DEGREES))
+
+    def gauge_degree(self) -> Expr:
+        """1 + k - m: under (a, b) -> (a + theta, b - theta) the rate moves by c -> c - (1 + k - m) theta."""
+        return 1 + degree(self.rule, self._with_epsilon_degree(GRADIENT_DEGREES)) - self.weight_degree
+
+    def epsilon_gauge_degree(self) -> Expr | None:
+        """What multiplies theta in the shift of eps's exponent, as gauge_degree does for the rate's."""
+        if self.epsilon_companion is None:
+            return None
+        return degree(self.epsilon_companion, GRADIENT_DEGREES) - degree(self.epsilon_companion, WEIGHT_DEGREES)
+
+    def _sizes(self, kind: Kind, gradient: Expr, weight: Expr) -> dict[Symbol, Expr]:
+        fan_in, fan_out = FAN_EXPONENTS[kind]
+        return {
+            GRADIENT: gradient,
+            FIRST_MOMENT: gradient,
+            SECOND_MOMENT: 2 * gradient,
+            WEIGHT: weight,
+            FAN_IN: S(-fan_in),
+            FAN_OUT: S(-fan_out),
+        }
+
+    def _sizes_with_epsilon(self, kind: Kind, gradient: Expr, weight: Expr) -> dict[Symbol, Expr]:
+        scaled = self.epsilon(kind, gradient, weight) if self.scaled_epsilon else None
+        return {**self._sizes(kind, gradient, weight), EPSILON: S.Zero if scaled is None else scaled}
+
+    def _with_epsilon_degree(self, degrees: Mapping[Symbol, Expr]) -> Mapping[Symbol, Expr]:
+        if self.epsilon_companion is None:
+            return degrees
+        return {**degrees, EPSILON: degree(self.epsilon_companion, degrees)}
+
+
+ADAM = "m/(sqrt(v)+eps)"
+
+REGISTRY: tuple[Optimizer, ...] = (
+    Optimizer("sgd", "g", "Robbins & Monro 1951"),
+    Optimizer("momentum", "m", "Polyak 1964"),
+    Optimizer("nesterov", "m+g", "Nesterov 1983; Sutskever et al. 2013"),
+    Optimizer("adam", ADAM, "Kingma & Ba 2014, 1412.6980"),
+    Optimizer("adamw", ADAM, "Loshchilov & Hutter 2017, 1711.05101; the decay is apart"),
+    Optimizer("rmsprop", "g/(sqrt(v)+eps)", "Tieleman & Hinton 2012"),
+    Optimizer(
+        "adafactor", "rms(w)*(g/sqrt(v+eps))/max(1,rms(g/sqrt(v+eps)))", "Shazeer & Stern 2018, 1804.04235, alg. 4"
+    ),
+    Optimizer("adam-ps", f"rms(w)*{ADAM}", "Adam with parameter scaling; Everett et al. 2024, 2407.05872"),
+    Optimizer("lion", "sign(m)", "Chen et al. 2023, 2302.06675, alg. 2"),
+    Optimizer("sign-sgd", "sign(g)", "Bernstein et al. 2018, 1802.04434"),
+    Optimizer("lamb", f"rms(w)*({ADAM})/rms({ADAM})", "You et al. 2019, 1904.00962, alg. 2"),
+    Optimizer("lars", "norm(w)*m/(norm(g)+eps)", "You et al. 2017, 1708.03888, eq. 6"),
+    Optimizer("adam-atan2", "atan2(m,sqrt(v))", "Everett et al. 2024, 2407.05872, section 5"),
+    Optimizer("normalised-sgd", "g/(norm(g)+eps)", "Hazan et al. 2015, 1507.02030, per layer"),
+    Optimizer("muon", "spectral(m,sigma/(sigma+eps))", "Jordan et al. 2024, the bare polar factor"),
+    Optimizer(
+        "muon-keller",
+        "spectral(m,sigma/(sigma+eps))*sqrt(max(1,fan_out/fan_in))",
+        "Jordan et al. 2024, with the factor of its code",
+    ),
+    Optimizer(
+        "muon-rms",
+        "spectral(m,sigma/(sigma+eps))*sqrt(max(fan_in,fan_out))",
+        "Liu et al. 2025, 2502.16982, matched to Adam's RMS",
+    ),
+    Optimizer(
+        "shampoo", "spectral(g,sigma/(sigma**2+eps)**(1/4)/(sigma**2+eps)**(1/4))", "Gupta et al. 2018, 1802.09568"
+    ),
+    Optimizer("soap", "spectral(m,sigma/(sigma+eps))", "Vyas et al. 2024, 2409.11321, both sides rotated"),
+    Optimizer(
+        "soap-left",
+        "spectral(m,sqrt(fan_in)*(sigma/sqrt(fan_in))/(sigma/sqrt(fan_in)+eps))",
+        "Vyas et al. 2024, 2409.11321, only the output side rotated: one row of fan_in entries",
+    ),
+    Optimizer(
+        "soap-right",
+        "spectral(m,sqrt(fan_out)*(sigma/sqrt(fan_out))/(sigma/sqrt(fan_out)+eps))",
+        "Vyas et al. 2024, 2409.11321, only the input side rotated: one column of fan_out entries",
+    ),
+    Optimizer(
+        "kfac",
+        "spectral(g,sigma/(sqrt(sigma**2+eps)*sqrt(sigma**2+eps)))",
+        "Martens & Grosse 2015, 1503.05671: both inverse factors together sigma^-2",
+    ),
+    Optimizer("sophia", "clip(m/max(v,eps))", "Liu et al. 2023, 2305.14342, alg. 3, v the Hessian's diagonal"),
+)
+
+
+def optimizer(name: str) -> Optimizer:
+    """The optimizer of the registry with that name; DeriveError suggesting the nearest one otherwise."""
+    for row in REGISTRY:
+        if canonical(row.name) == canonical(name):
+            return row
+    raise unknown_name("optimizer", name, [row.name for row in REGISTRY])
+
+
+def _kind(text: str) -> Kind:
+    for kind in KINDS:
+        if kind == text.strip().lower():
+            return kind
+    raise unknown_name("layer kind", text, KINDS)
+
+
+def optimizers(text: str) -> dict[Kind, Optimizer]:
+    """Read `--optimizer`: one name, `hidden=muon,embedding=adam,readout=adam`, or `adam,hidden=muon`.
+
+    DeriveError for unknown names and for layer kinds left without an optimizer.
+    """
+    chosen: dict[Kind, Optimizer] = {}
+    default: Optimizer | None = None
+    for part in text.split(","):
+        kind, equals, name = part.partition("=")
+        if not equals:
+            if default is not None or chosen:
+                raise DeriveError(
+                    f"--optimizer {shorten(text)} names two defaults; write adam,hidden=muon for a mixture"
+                )
+            default = optimizer(part)
+            continue
+        chosen[_kind(kind)] = optimizer(name)
+    if default is not None:
+        return {kind: chosen.get(kind, default) for kind in KINDS}
+    missing = [kind for kind in KINDS if kind not in chosen]
+    if missing:
+        raise DeriveError(
+            f"--optimizer {shorten(text)} leaves {', '.join(missing)} without an optimizer; "
+            f"add {missing[0]}=NAME, or put a name for the rest first"
+        )
+    return chosen

@@ -1,0 +1,129 @@
+"""Parameterizations: multiplier n^-a and initial standard deviation n^-b of every layer kind.
+
+Gauge shifts (a, b) -> (a + theta, b - theta) leave the function unchanged; two parameterizations that differ
+by them alone are equivalent, with the rates shifted to match (THEORY 6).
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from sympy import Expr, Rational, S
+
+from derive.errors import DeriveError, canonical, unknown_name
+from derive.exponents import KINDS, Kind
+
+if TYPE_CHECKING:
+    from derive.optimizers import Optimizer
+
+HALF = Rational(1, 2)
+
+
+@dataclass(frozen=True)
+class Parameterization:
+    """Exponents a (multiplier n^-a) and b (initial standard deviation n^-b): embedding, hidden, readout.
+
+    Checked when built to be stable at initialisation: a + b = 0 on the embedding, 1/2 on hidden layers, at
+    least 1/2 on the readout (Everett et al. 2024, section 3). DeriveError names the layer and the sum.
+    """
+
+    name: str
+    a: tuple[Expr, Expr, Expr]
+    b: tuple[Expr, Expr, Expr]
+    source: str = "given by the user"
+
+    def __post_init__(self) -> None:
+        """Reject what is unstable at initialisation."""
+        requirements: dict[Kind, Expr] = {"embedding": S.Zero, "hidden": HALF}
+        for kind, required in requirements.items():
+            total = self.total(kind)
+            if (total - required).is_zero is not True:
+                raise DeriveError(
+                    f"parameterization {self.name} is unstable at initialisation: {kind} a+b = {total}, "
+                    f"allowed is {required}; change a or b of that layer"
+                )
+        if (self.total("readout") - HALF).is_negative:
+            raise DeriveError(
+                f"parameterization {self.name} is unstable at initialisation: readout a+b = "
+                f"{self.total('readout')}, allowed is 1/2 or more; raise a or b of that layer"
+            )
+
+    def at(self, kind: Kind) -> tuple[Expr, Expr]:
+        """(a, b) of that layer kind."""
+        index = KINDS.index(kind)
+        return self.a[index], self.b[index]
+
+    def total(self, kind: Kind) -> Expr:
+        """a + b of that layer kind, the exponent of the initial effective weight."""
+        a, b = self.at(kind)
+        return (a + b).expand()
+
+    def gauge(self, target: Expr = S.Zero) -> "Parameterization":
+        """The equivalent parameterization whose multipliers all have exponent `target`."""
+        return Parameterization(
+            name=f"{self.name}, gauge {target}",
+            a=(target, target, target),
+            b=(self.total("embedding") - target, self.total("hidden") - target, self.total("readout") - target),
+            source=self.source,
+        )
+
+
+SP = Parameterization("SP", (S.Zero, S.Zero, S.Zero), (S.Zero, HALF, HALF), "the standard initialisation, 1/fan_in")
+NTK = Parameterization("NTK", (S.Zero, HALF, HALF), (S.Zero, S.Zero, S.Zero), "Jacot et al. 2018, 1806.07572")
+MUP = Parameterization("muP", (-HALF, S.Zero, HALF), (HALF, HALF, HALF), "Yang & Hu 2021, 2011.14522")
+MFP = Parameterization("MFP", (S.Zero, HALF, S.One), (S.Zero, S.Zero, S.Zero), "mean field; Bordelon & Pehlevan 2022")
+SCHEMES: tuple[Parameterization, ...] = (SP, NTK, MUP, MFP)
+ALIASES = {"sp": SP, "standard": SP, "ntk": NTK, "mup": MUP, "mfp": MFP, "meanfield": MFP, "mf": MFP}
+
+
+def parameterization(name: str) -> Parameterization:
+    """The parameterization with that name or alias; DeriveError suggesting the nearest one otherwise."""
+    found = ALIASES.get(canonical(name))
+    if found is None:
+        raise unknown_name("parameterization", name, ["sp", "standard", "ntk", "mup", "mfp", "mean-field"])
+    return found
+
+
+@dataclass(frozen=True)
+class Equivalence:
+    """The shifts that turn one parameterization into another, or the layer where there are none.
+
+    `theta` is (a, b) -> (a + theta, b - theta) per layer kind, `rate_shift` what is added to c, and
+    `epsilon_shift` what is added to the exponent of eps (None where the rule has none). `obstacle` says why
+    there is no such shift.
+    """
+
+    first: Parameterization
+    second: Parameterization
+    theta: tuple[Expr, Expr, Expr] | None
+    rate_shift: tuple[Expr, Expr, Expr] | None
+    epsilon_shift: tuple[Expr, Expr, Expr] | None
+    obstacle: str | None
+
+
+def equivalent(first: Parameterization, second: Parameterization, optimizer: "Optimizer") -> Equivalence:
+    """Whether the two train alike, step for step: theta = a' - a, c' = c - (1 + k - m) theta (THEORY 6)."""
+    for kind in KINDS:
+        if (first.total(kind) - second.total(kind)).is_zero is not True:
+            obstacle = (
+                f"{kind}: a+b is {first.total(kind)} in {first.name} and {second.total(kind)} in {second.name}, "
+                "and no shift of the multiplier changes that sum"
+            )
+            return Equivalence(first, second, None, None, None, obstacle)
+    embedding, hidden, readout = (new - old for old, new in zip(first.a, second.a, strict=True))
+    theta = (embedding, hidden, readout)
+    if not optimizer.scaled_epsilon and optimizer.has_epsilon and any(shift != 0 for shift in theta):
+        moved = KINDS[next(index for index, shift in enumerate(theta) if shift != 0)]
+        obstacle = f"{moved}: a constant eps does not follow the gradient when the multiplier shifts; scale eps too"
+        return Equivalence(first, second, None, None, None, obstacle)
+    gauge = optimizer.gauge_degree()
+    epsilon_degree = optimizer.epsilon_gauge_degree()
+    return Equivalence(
+        first,
+        second,
+        theta,
+        (-gauge * embedding, -gauge * hidden, -gauge * readout),
+        None
+        if epsilon_degree is None
+        else (epsilon_degree * embedding, epsilon_degree * hidden, epsilon_degree * readout),
+        None,
+    )

@@ -1,0 +1,139 @@
+"""Text from a user to exact sympy expressions, through a whitelist over Python's `ast`.
+
+Nothing a user types is evaluated: the text is parsed to a syntax tree and only the node types listed here
+are turned into sympy objects, one by one.
+"""
+
+import ast
+import re
+import warnings
+from collections.abc import Callable, Mapping
+
+import sympy
+from sympy import Expr, Rational, Symbol
+
+from derive.errors import DeriveError, shorten, unknown_name
+
+MAX_CHARACTERS = 2000
+MAX_POWER = 16
+NUMBER = re.compile(r"[0-9]{1,12}(\.[0-9]{0,12})?|\.[0-9]{1,12}")
+SYMBOL = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,20}")
+NOT_SYMBOLS = {"nan", "inf", "infinity", "oo", "zoo", "none", "true", "false"}
+
+Names = Mapping[str, Expr]
+Functions = Mapping[str, Callable[..., Expr]]
+
+
+def parse_expression(text: str, what: str, *, names: Names | None = None, functions: Functions | None = None) -> Expr:
+    """The sympy expression that `text` spells.
+
+    Numbers are exact (0.1 is 1/10). With `names` only those names are known; without, any short ASCII name
+    is a real symbol. Raises DeriveError, quoting the offending part, for everything else.
+    """
+    if len(text) > MAX_CHARACTERS:
+        raise DeriveError(f"{what} {shorten(text)} is too long; at most {MAX_CHARACTERS} characters are read")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            tree = ast.parse(text.strip(), mode="eval")
+        value = _Builder(text.strip(), what, names, functions or {}).build(tree.body)
+    except DeriveError:
+        raise
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        raise DeriveError(
+            f"{what} {shorten(text)} cannot be read; write an expression such as 1/2, 0.8 or x"
+            if names is None
+            else f"{what} {shorten(text)} cannot be read; write an expression such as m/(sqrt(v)+eps)"
+        ) from None
+    if value.has(sympy.zoo, sympy.nan, sympy.oo, -sympy.oo):
+        raise DeriveError(f"{what} {shorten(text)} divides by zero; give a finite expression")
+    return value
+
+
+def parse_number(text: str, what: str) -> Rational:
+    """The exact rational that `text` spells; DeriveError where it is not a number."""
+    value = parse_expression(text, what)
+    if not isinstance(value, Rational):
+        raise DeriveError(f"{what} {shorten(text)} is not a number; give one such as 1/2 or 0.5")
+    return value
+
+
+def parse_triple(text: str, what: str) -> tuple[Expr, Expr, Expr]:
+    """Three comma-separated exponents: embedding, hidden, readout."""
+    parts = text.split(",")
+    if len(parts) != 3:
+        raise DeriveError(f"{what} {shorten(text)} has {len(parts)} entries; give three: embedding,hidden,readout")
+    embedding, hidden, readout = (parse_expression(part, what) for part in parts)
+    return embedding, hidden, readout
+
+
+class _Builder:
+    def __init__(self, text: str, what: str, names: Names | None, functions: Functions) -> None:
+        self.text, self.what, self.names, self.functions = text, what, names, functions
+
+    def error(self, node: ast.AST, problem: str) -> DeriveError:
+        part = ast.get_source_segment(self.text, node) if isinstance(node, ast.expr) else None
+        return DeriveError(f"{self.what}: {shorten(part or self.text)} {problem}")
+
+    def build(self, node: ast.expr) -> Expr:
+        if isinstance(node, ast.Constant):
+            return self.number(node)
+        if isinstance(node, ast.Name):
+            return self.name(node)
+        if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.UAdd | ast.USub):
+            operand = self.build(node.operand)
+            return -operand if isinstance(node.op, ast.USub) else operand
+        if isinstance(node, ast.BinOp):
+            return self.binary(node)
+        if isinstance(node, ast.Call):
+            return self.call(node)
+        raise self.error(node, "is not allowed; use numbers, names, + - * / ** and the listed functions")
+
+    def number(self, node: ast.Constant) -> Expr:
+        source = ast.get_source_segment(self.text, node) or ""
+        if not NUMBER.fullmatch(source):
+            raise self.error(node, "is not a plain number; write digits such as 3, 0.25 or 1/4")
+        return Rational(source)
+
+    def name(self, node: ast.Name) -> Expr:
+        if self.names is not None:
+            if node.id in self.names:
+                return self.names[node.id]
+            raise unknown_name(f"name in {self.what}", node.id, [*self.names, *(f"{f}()" for f in self.functions)])
+        if node.id.lower() in NOT_SYMBOLS or not SYMBOL.fullmatch(node.id):
+            raise self.error(node, "is not a number or a name for a symbol; give one such as 1/2 or x")
+        return Symbol(node.id, real=True)
+
+    def binary(self, node: ast.BinOp) -> Expr:
+        left, right = self.build(node.left), self.build(node.right)
+        if isinstance(node.op, ast.Add):
+            return left + right
+        if isinstance(node.op, ast.Sub):
+            return left - right
+        if isinstance(node.op, ast.Mult):
+            return left * right
+        if isinstance(node.op, ast.Div):
+            if right.is_zero:
+                raise self.error(node, "divides by zero; give a finite expression")
+            return left / right
+        if isinstance(node.op, ast.Pow):
+            if not (isinstance(right, Rational) and abs(right) <= MAX_POWER):
+                raise self.error(node.right, f"is not a power that can be sized; use a number up to {MAX_POWER}")
+            if left.is_zero and right <= 0:
+                raise self.error(node, "divides by zero; give a finite expression")
+            return left**right
+        raise self.error(node, "is not allowed; use + - * / **")
+
+    def call(self, node: ast.Call) -> Expr:
+        if not isinstance(node.func, ast.Name) or node.keywords:
+            raise self.error(node, "is not allowed; call a listed function by its name")
+        function = self.functions.get(node.func.id)
+        if function is None:
+            if not self.functions:
+                raise self.error(node, "is not allowed; functions cannot be called here")
+            raise unknown_name(f"function in {self.what}", node.func.id, self.functions)
+        arguments = [self.build(argument) for argument in node.args]
+        try:
+            return function(*arguments)
+        except TypeError:
+            raise self.error(node, f"has {len(arguments)} arguments, which {node.func.id} does not take") from None

@@ -1,0 +1,332 @@
+"""The largest stable learning rates: one recursion for exact numbers, symbols, floats and jitted arrays.
+
+Minimise the sum of c_l (rate n^-c_l) subject to the constraints of `propagation`. For a chain the optimum is
+closed-form (THEORY 5): targets t backward, rates forward.
+
+    t_L = max(0, omega_{L+1} - a_{L+1} - b_{L+1}),   t_{l-1} = max(0, t_l + omega_l - a_l - b_l)
+    d_1 = t_1,   d_l = t_l + max(alpha_l, u_l - r_{l-1}),   d_l >= a_l + b_l where the layer is bounded
+"""
+
+import builtins
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+from typing import Literal, cast
+
+from sympy import Expr, Max, Min, Rational, S, Symbol
+
+from derive.alignments import Alignment, Ratios
+from derive.alignments import alignment as read_alignment
+from derive.certificate import binding, is_unique
+from derive.exponents import Kind
+from derive.optimizers import optimizers as read_optimizers
+from derive.parameterizations import parameterization as read_parameterization
+from derive.propagation import Chain, Extremum, Loss, Number, Problem, residuals
+
+Decay = Literal["independent", "sqrt", "constant"]
+DECAYS: dict[Decay, Expr] = {"independent": S.One, "sqrt": Rational(1, 2), "constant": S.Zero}
+"""How much of c_l decoupled decay follows: lambda_l = n^(x c_l), so rate x lambda = n^-((1 - x) c_l)."""
+
+
+def least_residuals(
+    a: Sequence[Number],
+    b: Sequence[Number],
+    omega: Sequence[Number],
+    *,
+    cross_entropy: bool = False,
+    maximum: Extremum = max,
+) -> list[Number]:
+    """t_l: the least r_l with which every later layer can be r >= 0 in spite of its W dz term.
+
+    t_{L+1} = 0 and t_{l-1} = max(0, t_l + omega_l - a_l - b_l); for cross-entropy the readout asks for nothing.
+    """
+    zero = a[0] * 0
+    t = [zero] * len(a)
+    for layer in range(len(a) - 1, 0, -1):
+        free = cross_entropy and layer == len(a) - 1
+        t[layer - 1] = zero if free else maximum(zero, t[layer] + omega[layer] - a[layer] - b[layer])
+    return t
+
+
+def largest_rates(
+    a: Sequence[Number],
+    b: Sequence[Number],
+    s: Sequence[Number],
+    alpha: Sequence[Number],
+    omega: Sequence[Number],
+    u: Sequence[Number],
+    bounded: Sequence[bool],
+    *,
+    cross_entropy: bool = False,
+    maximum: Extremum = max,
+    minimum: Extremum = min,
+) -> tuple[list[Number], list[Number]]:
+    """(c, r): the largest stable rates n^-c_l and the residuals RMS(Delta z_l) = n^-r_l they leave.
+
+    Sequences run over layers, embedding first; `bounded` layers keep d_l >= a_l + b_l, so that their updates
+    do not outgrow their weights. Needs only +, -, max and min of its numbers. Everett et al. 2024, section 3,
+    solved as THEORY 5.
+    """
+    depth = len(a)
+    targets = least_residuals(a, b, omega, cross_entropy=cross_entropy, maximum=maximum)
+    d: list[Number] = []
+    r: list[Number] = []
+    for layer in range(depth):
+        # r of an unbounded layer is its target: the W dz term is never smaller, since r_{l-1} >= t_{l-1}.
+        own = maximum(alpha[layer], u[layer] - r[-1]) if layer else a[0] * 0
+        change, residual = targets[layer] + own, targets[layer]
+        if bounded[layer]:
+            change = maximum(change, a[layer] + b[layer])
+            residual = change - own
+            if layer:
+                residual = minimum(residual, a[layer] + b[layer] + r[-1] - omega[layer])
+        d.append(change)
+        r.append(residual)
+    return [d_l - a_l - s_l for d_l, a_l, s_l in zip(d, a, s, strict=True)], r
+
+
+def _global_rate(chain: Chain, maximum: Extremum, minimum: Extremum) -> Expr:
+    """The smallest c, the same for all layers, at which every r_l >= 0.
+
+    r_l is the minimum of linear functions of c, kept here as {slope: smallest intercept}; d_l has two of them,
+    with the gradient at initialisation and with the one that the readout's update leaves. For cross-entropy the
+    readout's terms drop.
+    """
+    a, b = chain.a, chain.b
+    growth = a[-1] + chain.s[-1] - (a[-1] + b[-1])
+    needed: list[Expr] = []
+    before: dict[Expr, Expr] = {}
+
+    def lowest(pieces: list[tuple[Expr, Expr]]) -> dict[Expr, Expr]:
+        kept: dict[Expr, Expr] = {}
+        for slope, intercept in pieces:
+            kept[slope] = minimum(kept[slope], intercept) if slope in kept else intercept
+        return kept
+
+    last = chain.depth - 1
+    for layer in range(chain.depth):
+        change: list[tuple[Expr, Expr]] = [(S.One, a[layer] + chain.s[layer])]
+        if layer < last and chain.degrees[layer] > 0:
+            degree = chain.degrees[layer]
+            change.append((1 + degree, change[0][1] + degree * growth))
+        if chain.bounded[layer]:
+            needed += [(a[layer] + b[layer] - intercept) / slope for slope, intercept in change]
+        if layer == last and chain.loss == "ce":
+            break
+        pieces = change
+        if layer > 0:
+            pieces = [(slope, intercept - chain.alpha[layer]) for slope, intercept in change]
+            for slope, intercept in before.items():
+                pieces += [(slope + own, intercept + value - chain.u[layer]) for own, value in change]
+                pieces.append((slope, intercept + a[layer] + b[layer] - chain.omega[layer]))
+        before = lowest(pieces)
+        needed += [-intercept / slope for slope, intercept in before.items()]
+    return maximum(*needed) if len(needed) > 1 else needed[0]
+
+
+@dataclass(frozen=True)
+class Layer:
+    """The prescription for one layer; every exponent x means n^-x, and alignments n^+x.
+
+    `binding` lists the constraints that hold with equality and fix c; `spread` is the range of c over the
+    measured intervals, where the alignment was measured.
+    """
+
+    kind: Kind
+    a: Expr
+    b: Expr
+    c: Expr
+    s: Expr
+    g: Expr
+    epsilon: Expr | None
+    decay: Expr
+    r: Expr
+    alpha: Expr | None
+    omega: Expr | None
+    u: Expr | None
+    binding: tuple[str, ...]
+    spread: tuple[Expr, Expr] | None = None
+
+
+@dataclass(frozen=True)
+class Prescription:
+    """The largest stable exponents for one problem, with their certificate.
+
+    `unique` and `feature_learning` (r_L = 0) are None where symbols leave them undecided.
+    """
+
+    problem: Problem
+    chain: Chain
+    layers: tuple[Layer, ...]
+    unique: bool | None
+    feature_learning: bool | None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def optimizer_name(self) -> str:
+        """The optimizer's name, or one per layer kind."""
+        names = {kind: row.name for kind, row in self.problem.optimizers.items()}
+        if len(set(names.values())) == 1:
+            return names["hidden"]
+        return ",".join(f"{kind}={name}" for kind, name in names.items())
+
+    @property
+    def c(self) -> tuple[Expr, ...]:
+        """Learning-rate exponents, embedding first."""
+        return tuple(layer.c for layer in self.layers)
+
+
+def solve(problem: Problem, decay: Decay = "independent") -> Prescription:
+    """The largest stable rates of the problem, exact, with binding constraints, uniqueness and residuals."""
+    chain = problem.chain()
+    shortfalls = _shortfalls(chain)
+    assumed = _substituted(problem, {symbol: 1 - shortfall for symbol, shortfall in shortfalls.items()})
+    assumed_chain = assumed.chain()
+    c, r = _rates(assumed, assumed_chain)
+    fixed_by = binding(assumed, assumed_chain, c, r, _targets(assumed_chain))
+    unique = is_unique(assumed, assumed_chain, c, r)
+    spreads = _spreads(problem)
+    named = {shortfall: 1 - symbol for symbol, shortfall in shortfalls.items()}
+    c, r = ([cast("Expr", value.xreplace(named)) for value in values] for values in (c, r))
+    layers = tuple(
+        Layer(
+            kind=kind,
+            a=chain.a[index],
+            b=chain.b[index],
+            c=c[index],
+            s=chain.s[index],
+            g=chain.g[index],
+            epsilon=chain.epsilon[index],
+            decay=-DECAYS[decay] * c[index],
+            r=r[index],
+            alpha=None if index == 0 else chain.alpha[index],
+            omega=None if index == 0 else chain.omega[index],
+            u=None if index == 0 else chain.u[index],
+            binding=fixed_by[index],
+            spread=spreads[index] if spreads else None,
+        )
+        for index, kind in enumerate(chain.kinds)
+    )
+    return Prescription(
+        problem, chain, layers, unique, r[-2].is_zero, (*problem.alignment.notes, *_warnings(problem, r))
+    )
+
+
+def _warnings(problem: Problem, r: Sequence[Expr]) -> list[str]:
+    stable = r[:-1] if problem.loss == "ce" else r
+    return [
+        f"r_{index + 1} = {residual}: with the gradients that the readout's update leaves, this layer diverges"
+        for index, residual in enumerate(stable)
+        if residual.is_negative
+    ]
+
+
+def _shortfalls(chain: Chain) -> dict[Symbol, Symbol]:
+    """For every alignment that is a bare symbol x, a symbol y >= 0 with x = 1 - y.
+
+    Alignments are at most 1; written so, sympy knows it, and answers stay short.
+    """
+    ratios = {*chain.alpha[1:], *chain.omega[1:], *chain.u[1:]}
+    return {x: Symbol(f"{x}_shortfall", nonnegative=True) for x in ratios if isinstance(x, Symbol)}
+
+
+def _substituted(problem: Problem, values: dict[Symbol, Expr]) -> Problem:
+    if not values:
+        return problem
+
+    def change(ratios: Ratios) -> Ratios:
+        return Ratios(*(cast("Expr", value.xreplace(values)) for value in (ratios.alpha, ratios.omega, ratios.u)))
+
+    return replace(problem, alignment=problem.alignment.replaced(change))
+
+
+def _targets(chain: Chain) -> list[Expr]:
+    maximum = _extrema(chain)[0]
+    return least_residuals(chain.a, chain.b, chain.omega, cross_entropy=chain.loss == "ce", maximum=maximum)
+
+
+def _extrema(chain: Chain) -> tuple[Extremum, Extremum]:
+    """Python's max and min for numbers, sympy's where there are symbols."""
+    return (builtins.max, builtins.min) if chain.is_numeric else (Max, Min)
+
+
+def _rates(problem: Problem, chain: Chain) -> tuple[list[Expr], list[Expr]]:
+    """(c, r) of the problem."""
+    maximum, minimum = _extrema(chain)
+    if problem.global_rate:
+        c = [_global_rate(chain, maximum, minimum)] * chain.depth
+        return c, residuals_at(problem, c)
+    c, r = largest_rates(
+        chain.a,
+        chain.b,
+        chain.s,
+        chain.alpha,
+        chain.omega,
+        chain.u,
+        chain.bounded,
+        cross_entropy=problem.loss == "ce",
+        maximum=maximum,
+        minimum=minimum,
+    )
+    return c, residuals_at(problem, c) if problem.clip_global_norm or problem.loss == "ce" else r
+
+
+def residuals_at(problem: Problem, c: Sequence[Expr]) -> list[Expr]:
+    """r_l of every layer, RMS(Delta z_l) = n^-r_l, at the rates n^-c_l."""
+    chain = problem.chain()
+    numeric = chain.is_numeric and all(isinstance(rate, Rational) for rate in c)
+    changes = problem.changes(c)
+    return residuals(chain.a, chain.b, changes, chain.alpha, chain.omega, chain.u, min if numeric else Min)
+
+
+def _spreads(problem: Problem) -> list[tuple[Expr, Expr]] | None:
+    """(smallest, largest) c_l over the corners of the measured intervals, all layers moved together."""
+    intervals = problem.alignment.intervals
+    if intervals is None:
+        return None
+    ends: list[list[Expr]] = []
+    for alpha, omega, u in product((0, 1), repeat=3):
+        at_corner = replace(problem, alignment=_corner(intervals, (alpha, omega, u)))
+        ends.append(_rates(at_corner, at_corner.chain())[0])
+    best, _ = _rates(problem, problem.chain())
+    return [(min(rates), max(rates)) for rates in zip(best, *ends, strict=True)]
+
+
+def _corner(intervals: tuple[Alignment, Alignment], ends: tuple[int, int, int]) -> Alignment:
+    """One corner of the box of intervals: each quantity at its low (0) or high (1) end, in every layer."""
+    alpha, omega, u = (intervals[end] for end in ends)
+
+    def pick(kind: Kind, index: int = 0) -> Ratios:
+        parts = [cast("Ratios", part.at(kind, index)) for part in (alpha, omega, u)]
+        return Ratios(parts[0].alpha, parts[1].omega, parts[2].u)
+
+    layers = {index: pick("hidden", index) for index in intervals[0].layers}
+    return replace(intervals[0], hidden=pick("hidden"), readout=pick("readout"), layers=layers)
+
+
+def prescribe(
+    optimizer: str = "adam",
+    parameterization: str = "sp",
+    alignment: str = "full",
+    *,
+    hidden_layers: int = 1,
+    loss: Loss = "mse",
+    global_rate: bool = False,
+    clip_global_norm: bool = False,
+    decay: Decay = "independent",
+) -> Prescription:
+    """The prescription for a triple given by its names, as on the command line.
+
+    >>> [str(c) for c in prescribe("adam", "sp", "full").c]
+    ['0', '1', '1']
+    """
+    problem = Problem(
+        optimizers=read_optimizers(optimizer),
+        parameterization=read_parameterization(parameterization),
+        alignment=read_alignment(alignment),
+        hidden_layers=hidden_layers,
+        loss=loss,
+        global_rate=global_rate,
+        clip_global_norm=clip_global_norm,
+    )
+    return solve(problem, decay)
