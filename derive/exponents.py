@@ -60,6 +60,11 @@ class spectral(Function):
     nargs = 2
 
 
+def text(expression: Expr) -> str:
+    """The expression as it could be typed back in."""
+    return str(expression).replace("Max(", "max(").replace("Min(", "min(")
+
+
 def polar(matrix: Expr) -> Expr:
     """The orthogonal polar factor: every singular value becomes 1."""
     return cast("Expr", spectral(matrix, S.One))

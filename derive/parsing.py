@@ -125,12 +125,12 @@ class _Builder:
         raise self.error(node, "is not allowed; use + - * / **")
 
     def call(self, node: ast.Call) -> Expr:
+        if not self.functions:
+            raise self.error(node, "is not allowed; give a number or a name for a symbol, without calls")
         if not isinstance(node.func, ast.Name) or node.keywords:
             raise self.error(node, "is not allowed; call a listed function by its name")
         function = self.functions.get(node.func.id)
         if function is None:
-            if not self.functions:
-                raise self.error(node, "is not allowed; functions cannot be called here")
             raise unknown_name(f"function in {self.what}", node.func.id, self.functions)
         arguments = [self.build(argument) for argument in node.args]
         try:

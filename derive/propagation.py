@@ -264,7 +264,7 @@ def constraints(chain: Chain) -> list[Constraint]:
             terms.append(("stable", Ge(now, 0, evaluate=False), "the change stays finite"))
         if chain.bounded[index]:
             why = "the update does not outgrow the weights" + (", nor the gradients their initial size" if last else "")
-            terms.append(("bounded", Ge(d, a + b, evaluate=False), why))
+            terms.append(("bounded", Ge(d - a - b, 0, evaluate=False), why))
         for term, relation, why in terms:
             text = constraint_text(term, layer, "0" if free_logits else None)
             found.append(Constraint(len(found) + 1, layer, term, relation, f"{kind}: {why}", text))
@@ -306,6 +306,6 @@ def general_constraints(optimizers: Optimizers) -> list[tuple[str, Any]]:
         if kind == "readout":
             bounded = bounded or any(optimizers[each].gradient_degree() > 0 for each in ("embedding", "hidden"))
         if bounded:
-            limit = symbol("a", kind) + symbol("b", kind)
-            found.append((f"{kind}: bounded update", Ge(change(kind, symbol("g", kind)), limit, evaluate=False)))
+            outgrown = change(kind, symbol("g", kind)) - symbol("a", kind) - symbol("b", kind)
+            found.append((f"{kind}: bounded update", Ge(outgrown, 0, evaluate=False)))
     return found

@@ -152,7 +152,8 @@ class Layer:
 class Prescription:
     """The largest stable exponents for one problem, with their certificate.
 
-    `unique` and `feature_learning` (r_L = 0) are None where symbols leave them undecided.
+    `unique` and `feature_learning` (r_L = 0) are None where symbols leave them undecided. `per_layer` says that
+    the hidden layers were asked for one by one; otherwise the one hidden entry stands for each of them.
     """
 
     problem: Problem
@@ -161,6 +162,7 @@ class Prescription:
     unique: bool | None
     feature_learning: bool | None
     notes: tuple[str, ...] = ()
+    per_layer: bool = True
 
     @property
     def optimizer_name(self) -> str:
@@ -210,6 +212,19 @@ def solve(problem: Problem, decay: Decay = "independent") -> Prescription:
     return Prescription(
         problem, chain, layers, unique, r[-2].is_zero, (*problem.alignment.notes, *_warnings(problem, r))
     )
+
+
+def solve_kinds(problem: Problem, decay: Decay = "independent") -> Prescription:
+    """The prescription per layer kind: one hidden entry for a network of any depth.
+
+    Solved with one hidden layer, and compared with three; a note says where depth changes the answer.
+    """
+    solution = replace(solve(replace(problem, hidden_layers=1), decay), per_layer=False)
+    deep = solve(replace(problem, hidden_layers=3), decay).c
+    if (deep[0], {*deep[1:-1]}, deep[-1]) == (solution.c[0], {solution.c[1]}, solution.c[2]):
+        return solution
+    note = "these exponents are for one hidden layer; with more they differ from layer to layer: give --layers N"
+    return replace(solution, notes=(*solution.notes, note))
 
 
 def _warnings(problem: Problem, r: Sequence[Expr]) -> list[str]:

@@ -1,0 +1,406 @@
+"""The `derive` command."""
+
+import math
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+import typer
+
+from derive.errors import DeriveError, canonical, shorten, unknown_name
+
+if TYPE_CHECKING:
+    from derive.emit import Scale
+    from derive.propagation import Problem
+
+MAX_LAYERS = 10_000
+MAX_WIDTH = 10**12
+
+app = typer.Typer(
+    name="derive",
+    help="Exact width-scaling exponents for any optimizer, parameterization and alignment.",
+    epilog="Examples:  derive --optimizer adam --parameterization sp --alignment full --explain   |   "
+    "derive --base-width 256 --width 4096 --base-rate 3e-3   |   derive --update 'm/(sqrt(v)+eps)' --explain   |   "
+    "derive --optimizer adam,hidden=muon --parameterization mup   |   derive table   |   derive check --c=0,1/2,1",
+    no_args_is_help=False,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+OptimizerOption = Annotated[
+    str | None,
+    typer.Option(help="A name of `derive list`, or one per layer kind: adam,hidden=muon.  [default: adam]"),
+]
+UpdateOption = Annotated[
+    str | None, typer.Option(help="An update rule of your own, such as 'm/(sqrt(v)+eps)'; see `derive list rules`.")
+]
+ParameterizationOption = Annotated[str | None, typer.Option(help="sp, ntk, mup or mfp.  [default: sp]")]
+AOption = Annotated[str | None, typer.Option("--a", help="Multiplier exponents embedding,hidden,readout: --a=0,0,1")]
+BOption = Annotated[str | None, typer.Option("--b", help="Initialisation exponents, with --a: --b=0,1/2,0")]
+GaugeOption = Annotated[str | None, typer.Option(help="Shift every multiplier to this exponent: 0 needs none.")]
+AlignmentOption = Annotated[
+    str,
+    typer.Option(help="full, none, prior, alpha=0.8,readout.omega=1, none,hidden.3.u=x, or measured:FILE.json."),
+]
+LayersOption = Annotated[int | None, typer.Option(help="List this many hidden layers one by one.")]
+LossOption = Annotated[str, typer.Option(help="mse, or ce: with cross-entropy the logits may diverge.")]
+GlobalOption = Annotated[bool, typer.Option("--global-rate", help="One learning rate for all layers.")]
+ClipOption = Annotated[bool, typer.Option("--clip-global-norm", help="Gradients are clipped by their global norm.")]
+EpsilonOption = Annotated[str, typer.Option(help="scaled: eps carries its exponent; constant: it does not.")]
+FormatOption = Annotated[str, typer.Option(help="table, json, csv, markdown, latex, python, optax or torch.")]
+
+
+def _choice(what: str, given: str, allowed: tuple[str, ...]) -> str:
+    for name in allowed:
+        if canonical(name) == canonical(given):
+            return name
+    raise unknown_name(what, given, allowed)
+
+
+def _problem(
+    optimizer: str | None = None,
+    update: str | None = None,
+    parameterization: str | None = None,
+    a: str | None = None,
+    b: str | None = None,
+    gauge: str | None = None,
+    alignment: str = "full",
+    layers: int | None = None,
+    loss: str = "mse",
+    global_rate: bool = False,
+    clip_global_norm: bool = False,
+    epsilon: str = "scaled",
+) -> "Problem":
+    from dataclasses import replace
+
+    from derive import alignments, optimizers, parameterizations, propagation
+    from derive.parsing import parse_number, parse_triple
+
+    if update is not None and optimizer is not None:
+        raise DeriveError("--optimizer and --update are both given; keep the one to derive for")
+    if update is not None:
+        rows = {kind: optimizers.Optimizer("custom", update) for kind in optimizers.KINDS}
+    else:
+        rows = optimizers.optimizers(optimizer or "adam")
+    if _choice("--epsilon", epsilon, ("scaled", "constant")) == "constant":
+        rows = {kind: replace(row, scaled_epsilon=False) for kind, row in rows.items()}
+    if (a is None) != (b is None):
+        raise DeriveError("--a and --b belong together; give both, or --parameterization")
+    if a is not None and b is not None:
+        if parameterization is not None:
+            raise DeriveError("--parameterization and --a, --b are both given; keep one of them")
+        scheme = parameterizations.Parameterization("custom", parse_triple(a, "--a"), parse_triple(b, "--b"))
+    else:
+        scheme = parameterizations.parameterization(parameterization or "sp")
+    if gauge is not None:
+        scheme = scheme.gauge(parse_number(gauge, "--gauge"))
+    assumed = alignments.alignment(alignment)
+    if layers is not None and not 0 <= layers <= MAX_LAYERS:
+        raise DeriveError(f"--layers {layers} is not allowed; give a number from 0 to {MAX_LAYERS}")
+    return propagation.Problem(
+        optimizers=rows,
+        parameterization=scheme,
+        alignment=assumed,
+        hidden_layers=_hidden_layers(layers, assumed),
+        loss="ce" if _choice("--loss", loss, ("mse", "ce")) == "ce" else "mse",
+        global_rate=global_rate,
+        clip_global_norm=clip_global_norm,
+    )
+
+
+def _hidden_layers(layers: int | None, alignment: Any) -> int:
+    if layers is None:
+        return alignment.hidden_layers or 1
+    if alignment.hidden_layers not in (None, layers):
+        raise DeriveError(
+            f"--layers {layers} given, but the alignments were measured on {alignment.hidden_layers} hidden layers; "
+            "leave --layers out"
+        )
+    return layers
+
+
+def _scale(base_width: int | None, width: int | None, base_rate: float | None) -> "Scale | None":
+    from derive.emit import Scale
+
+    if base_width is None and width is None:
+        if base_rate is not None:
+            raise DeriveError("--base-rate needs --base-width and --width; give the widths as well")
+        return None
+    if base_width is None or width is None:
+        raise DeriveError("--base-width and --width belong together; give both")
+    _check_width("--base-width", base_width)
+    _check_width("--width", width)
+    if base_rate is not None:
+        _check_positive("--base-rate", base_rate)
+    return Scale(base_width, width, base_rate)
+
+
+def _check_width(option: str, width: int) -> None:
+    if not 1 <= width <= MAX_WIDTH:
+        raise DeriveError(f"{option} {width} is not a width; give a whole number from 1 to {MAX_WIDTH}")
+
+
+def _check_positive(option: str, value: float) -> None:
+    if not (math.isfinite(value) and value > 0):
+        raise DeriveError(f"{option} {value} is not allowed; give a finite number above 0")
+
+
+@app.callback(invoke_without_command=True)
+def prescription(
+    context: typer.Context,
+    optimizer: OptimizerOption = None,
+    update: UpdateOption = None,
+    parameterization: ParameterizationOption = None,
+    a: AOption = None,
+    b: BOption = None,
+    gauge: GaugeOption = None,
+    alignment: AlignmentOption = "full",
+    layers: LayersOption = None,
+    loss: LossOption = "mse",
+    global_rate: GlobalOption = False,
+    clip_global_norm: ClipOption = False,
+    epsilon: EpsilonOption = "scaled",
+    decay: Annotated[str, typer.Option(help="Decoupled decay: independent, sqrt or constant.")] = "independent",
+    base_width: Annotated[int | None, typer.Option(help="The width at which you tuned.")] = None,
+    width: Annotated[int | None, typer.Option(help="The width that you want.")] = None,
+    base_rate: Annotated[float | None, typer.Option(help="The learning rate tuned at the base width.")] = None,
+    output_format: Annotated[
+        str, typer.Option("--format", help="table, json, csv, markdown, latex, python, optax, torch.")
+    ] = "table",
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Show the derivation (with --format latex: as LaTeX).")
+    ] = False,
+) -> None:
+    """Derive a prescription: the largest stable per-layer learning rates and all that goes with them."""
+    if context.invoked_subcommand is not None:
+        if any(argument.startswith("--") for argument in _before(context.invoked_subcommand)):
+            name = context.invoked_subcommand
+            raise DeriveError(f"options stand after the sub-command: derive {name} --option ...")
+        return
+    from derive import emit, emit_code
+    from derive import explain as explanation
+    from derive.solve import DECAYS, solve, solve_kinds
+
+    problem = _problem(
+        optimizer,
+        update,
+        parameterization,
+        a,
+        b,
+        gauge,
+        alignment,
+        layers,
+        loss,
+        global_rate,
+        clip_global_norm,
+        epsilon,
+    )
+    scale = _scale(base_width, width, base_rate)
+    _choice("--decay", decay, tuple(DECAYS))
+    convention = next(name for name in DECAYS if name == canonical(decay))
+    listed = layers is not None or problem.alignment.hidden_layers is not None or problem.alignment.layers
+    answer = (solve if listed else solve_kinds)(problem, convention)
+    chosen = _choice("--format", output_format, (*emit.FORMATS, *emit_code.CODE_FORMATS))
+    if explain:
+        writers = {"table": explanation.as_text, "latex": explanation.as_latex}
+        if chosen not in writers:
+            raise DeriveError(f"--explain with --format {chosen} is not offered; use --format table or latex")
+        _write(writers[chosen](answer) + ("\n" + emit.as_table(answer, scale) if chosen == "table" else ""))
+    elif chosen in emit_code.CODE_FORMATS:
+        _write(emit_code.CODE_FORMATS[chosen](answer))
+    else:
+        _write(emit.FORMATS[chosen](answer, scale))
+
+
+def _before(command: str) -> list[str]:
+    arguments = sys.argv[1:]
+    return arguments[: arguments.index(command)] if command in arguments else []
+
+
+@app.command()
+def table(
+    layers: LayersOption = None,
+    optimizer: Annotated[
+        list[str] | None, typer.Option(help="Repeat for several.  [default: sgd, adam, adafactor]")
+    ] = None,
+    alignment: Annotated[list[str] | None, typer.Option(help="Repeat for several.  [default: full, none]")] = None,
+    output_format: Annotated[str, typer.Option("--format", help="table, json, csv, markdown or latex.")] = "table",
+) -> None:
+    """The paper's whole table: four parameterizations, three optimizers, two alignments; all derived."""
+    from derive import tables
+
+    chosen = _choice("--format", output_format, tuple(tables.FORMATS))
+    problems = [
+        [
+            _problem(optimizer=row, parameterization=scheme, alignment=assumed, layers=layers)
+            for row in optimizer or ["sgd", "adam", "adafactor"]
+            for assumed in alignment or ["full", "none"]
+        ]
+        for scheme in ("sp", "ntk", "mup", "mfp")
+    ]
+    _write(tables.FORMATS[chosen](problems, layers is not None))
+
+
+@app.command()
+def constraints(
+    optimizer: OptimizerOption = None,
+    update: UpdateOption = None,
+    epsilon: EpsilonOption = "scaled",
+    output_format: Annotated[str, typer.Option("--format", help="table, json, markdown or latex.")] = "table",
+) -> None:
+    """The stability constraints for an optimizer, with a, b, c and the alignments as symbols."""
+    from derive import tables
+
+    problem = _problem(optimizer=optimizer, update=update, epsilon=epsilon)
+    chosen = _choice("--format", output_format, tuple(tables.CONSTRAINT_FORMATS))
+    _write(tables.CONSTRAINT_FORMATS[chosen](problem.optimizers))
+
+
+@app.command()
+def equivalent(
+    first: Annotated[str, typer.Argument(help="sp, ntk, mup or mfp")],
+    second: Annotated[str, typer.Argument(help="sp, ntk, mup or mfp")],
+    optimizer: OptimizerOption = None,
+    update: UpdateOption = None,
+    epsilon: EpsilonOption = "scaled",
+    output_format: Annotated[str, typer.Option("--format", help="table or json.")] = "table",
+) -> None:
+    """Whether two parameterizations train alike, with the shift of every layer or the layer that differs."""
+    from derive import tables
+    from derive.parameterizations import parameterization
+
+    problem = _problem(optimizer=optimizer, update=update, epsilon=epsilon)
+    chosen = _choice("--format", output_format, ("table", "json"))
+    _write(tables.equivalence(parameterization(first), parameterization(second), problem.optimizers, chosen))
+
+
+@app.command()
+def check(
+    c: Annotated[str, typer.Option("--c", help="Your learning-rate exponents, embedding,hidden,readout: --c=0,1,1")],
+    optimizer: OptimizerOption = None,
+    update: UpdateOption = None,
+    parameterization: ParameterizationOption = None,
+    a: AOption = None,
+    b: BOption = None,
+    alignment: AlignmentOption = "full",
+    layers: LayersOption = None,
+    loss: LossOption = "mse",
+    clip_global_norm: ClipOption = False,
+    epsilon: EpsilonOption = "scaled",
+    output_format: Annotated[str, typer.Option("--format", help="table or json.")] = "table",
+) -> None:
+    """What your own rates do: the residual of every layer, and what diverges or freezes."""
+    from derive import tables
+    from derive.parsing import parse_expression
+
+    problem = _problem(
+        optimizer, update, parameterization, a, b, None, alignment, layers, loss, False, clip_global_norm, epsilon
+    )
+    rates = [parse_expression(part, "--c") for part in c.split(",")]
+    if len(rates) == 3:
+        rates = [rates[0], *[rates[1]] * problem.hidden_layers, rates[2]]
+    if len(rates) != problem.hidden_layers + 2:
+        raise DeriveError(f"--c {shorten(c)} has {len(rates)} entries; give three, or one per layer with --layers")
+    chosen = _choice("--format", output_format, ("table", "json"))
+    _write(tables.checked_rates(problem, rates, chosen, listed=layers is not None))
+
+
+@app.command(name="epsilon")
+def epsilon_command(
+    value: Annotated[float, typer.Option(help="The constant epsilon, such as 1e-8.")],
+    base_width: Annotated[int, typer.Option(help="The width at which the gradients were measured.")],
+    gradient_rms: Annotated[
+        str, typer.Option(help="RMS of the gradients there: one number, or embedding,hidden,readout.")
+    ],
+    optimizer: OptimizerOption = None,
+    update: UpdateOption = None,
+    parameterization: ParameterizationOption = None,
+    a: AOption = None,
+    b: BOption = None,
+    fixed_fan: Annotated[
+        int | None, typer.Option(help="Size of the dimension that does not grow, for rules that need it.")
+    ] = None,
+    output_format: Annotated[str, typer.Option("--format", help="table or json.")] = "table",
+) -> None:
+    """The width at which a constant epsilon starts to bite, per layer."""
+    from derive import tables
+    from derive.epsilon import onsets
+
+    _check_positive("--value", value)
+    _check_width("--base-width", base_width)
+    if fixed_fan is not None:
+        _check_width("--fixed-fan", fixed_fan)
+    sizes = [_float("--gradient-rms", part) for part in gradient_rms.split(",")]
+    sizes = sizes * 3 if len(sizes) == 1 else sizes
+    if len(sizes) != 3:
+        raise DeriveError(f"--gradient-rms {shorten(gradient_rms)} has {len(sizes)} entries; give one, or three")
+    problem = _problem(optimizer, update, parameterization, a, b)
+    found = onsets(problem, value, base_width, (sizes[0], sizes[1], sizes[2]), fixed_fan)
+    chosen = _choice("--format", output_format, ("table", "json"))
+    _write(tables.epsilon_onsets(found, value, base_width, chosen))
+
+
+def _float(option: str, text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        raise DeriveError(f"{option} {shorten(text)} is not a number; give one such as 1e-4") from None
+    _check_positive(option, value)
+    return value
+
+
+@app.command(name="list")
+def list_command(
+    what: Annotated[str, typer.Argument(help="optimizers, parameterizations, alignments or rules")] = "optimizers",
+    output_format: Annotated[str, typer.Option("--format", help="table or json.")] = "table",
+) -> None:
+    """What is known: optimizers with their rules, parameterizations, alignments; or how to write a rule."""
+    from derive import tables
+
+    listing = _choice("list", what, tuple(tables.LISTS))
+    _write(tables.listing(listing, _choice("--format", output_format, ("table", "json"))))
+
+
+def _write(text: str) -> None:
+    sys.stdout.write(text)
+    sys.stdout.flush()
+
+
+Result = TypeVar("Result")
+
+
+def run(command: Callable[[], Result], name: str) -> int:
+    """Run a command and turn what a user can cause into one line on standard error and exit code 2."""
+    try:
+        code = command()
+    except DeriveError as error:
+        return _fail(name, str(error))
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 1
+    except OSError as error:
+        return _fail(name, f"cannot write the output: {error.strerror}; send it somewhere else")
+    except (KeyboardInterrupt, typer.Abort):
+        return 130
+    except Exception as error:
+        usage = getattr(error, "format_message", None)  # every usage error of the command line library has it
+        if usage is None:
+            raise
+        return _fail(name, f"{' '.join(usage().split())} (see {name} --help)")
+    return code if isinstance(code, int) else 0
+
+
+def _fail(name: str, message: str) -> int:
+    sys.stderr.write(f"{name}: {message}\n")
+    return 2
+
+
+def main() -> None:
+    """Entry point of the `derive` command."""
+    code = run(lambda: app(standalone_mode=False), "derive")
+    try:
+        sys.stdout.close()
+    except OSError:
+        sys.stdout = None  # type: ignore[assignment]
+    raise SystemExit(code)

@@ -1,0 +1,287 @@
+"""A prescription as a table, Markdown, LaTeX, CSV and JSON; code is in `emit_code`."""
+
+import csv
+import io
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sympy import Expr, Rational, latex
+
+from derive.errors import DeriveError
+from derive.exponents import KINDS, text
+from derive.solve import Layer, Prescription
+
+
+@dataclass(frozen=True)
+class Scale:
+    """The way from the width at which the user tuned to the one that is wanted; factors are (N/N0)^-x."""
+
+    base_width: int
+    width: int
+    base_rate: float | None = None
+
+    def factor(self, exponent: Expr) -> float:
+        """(width / base_width)^-exponent; DeriveError where the exponent is still a symbol."""
+        if not isinstance(exponent, Rational):
+            raise DeriveError(f"exponent {exponent} has symbols in it; give them numbers to get numbers at a width")
+        return (self.width / self.base_width) ** -float(exponent)
+
+
+def layer_names(prescription: Prescription) -> list[str]:
+    """embedding, hidden, readout; or hidden.0, hidden.1, ... where layers are listed one by one."""
+    if not prescription.per_layer:
+        return list(KINDS)
+    hidden = [f"hidden.{index}" for index in range(prescription.problem.hidden_layers)]
+    return ["embedding", *hidden, "readout"]
+
+
+def layer_json(layer: Layer, name: str, scale: Scale | None) -> dict[str, Any]:
+    """One entry of `layers` in the JSON contract; exponents are exact strings."""
+
+    def text_or_none(value: Expr | None) -> str | None:
+        return None if value is None else text(value)
+
+    entry: dict[str, Any] = {
+        "kind": layer.kind,
+        "layer": name,
+        "a": text(layer.a),
+        "b": text(layer.b),
+        "c": text(layer.c),
+        "s": text(layer.s),
+        "g": text(layer.g),
+        "epsilon": text_or_none(layer.epsilon),
+        "decay": text(layer.decay),
+        "r": text(layer.r),
+        "alpha": text_or_none(layer.alpha),
+        "omega": text_or_none(layer.omega),
+        "u": text_or_none(layer.u),
+        "binding": list(layer.binding),
+    }
+    if layer.spread is not None:
+        entry["c_low"], entry["c_high"] = (text(end) for end in layer.spread)
+    if scale is not None:
+        rate = scale.factor(layer.c)
+        entry["rate"] = rate if scale.base_rate is None else scale.base_rate * rate
+        entry["multiplier"] = scale.factor(layer.a)
+        entry["init_factor"] = scale.factor(layer.b)
+        entry["epsilon_factor"] = None if layer.epsilon is None else scale.factor(layer.epsilon)
+        entry["decay_factor"] = scale.factor(layer.decay)
+    return entry
+
+
+def as_json(prescription: Prescription, scale: Scale | None = None) -> dict[str, Any]:
+    """The JSON contract, schema 1: exponents as exact strings, factors at a width as numbers."""
+    problem = prescription.problem
+    names = layer_names(prescription)
+    return {
+        "schema": 1,
+        "optimizer": prescription.optimizer_name,
+        "parameterization": problem.parameterization.name.lower(),
+        "alignment": problem.alignment.name,
+        "loss": problem.loss,
+        "global_rate": problem.global_rate,
+        "unique": prescription.unique,
+        "feature_learning": prescription.feature_learning,
+        "notes": list(prescription.notes),
+        **({} if scale is None else {"base_width": scale.base_width, "width": scale.width}),
+        "layers": [layer_json(layer, name, scale) for layer, name in zip(prescription.layers, names, strict=True)],
+    }
+
+
+HEADINGS = {
+    "layer": "layer",
+    "a": "multiplier a",
+    "b": "init b",
+    "c": "rate c",
+    "c_low": "c low",
+    "c_high": "c high",
+    "s": "update s",
+    "g": "gradient g",
+    "epsilon": "epsilon e",
+    "decay": "decay",
+    "alpha": "alpha",
+    "omega": "omega",
+    "u": "u",
+    "r": "change r",
+    "rate": "rate",
+    "multiplier": "multiplier",
+    "init_factor": "init std x",
+    "epsilon_factor": "epsilon x",
+    "decay_factor": "decay x",
+}
+EXPONENT_COLUMNS = ("layer", "a", "b", "c", "c_low", "c_high", "s", "g", "epsilon", "decay", "alpha", "omega", "u", "r")
+SCALE_COLUMNS = ("rate", "multiplier", "init_factor", "epsilon_factor", "decay_factor")
+LATEX_HEADINGS = {
+    "a": "$a$",
+    "b": "$b$",
+    "c": "$c$",
+    "c_low": "$c$ low",
+    "c_high": "$c$ high",
+    "s": "$s$",
+    "g": "$g$",
+    "epsilon": r"$e$",
+    "alpha": r"$\alpha$",
+    "omega": r"$\omega$",
+    "u": "$u$",
+    "r": "$r$",
+}
+
+
+def grid(prescription: Prescription, scale: Scale | None = None) -> tuple[list[str], list[list[str]]]:
+    """(column keys, rows of text) of the prescription, without the columns it has no entries for."""
+    entries = as_json(prescription, scale)["layers"]
+    wanted = [*EXPONENT_COLUMNS, *(SCALE_COLUMNS if scale else ())]
+    columns = [key for key in wanted if any(entry.get(key) is not None for entry in entries)]
+
+    def cell(value: Any) -> str:
+        if value is None:
+            return "-"
+        return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+    return columns, [[cell(entry.get(key)) for key in columns] for entry in entries]
+
+
+def title(prescription: Prescription) -> str:
+    """Optimizer, parameterization and alignment in one line, with the options that differ from the default."""
+    problem = prescription.problem
+    options = [
+        *(["cross-entropy"] if problem.loss == "ce" else []),
+        *(["one global rate"] if problem.global_rate else []),
+        *(["gradients clipped by global norm"] if problem.clip_global_norm else []),
+    ]
+    name = problem.alignment.name
+    alignment = f"{name} alignment" if "=" not in name and ":" not in name else f"alignment {name}"
+    return ", ".join([prescription.optimizer_name, problem.parameterization.name, alignment, *options])
+
+
+def verdict(prescription: Prescription) -> str:
+    """What the residuals say, in one line."""
+    learning = {True: "learns features (r_L = 0)", False: "does not learn features (r_L > 0)", None: "r_L is undecided"}
+    unique = {
+        True: "the optimum is unique",
+        False: "other rates reach the same optimum",
+        None: "uniqueness is undecided",
+    }
+    return f"{learning[prescription.feature_learning]}; {unique[prescription.unique]}"
+
+
+def as_csv(prescription: Prescription, scale: Scale | None = None) -> str:
+    """One line per layer under a header of JSON keys."""
+    columns, rows = grid(prescription, scale)
+    return csv_text(columns, rows)
+
+
+def csv_text(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """RFC 4180 text of a header and rows."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerows([columns, *rows])
+    return out.getvalue()
+
+
+def as_markdown(prescription: Prescription, scale: Scale | None = None) -> str:
+    """A Markdown table with a line before it saying what it is for."""
+    columns, rows = grid(prescription, scale)
+    table = markdown_text([HEADINGS[key] for key in columns], rows)
+    return f"{title(prescription)}: size n^-x for entry x; {verdict(prescription)}.\n\n{table}"
+
+
+def markdown_text(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table; vertical bars inside cells are escaped."""
+
+    def line(cells: Sequence[str]) -> str:
+        return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |\n"
+
+    return line(columns) + line(["---"] * len(columns)) + "".join(map(line, rows))
+
+
+def as_latex(prescription: Prescription, scale: Scale | None = None) -> str:
+    """A LaTeX tabular, compiling without packages."""
+    columns, rows = grid(prescription, scale)
+    values = [
+        [_latex_cell(prescription.layers[i], key, cell) for key, cell in zip(columns, row, strict=True)]
+        for i, row in enumerate(rows)
+    ]
+    return f"% {title(prescription)}\n" + latex_text(
+        [LATEX_HEADINGS.get(key, HEADINGS[key]) for key in columns], values
+    )
+
+
+def latex_text(columns: Sequence[str], rows: Sequence[Sequence[str]], rules: Sequence[int] = ()) -> str:
+    """A LaTeX tabular whose cells are LaTeX already, with a rule before each row in `rules`."""
+    lines = [f"\\begin{{tabular}}{{l{'r' * (len(columns) - 1)}}}", "\\hline", " & ".join(columns) + r" \\", "\\hline"]
+    for index, row in enumerate(rows):
+        lines += ["\\hline"] * (index in rules and index > 0)
+        lines.append(" & ".join(row) + r" \\")
+    return "\n".join([*lines, "\\hline", "\\end{tabular}"]) + "\n"
+
+
+def _latex_cell(layer: Layer, key: str, plain: str) -> str:
+    value = getattr(layer, key, None)
+    if key in {"c_low", "c_high"} and layer.spread is not None:
+        value = layer.spread[key == "c_high"]
+    return f"${latex(value)}$" if isinstance(value, Expr) else latex_escape(plain)
+
+
+def latex_escape(plain: str) -> str:
+    """Plain text made safe for LaTeX."""
+    return "".join(f"\\{character}" if character in "&%$#_{}" else character for character in plain)
+
+
+def as_table(prescription: Prescription, scale: Scale | None = None) -> str:
+    """A terminal table, exponents first, then numbers at the wanted width, then what fixes each rate."""
+    columns, rows = grid(prescription)
+    parts = [
+        f"{title(prescription)}: entry x means size n^-x (alignments n^+x)",
+        terminal_table([HEADINGS[key] for key in columns], rows),
+    ]
+    if scale is not None:
+        columns, rows = grid(prescription, scale)
+        kept = [index for index, key in enumerate(columns) if key == "layer" or key in SCALE_COLUMNS]
+        rate = "rates relative to the base" if scale.base_rate is None else f"base rate {scale.base_rate:g}"
+        parts += [
+            f"\nAt width {scale.width}, tuned at {scale.base_width} ({rate}; x: times the value at the base width)",
+            terminal_table(
+                [HEADINGS[columns[index]] for index in kept], [[row[index] for index in kept] for row in rows]
+            ),
+        ]
+    for name, layer in zip(layer_names(prescription), prescription.layers, strict=True):
+        if layer.binding:
+            parts.append(f"c of {name} is fixed by {', '.join(layer.binding)}")
+    parts.append(f"{verdict(prescription)}.")
+    parts += [f"note: {note}" for note in prescription.notes]
+    return "\n".join(parts) + "\n"
+
+
+def terminal_table(columns: Sequence[str], rows: Sequence[Sequence[str]], sections: Sequence[int] = ()) -> str:
+    """A boxed table for the terminal, with a rule before each row in `sections`."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="right" if index else "left", no_wrap=True)
+    for index, row in enumerate(rows):
+        if index in sections and index > 0:
+            table.add_section()
+        table.add_row(*row)
+    out = io.StringIO()
+    Console(file=out, width=max(200, 24 * len(columns)), color_system=None, markup=False).print(table)
+    return "\n".join(line.rstrip() for line in out.getvalue().strip("\n").splitlines())
+
+
+def dump(content: Any) -> str:
+    """JSON text; NaN is refused rather than written."""
+    return json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+FORMATS: dict[str, Callable[[Prescription, Scale | None], str]] = {
+    "table": as_table,
+    "json": lambda prescription, scale: dump(as_json(prescription, scale)),
+    "csv": as_csv,
+    "markdown": as_markdown,
+    "latex": as_latex,
+}

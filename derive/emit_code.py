@@ -1,0 +1,178 @@
+"""A prescription as Python, optax and PyTorch code that runs as it stands."""
+
+from string import Template
+
+from sympy import Expr, Rational
+
+from derive.emit import layer_names, title, verdict
+from derive.errors import DeriveError
+from derive.solve import Layer, Prescription
+
+HEADER = Template('''"""Width scaling for $title.
+
+$verdict.
+An exponent x means size n^-x: multiplier n^-a, initial standard deviation n^-b, learning rate n^-c, Adam's
+epsilon n^-e, decoupled weight decay n^-decay. Factors are relative to the base width, at which the model was tuned.
+"""
+
+from fractions import Fraction
+$imports
+EXPONENTS = {
+$entries
+}
+
+
+def factor(layer, quantity, width, base_width):
+    """(width / base_width)^-x for the exponent x of that layer and quantity."""
+    return (width / base_width) ** -float(EXPONENTS[layer][quantity])
+''')
+
+PYTHON = '''
+
+def scale(width, base_width, base_rate=1.0):
+    """Per layer: learning rate, multiplier, and factors for initial standard deviation, epsilon and weight decay."""
+    ratio = width / base_width
+    layers = {}
+    for layer, exponents in EXPONENTS.items():
+        layers[layer] = {quantity: ratio ** -float(x) for quantity, x in exponents.items()}
+        layers[layer]["rate"] *= base_rate
+    return layers
+'''
+
+OPTAX = Template('''
+
+def optimizer(base_rate, width, base_width, labels, *, epsilon=$epsilon, weight_decay=0.0):
+    """The optax transform; `labels` is a tree like the parameters whose leaves are the keys of EXPONENTS.
+
+    `base_rate` may be a schedule. `epsilon` and `weight_decay` are the values at the base width.
+    """
+
+    def transform(layer):
+        scaled = factor(layer, "rate", width, base_width)
+        rate = (lambda step: base_rate(step) * scaled) if callable(base_rate) else base_rate * scaled
+        eps = epsilon * factor(layer, "epsilon", width, base_width) if "epsilon" in EXPONENTS[layer] else 0.0
+        decay = weight_decay * factor(layer, "decay", width, base_width)
+        return RULES[layer](rate, eps, decay)
+
+    return optax.multi_transform({layer: transform(layer) for layer in EXPONENTS}, labels)
+
+
+RULES = {
+$rules
+}
+''')
+
+TORCH = Template('''
+
+def param_groups(named_parameters, base_rate, width, base_width, *, epsilon=$epsilon, weight_decay=0.0):
+    """One parameter group per layer; `named_parameters` maps the keys of EXPONENTS to lists of parameters."""
+    groups = []
+    for layer, parameters in named_parameters.items():
+        rate = base_rate * factor(layer, "rate", width, base_width)
+        eps = epsilon * factor(layer, "epsilon", width, base_width) if "epsilon" in EXPONENTS[layer] else 0.0
+        decay = weight_decay * factor(layer, "decay", width, base_width)
+        groups.append({"params": list(parameters), $options})
+    return groups
+
+
+def optimizer(named_parameters, base_rate, width, base_width, **keywords):
+    """The torch optimizer with per-layer rates; keywords as in `param_groups`."""
+    return torch.optim.$constructor(param_groups(named_parameters, base_rate, width, base_width, **keywords)$extra)
+''')
+
+WITH_PARAMETER_SCALE = "optax.scale_by_param_block_rms(min_scale=0.0), optax.scale_by_learning_rate(rate)"
+OPTAX_RULES = {
+    "sgd": "optax.sgd(rate)",
+    "momentum": "optax.sgd(rate, momentum=0.9)",
+    "nesterov": "optax.sgd(rate, momentum=0.9, nesterov=True)",
+    "adam": "optax.adam(rate, eps=eps)",
+    "adamw": "optax.adamw(rate, eps=eps, weight_decay=decay)",
+    "rmsprop": "optax.rmsprop(rate, eps=eps, eps_in_sqrt=False)",
+    "adafactor": (
+        f"optax.chain(optax.scale_by_factored_rms(epsilon=eps), optax.clip_by_block_rms(1.0), {WITH_PARAMETER_SCALE})"
+    ),
+    "adam-ps": f"optax.chain(optax.scale_by_adam(eps=eps), {WITH_PARAMETER_SCALE})",
+    "lion": "optax.lion(rate, weight_decay=decay)",
+    "sign-sgd": "optax.sign_sgd(rate)",
+    "lamb": "optax.lamb(rate, eps=eps)",
+    "lars": "optax.lars(rate, trust_coefficient=1.0, eps=eps)",
+    "muon": "optax.chain(optax.contrib.scale_by_muon(eps=eps), optax.scale_by_learning_rate(rate))",
+}
+TORCH_RULES = {
+    "sgd": ("SGD", '"lr": rate', ""),
+    "momentum": ("SGD", '"lr": rate', ", momentum=0.9"),
+    "nesterov": ("SGD", '"lr": rate', ", momentum=0.9, nesterov=True"),
+    "adam": ("Adam", '"lr": rate, "eps": eps', ""),
+    "adamw": ("AdamW", '"lr": rate, "eps": eps, "weight_decay": decay', ""),
+    "rmsprop": ("RMSprop", '"lr": rate, "eps": eps', ""),
+    "adafactor": ("Adafactor", '"lr": rate, "eps": (eps, 0.0)', ""),
+}
+BASE_EPSILON = {"adafactor": "1e-30", "lars": "0.0"}
+
+
+def _fraction(exponent: Expr) -> str:
+    if not isinstance(exponent, Rational):
+        raise DeriveError(f"exponent {exponent} has symbols in it; give them numbers to emit code")
+    return f"Fraction({exponent.p}, {exponent.q})"
+
+
+def _entry(layer: Layer) -> str:
+    quantities = {"multiplier": layer.a, "init": layer.b, "rate": layer.c, "decay": layer.decay}
+    if layer.epsilon is not None:
+        quantities["epsilon"] = layer.epsilon
+    return "{" + ", ".join(f'"{name}": {_fraction(value)}' for name, value in quantities.items()) + "}"
+
+
+def _header(prescription: Prescription, imports: str = "") -> str:
+    names = layer_names(prescription)
+    lines = [f'    "{name}": {_entry(layer)},' for name, layer in zip(names, prescription.layers, strict=True)]
+    text = title(prescription).replace("\\", "/").replace('"', "'")
+    return HEADER.substitute(
+        title=text, verdict=verdict(prescription).capitalize(), imports=imports, entries="\n".join(lines)
+    )
+
+
+def as_python(prescription: Prescription) -> str:
+    """A self-contained module: a dictionary of exact exponents and a function to numbers at a width."""
+    return _header(prescription) + PYTHON
+
+
+def _lacking(what: str, name: str, known: dict[str, object] | dict[str, str]) -> DeriveError:
+    return DeriveError(
+        f"there is no {what} constructor for {name}; emitted are {', '.join(known)}; "
+        "use --format python for the exponents alone"
+    )
+
+
+def as_optax(prescription: Prescription) -> str:
+    """A module with `optimizer(base_rate, width, base_width, labels)`, an optax transform."""
+    rules, epsilons = [], set()
+    for name, layer in zip(layer_names(prescription), prescription.layers, strict=True):
+        rule = prescription.problem.optimizers[layer.kind].name
+        if rule not in OPTAX_RULES:
+            raise _lacking("optax", rule, OPTAX_RULES)
+        epsilons.add(BASE_EPSILON.get(rule, "1e-8"))
+        rules.append(f'    "{name}": lambda rate, eps, decay: {OPTAX_RULES[rule]},')
+    code = OPTAX.substitute(rules="\n".join(rules), epsilon=max(epsilons, key=float))
+    imports = "\nimport optax\n" + ("import optax.contrib\n" if "optax.contrib" in code else "")
+    return _header(prescription, imports) + code
+
+
+def as_torch(prescription: Prescription) -> str:
+    """A module with `param_groups` and `optimizer(named_parameters, base_rate, width, base_width)` for PyTorch."""
+    names = {row.name for row in prescription.problem.optimizers.values()}
+    if len(names) > 1:
+        raise DeriveError(
+            f"torch code is for one optimizer, not {prescription.optimizer_name}; emit one file per optimizer"
+        )
+    rule = names.pop()
+    if rule not in TORCH_RULES:
+        raise _lacking("torch", rule, dict.fromkeys(TORCH_RULES, ""))
+    constructor, options, extra = TORCH_RULES[rule]
+    code = TORCH.substitute(
+        constructor=constructor, options=options, extra=extra, epsilon=BASE_EPSILON.get(rule, "1e-8")
+    )
+    return _header(prescription, "\nimport torch\n") + code
+
+
+CODE_FORMATS = {"python": as_python, "optax": as_optax, "torch": as_torch}

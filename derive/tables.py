@@ -1,0 +1,301 @@
+"""What the sub-commands print: the whole table, constraints, equivalences, checks and listings."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from sympy import Expr, Min, latex
+
+from derive import emit
+from derive.alignments import ASSUMPTIONS
+from derive.epsilon import Onset
+from derive.exponents import KINDS, text
+from derive.optimizers import REGISTRY, RULE_FUNCTIONS, RULE_NAMES
+from derive.parameterizations import SCHEMES, Parameterization, equivalent
+from derive.propagation import Optimizers, Problem, general_constraints
+from derive.solve import Prescription, residuals_at, solve, solve_kinds
+
+Problems = Sequence[Sequence[Problem]]
+
+
+def _prescriptions(problems: Problems, listed: bool) -> list[list[Prescription]]:
+    return [[(solve if listed else solve_kinds)(problem) for problem in row] for row in problems]
+
+
+def _whole_table(
+    problems: Problems, listed: bool, text: Callable[[Expr], str]
+) -> tuple[list[str], list[list[str]], list[int]]:
+    """(columns, rows, first row of every parameterization), rows laid out as the paper lays them."""
+    columns = ["parameterization", "layer", "a", "b", "gradient"]
+    rows: list[list[str]] = []
+    sections: list[int] = []
+    for answers in _prescriptions(problems, listed):
+        if not sections:
+            columns += [f"{each.optimizer_name} {each.problem.alignment.name}" for each in answers]
+        sections.append(len(rows))
+        first = answers[0]
+        for index, name in enumerate(emit.layer_names(first)):
+            layer = first.layers[index]
+            rates = [text(each.layers[index].c) for each in answers]
+            scheme = first.problem.parameterization.name if index == 0 else ""
+            rows.append([scheme, name, text(layer.a), text(layer.b), text(layer.g), *rates])
+    return columns, rows, sections
+
+
+def _table(problems: Problems, listed: bool) -> str:
+    columns, rows, sections = _whole_table(problems, listed, str)
+    heading = "Multiplier n^-a, initial standard deviation n^-b, gradient n^-g, and the largest stable rates n^-c"
+    return f"{heading}\n{emit.terminal_table(columns, rows, sections)}\n"
+
+
+def _json(problems: Problems, listed: bool) -> str:
+    answers = [emit.as_json(each) for row in _prescriptions(problems, listed) for each in row]
+    return emit.dump({"schema": 1, "command": "table", "prescriptions": answers})
+
+
+def _csv(problems: Problems, listed: bool) -> str:
+    columns, rows, _ = _whole_table(problems, listed, str)
+    scheme = ""
+    for row in rows:
+        scheme = row[0] = row[0] or scheme
+    return emit.csv_text(columns, rows)
+
+
+def _markdown(problems: Problems, listed: bool) -> str:
+    columns, rows, _ = _whole_table(problems, listed, str)
+    return emit.markdown_text(columns, rows)
+
+
+def _latex(problems: Problems, listed: bool) -> str:
+    columns, rows, sections = _whole_table(problems, listed, lambda value: f"${latex(value)}$")
+    return emit.latex_text([emit.latex_escape(column) for column in columns], rows, sections)
+
+
+FORMATS: dict[str, Callable[[Problems, bool], str]] = {
+    "table": _table,
+    "json": _json,
+    "csv": _csv,
+    "markdown": _markdown,
+    "latex": _latex,
+}
+
+
+def _relation_text(relation: Any) -> str:
+    sign = {"Equality": "=", "GreaterThan": ">=", "LessThan": "<="}[type(relation).__name__]
+    return f"{text(relation.lhs)} {sign} {text(relation.rhs)}"
+
+
+def _relation_latex(relation: Any) -> str:
+    """sympy's LaTeX, with subscripts such as {L+1} kept on Greek letters too."""
+    greek = {"alpha", "omega"}
+    names = {}
+    for symbol in relation.free_symbols:
+        letter, _, subscript = symbol.name.partition("_")
+        names[symbol] = (r"\\" if letter in greek else "") + f"{letter}_{{{subscript.strip('{}')}}}"
+    return latex(relation, symbol_names=names)
+
+
+def _constraints_table(optimizers: Optimizers) -> str:
+    found = general_constraints(optimizers)
+    width = max(len(meaning) for meaning, _ in found)
+    lines = [f"({n}) {meaning:<{width}}  {_relation_text(rel)}" for n, (meaning, rel) in enumerate(found, 1)]
+    return "Sizes are n^-exponent; l is a hidden layer, L the last of them\n" + "\n".join(lines) + "\n"
+
+
+def _constraints_json(optimizers: Optimizers) -> str:
+    rows = [{"relation": _relation_text(rel), "meaning": why} for why, rel in general_constraints(optimizers)]
+    return emit.dump({"schema": 1, "command": "constraints", "rows": rows})
+
+
+def _constraints_markdown(optimizers: Optimizers) -> str:
+    rows = [
+        [str(n), f"${_relation_latex(rel)}$", why] for n, (why, rel) in enumerate(general_constraints(optimizers), 1)
+    ]
+    return emit.markdown_text(["number", "constraint", "meaning"], rows)
+
+
+def _constraints_latex(optimizers: Optimizers) -> str:
+    lines = [
+        rf"{_relation_latex(rel)} & \mbox{{{why}}} & ({n}) \\"
+        for n, (why, rel) in enumerate(general_constraints(optimizers), 1)
+    ]
+    return "\n".join([r"\[\begin{array}{lll}", *lines, r"\end{array}\]"]) + "\n"
+
+
+CONSTRAINT_FORMATS: dict[str, Callable[[Optimizers], str]] = {
+    "table": _constraints_table,
+    "json": _constraints_json,
+    "markdown": _constraints_markdown,
+    "latex": _constraints_latex,
+}
+
+
+def equivalence(first: Parameterization, second: Parameterization, optimizers: Optimizers, output: str) -> str:
+    """Whether the two train alike under these optimizers, with the shift of every layer kind."""
+    per_kind = [equivalent(first, second, optimizers[kind]) for kind in KINDS]
+    obstacle = next((answer.obstacle for answer in per_kind if answer.obstacle), None)
+    rows: list[dict[str, str | None]] = []
+    if obstacle is None:
+        for index, (kind, answer) in enumerate(zip(KINDS, per_kind, strict=True)):
+            assert answer.theta is not None and answer.rate_shift is not None  # noqa: S101
+            epsilon = None if answer.epsilon_shift is None else str(answer.epsilon_shift[index])
+            rows.append(
+                {
+                    "kind": kind,
+                    "theta": str(answer.theta[index]),
+                    "c": str(answer.rate_shift[index]),
+                    "epsilon": epsilon,
+                }
+            )
+    if output == "json":
+        return emit.dump(
+            {
+                "schema": 1,
+                "command": "equivalent",
+                "first": first.name.lower(),
+                "second": second.name.lower(),
+                "equivalent": obstacle is None,
+                "obstacle": obstacle,
+                "shifts": rows,
+            }
+        )
+    if obstacle is not None:
+        return f"{first.name} and {second.name} are not equivalent: {obstacle}.\n"
+    grid = emit.terminal_table(
+        ["layer", "theta", "add to c", "add to e"],
+        [[str(row["kind"]), str(row["theta"]), str(row["c"]), row["epsilon"] or "-"] for row in rows],
+    )
+    return (
+        f"{first.name} and {second.name} train alike, step for step: from {first.name} to {second.name}, "
+        f"(a, b) becomes (a + theta, b - theta)\n{grid}\n"
+    )
+
+
+def checked_rates(problem: Problem, rates: Sequence[Expr], output: str, *, listed: bool) -> str:
+    """The residuals at the user's own rates beside the largest stable ones, and what they mean."""
+    residuals = residuals_at(problem, rates)
+    best = solve(problem)
+    names = emit.layer_names(best) if listed else _generic_names(problem)
+    rows: list[dict[str, str]] = []
+    for index, (name, rate, r) in enumerate(zip(names, rates, residuals, strict=True)):
+        free = problem.loss == "ce" and index == len(rates) - 1
+        verdict = _verdict(r, _own_change(problem, rates, residuals, index), free)
+        rows.append({"layer": name, "c": text(rate), "largest": text(best.c[index]), "r": text(r), "verdict": verdict})
+    diverging = any(row["verdict"].startswith("diverges") for row in rows)
+    learning = (
+        "learns features" if residuals[-2].is_zero else "does not learn features" if residuals[-2].is_number else ""
+    )
+    summary = (
+        "unstable: lower the rates of the layers that diverge" if diverging else f"stable; {learning}".rstrip("; ")
+    )
+    if output == "json":
+        return emit.dump({"schema": 1, "command": "check", "stable": not diverging, "summary": summary, "rows": rows})
+    columns = ["layer", "your c", "largest stable c", "change r", "verdict"]
+    body = emit.terminal_table(columns, [list(row.values()) for row in rows])
+    return f"{emit.title(best)}: RMS(Delta z_l) = n^-r\n{body}\n{summary}.\n"
+
+
+def _generic_names(problem: Problem) -> list[str]:
+    return ["embedding", *["hidden"] * problem.hidden_layers, "readout"]
+
+
+def _own_change(problem: Problem, rates: Sequence[Expr], residuals: Sequence[Expr], index: int) -> Expr:
+    """The exponent of what the layer's own update contributes to its change."""
+    chain, change = problem.chain(), problem.changes(rates)[index]
+    if index == 0:
+        return change
+    return Min(change - chain.alpha[index], change + residuals[index - 1] - chain.u[index])
+
+
+def _verdict(r: Expr, own: Expr, free: bool) -> str:
+    if r.is_negative:
+        grows = f"grows as n^{-r}" if (-r).is_Integer else f"grows as n^({-r})"
+        return f"logits diverge, {grows}, which cross-entropy bears" if free else f"diverges: the change {grows}"
+    if r.is_positive:
+        return f"freezes: the change shrinks as n^({-r})"
+    if not r.is_zero:
+        return "depends on the symbols"
+    if own.is_positive:
+        return f"moves with the layers before it; its own update shrinks as n^({-own})"
+    return "moves at order one"
+
+
+def epsilon_onsets(found: Sequence[Onset], value: float, base_width: int, output: str) -> str:
+    """The width at which epsilon starts to bite, per layer kind."""
+    if output == "json":
+        rows = [
+            {"kind": each.kind, "exponent": str(each.exponent), "size_at_base": each.size, "width": each.width}
+            for each in found
+        ]
+        return emit.dump({"schema": 1, "command": "epsilon", "value": value, "base_width": base_width, "rows": rows})
+
+    def width(each: Onset) -> str:
+        if each.width is None:
+            return "never" if each.size > value else "at every width"
+        return f"{each.width:.4g}" + (" (already below the base width)" if each.width < base_width else "")
+
+    rows = [[each.kind, str(each.exponent), f"{each.size:.3g}", width(each)] for each in found]
+    columns = ["layer", "shrinks as n^-", "size at base width", f"meets {value:g} at width"]
+    return f"What epsilon is added to, and the width at which they meet\n{emit.terminal_table(columns, rows)}\n"
+
+
+def _optimizer_rows() -> list[dict[str, str]]:
+    return [{"name": row.name, "update": row.update, "source": row.source} for row in REGISTRY]
+
+
+def _scheme_rows() -> list[dict[str, str]]:
+    def triple(values: Sequence[Expr]) -> str:
+        return ", ".join(map(str, values))
+
+    return [{"name": row.name, "a": triple(row.a), "b": triple(row.b), "source": row.source} for row in SCHEMES]
+
+
+def _alignment_rows() -> list[dict[str, str]]:
+    return [
+        {
+            "name": name,
+            "hidden alpha, omega, u": f"{row.hidden.alpha}, {row.hidden.omega}, {row.hidden.u}",
+            "readout alpha, omega, u": f"{row.readout.alpha}, {row.readout.omega}, {row.readout.u}",
+        }
+        for name, row in ASSUMPTIONS.items()
+    ]
+
+
+MEANINGS = {
+    "g": "gradient",
+    "m": "first moment, degree 1 in the gradient",
+    "v": "second moment, degree 2",
+    "w": "weights",
+    "eps": "carries the prescribed exponent, or is constant with --epsilon constant",
+    "sigma": "a singular value, inside spectral",
+    "fan_in": "number of inputs",
+    "fan_out": "number of outputs",
+    "rms": "root mean square of the entries",
+    "norm": "Frobenius norm",
+    "opnorm": "operator norm",
+    "polar": "orthogonal polar factor",
+    "spectral": "spectral(X, f(sigma)): every singular value sigma of X becomes f(sigma)",
+    "clip": "entries clipped to [-1, 1]",
+}
+
+
+def _rule_rows() -> list[dict[str, str]]:
+    names = [*RULE_NAMES, *(f"{function}(...)" for function in RULE_FUNCTIONS)]
+    return [{"name": name, "meaning": MEANINGS.get(name.removesuffix("(...)"), "as usual")} for name in names]
+
+
+LISTS: dict[str, Callable[[], list[dict[str, str]]]] = {
+    "optimizers": _optimizer_rows,
+    "parameterizations": _scheme_rows,
+    "alignments": _alignment_rows,
+    "rules": _rule_rows,
+}
+
+
+def listing(what: str, output: str) -> str:
+    """Names with what they stand for."""
+    rows = LISTS[what]()
+    if output == "json":
+        return emit.dump({"schema": 1, "command": "list", "rows": rows})
+    widths = {key: max(len(key), *(len(row[key]) for row in rows)) for key in rows[0]}
+    lines = ["  ".join(text.ljust(widths[key]) for key, text in row.items()).rstrip() for row in rows]
+    return "\n".join(["  ".join(key.ljust(width) for key, width in widths.items()).rstrip(), *lines]) + "\n"

@@ -1,0 +1,1 @@
+"""Measurements of real training runs against the exponents that `derive` predicts."""

@@ -1,0 +1,119 @@
+"""What the models share: sizes and multipliers relative to a base width, parameters from keys, the loss.
+
+At the base width every parameterization is the same model, bit for bit; only the way up differs:
+
+    multiplier_l = (width / base_width)^-a_l        init std_l = base std_l (width / base_width)^-b_l
+"""
+
+from dataclasses import dataclass
+from typing import Any, Protocol, SupportsFloat, get_args
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Key
+
+from derive.exponents import Kind
+
+# Nested dictionaries of arrays, and trees of the same shape.
+Params = dict[str, Any]
+# (embedding, hidden, readout): float, Fraction, sympy Rational.
+Exponents = tuple[SupportsFloat, SupportsFloat, SupportsFloat]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+
+
+class ModelError(ValueError):
+    """What was given, what is allowed and what to do, in one line."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(" ".join(message.split()))
+
+
+def check_sizes(least: int, **sizes: int) -> None:
+    """Raise ModelError for the first of the named sizes below `least`."""
+    for name, size in sizes.items():
+        if size < least:
+            raise ModelError(f"{name} {size} is too small; it starts at {least}")
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """Multipliers n^-a and init stds n^-b with n = width / base_width; a, b as (embedding, hidden, readout).
+
+    Powers are Python floats, so those of 2 are exact; at the base width all are 1.0. ModelError for widths below 1.
+    """
+
+    width: int
+    base_width: int
+    a: Exponents
+    b: Exponents
+
+    def __post_init__(self) -> None:
+        check_sizes(1, width=self.width, base_width=self.base_width)
+
+    def _power(self, exponent: SupportsFloat) -> float:
+        return (self.width / self.base_width) ** -float(exponent)
+
+    def multiplier(self, kind: Kind) -> float:
+        """What a layer's product W z is multiplied by: n^-a."""
+        return self._power(self.a[KINDS.index(kind)])
+
+    def init_std(self, kind: Kind, base_std: float) -> float:
+        """The standard deviation of a layer's entries at initialisation: base_std n^-b."""
+        return base_std * self._power(self.b[KINDS.index(kind)])
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """How one parameter is drawn: W = std N(0, 1), from a key of its own."""
+
+    index: int
+    kind: Kind
+    shape: tuple[int, ...]
+    std: float
+
+    def draw(self, key: Key[Array, ""]) -> Float[Array, "..."]:
+        """Draw the parameter, the same bits under jit, vmap and alone; `key` is the whole model's."""
+        normal = jax.random.normal(jax.random.fold_in(key, self.index), self.shape)
+        # Without the barrier the compiler merges std with the constants inside `normal`, which rounds differently.
+        return jax.lax.optimization_barrier(normal) * self.std
+
+
+class Model(Protocol):
+    """A function of parameters and tokens at one width, without state of its own."""
+
+    @property
+    def scaling(self) -> Scaling:
+        """Its width and exponents."""
+        ...
+
+    def parameters(self) -> Params:
+        """The tree of Parameter."""
+        ...
+
+    def init(self, key: Key[Array, ""]) -> Params:
+        """Draw all parameters, the same bits for the same key."""
+        ...
+
+    def apply(self, params: Params, tokens: Int[Array, "batch context"]) -> Float[Array, "batch ... vocabulary"]:
+        """The logits."""
+        ...
+
+    def labels(self, params: Params) -> Params:
+        """The tree of "embedding" | "hidden" | "readout"."""
+        ...
+
+
+def draw(parameters: Params, key: Key[Array, ""]) -> Params:
+    """Draw a tree of Parameter."""
+    return jax.tree.map(lambda parameter: parameter.draw(key), parameters)
+
+
+def label(parameters: Params, params: Params) -> Params:
+    """The kinds of a tree of Parameter, checked to have the structure of `params`."""
+    return jax.tree.map(lambda parameter, _: parameter.kind, parameters, params)
+
+
+def loss(logits: Float[Array, "*batch vocabulary"], targets: Int[Array, "*batch"]) -> Float[Array, ""]:
+    """Mean cross-entropy in nats, in float32: -mean log softmax(logits)[target]."""
+    log_probabilities = jax.nn.log_softmax(logits.astype(jnp.float32))
+    return -jnp.mean(jnp.take_along_axis(log_probabilities, targets[..., None], axis=-1))

@@ -1,0 +1,115 @@
+"""A decoder transformer: every matrix of its blocks is a hidden layer of the theory, at a fixed head dimension."""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Key
+
+from verify.models import ModelError, Parameter, Params, Scaling, check_sizes, draw, label
+
+# The matrices of a block, (fan in, fan out) in widths.
+MATRICES = {"q": (1, 1), "k": (1, 1), "v": (1, 1), "o": (1, 1), "up": (1, 4), "down": (4, 1)}
+
+
+def rms_norm(z: Float[Array, "*batch features"]) -> Float[Array, "*batch features"]:
+    """z / RMS(z) over the features, without gain and bias."""
+    return z * jax.lax.rsqrt(jnp.mean(z**2, axis=-1, keepdims=True) + 1e-6)
+
+
+def causal_attention(
+    q: Float[Array, "batch time heads features"],
+    k: Float[Array, "batch time heads features"],
+    v: Float[Array, "batch time heads features"],
+) -> Float[Array, "batch time heads features"]:
+    """softmax(q k^T / sqrt(features)) v over the positions up to one's own; the features stay fixed with width."""
+    time, features = q.shape[1], q.shape[-1]
+    scores = jnp.einsum("bthf,bshf->bhts", q, k) * features**-0.5
+    visible = jnp.tril(jnp.ones((time, time), dtype=bool))
+    weights = jax.nn.softmax(jnp.where(visible, scores, -jnp.inf))
+    return jnp.einsum("bhts,bshf->bthf", weights, v)
+
+
+@dataclass(frozen=True)
+class Transformer:
+    """Pre-norm blocks of causal attention and a GELU layer four widths wide, without biases and tied weights.
+
+        z = m_1 (W_token + W_position),  z += m o(attention(m q(y), m k(y), m v(y))),  z += m down(gelu(m up(y)))
+        logits = m_{L+1} W_{L+1} y      y = z / RMS(z): RMS norm without gain and bias      m_l = n^-a_l
+
+    Width / head_dimension heads; `qk_norm` puts an RMS norm on every head's q and k. Params: embedding.tokens
+    [vocabulary, width], embedding.positions [context, width], blocks.0.q, k, v, o, up, down, ..., each [fan in,
+    fan out], readout [width, vocabulary]. ModelError for sizes out of range and a width without whole heads.
+    """
+
+    scaling: Scaling
+    vocabulary: int = 256
+    context: int = 64
+    blocks: int = 2
+    head_dimension: int = 32
+    qk_norm: bool = False
+
+    def __post_init__(self) -> None:
+        check_sizes(1, vocabulary=self.vocabulary, context=self.context, head_dimension=self.head_dimension)
+        check_sizes(0, blocks=self.blocks)
+        if self.scaling.width % self.head_dimension:
+            raise ModelError(
+                f"width {self.scaling.width} is not a multiple of the head dimension {self.head_dimension}; "
+                "give a width that is, or another head dimension"
+            )
+
+    def parameters(self) -> Params:
+        """The tree of Parameter; indices 0 tokens, 1 readout, 2 positions, then six a block, whatever the depth."""
+        width, base, std = self.scaling.width, self.scaling.base_width, self.scaling.init_std
+        # Two rows are added, one of the token and one of the position, so z starts at RMS 1.
+        embedding = std("embedding", 2**-0.5)
+
+        def matrix(block: int, order: int, fan_in: int, fan_out: int) -> Parameter:
+            shape = (fan_in * width, fan_out * width)
+            return Parameter(3 + len(MATRICES) * block + order, "hidden", shape, std("hidden", (fan_in * base) ** -0.5))
+
+        return {
+            "embedding": {
+                "tokens": Parameter(0, "embedding", (self.vocabulary, width), embedding),
+                "positions": Parameter(2, "embedding", (self.context, width), embedding),
+            },
+            "blocks": {
+                str(block): {name: matrix(block, order, *fans) for order, (name, fans) in enumerate(MATRICES.items())}
+                for block in range(self.blocks)
+            },
+            "readout": Parameter(1, "readout", (width, self.vocabulary), std("readout", base**-0.5)),
+        }
+
+    def init(self, key: Key[Array, ""]) -> Params:
+        """Draw all parameters, the same bits for the same key."""
+        return draw(self.parameters(), key)
+
+    def labels(self, params: Params) -> Params:
+        """The tree of "embedding" | "hidden" | "readout"."""
+        return label(self.parameters(), params)
+
+    def apply(self, params: Params, tokens: Int[Array, "batch time"]) -> Float[Array, "batch time vocabulary"]:
+        """The logits of the token after every position; ModelError for more than `context` tokens."""
+        time = tokens.shape[-1]
+        if time > self.context:
+            raise ModelError(f"the transformer reads up to {self.context} tokens and was given {time}")
+        multiplier = self.scaling.multiplier("embedding")
+        embedding = params["embedding"]
+        z = multiplier * embedding["tokens"][tokens] + multiplier * embedding["positions"][:time]
+        for block in range(self.blocks):
+            weights = params["blocks"][str(block)]
+            z = z + self._attention(weights, rms_norm(z))
+            z = z + self._dense(weights["down"], jax.nn.gelu(self._dense(weights["up"], rms_norm(z))))
+        return self.scaling.multiplier("readout") * (rms_norm(z) @ params["readout"])
+
+    def _dense(
+        self, weight: Float[Array, "fan_in fan_out"], z: Float[Array, "... fan_in"]
+    ) -> Float[Array, "... fan_out"]:
+        return self.scaling.multiplier("hidden") * (z @ weight)
+
+    def _attention(self, weights: Params, z: Float[Array, "batch time width"]) -> Float[Array, "batch time width"]:
+        heads = (*z.shape[:-1], -1, self.head_dimension)
+        q, k, v = (self._dense(weights[name], z).reshape(heads) for name in "qkv")
+        if self.qk_norm:
+            q, k = rms_norm(q), rms_norm(k)
+        return self._dense(weights["o"], causal_attention(q, k, v).reshape(z.shape))
