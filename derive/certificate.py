@@ -95,7 +95,7 @@ def is_unique(problem: Problem, chain: Chain, c: Sequence[Expr], r: Sequence[Exp
         raise_own = S.One if "alpha" in tight else S.Zero
         cost = min(S.One, raise_before) if tight == {"u"} else raise_before + raise_own
     readout = problem.optimizers["readout"]
-    if chain.bounded[-1] and not readout.weight_degree > 0 and sum(chain.degrees[:-1], S.Zero) == 1:
+    if chain.bounded[-1] and not readout.weight_degree > 0 and sum(chain.growth[:-1], S.Zero) == 1:
         own = max(chain.alpha[-1], chain.u[-1] - r[-2])
         return not d[-1] > own
     return True

@@ -51,7 +51,10 @@ EpsilonOption = Annotated[str, typer.Option(help="scaled: eps carries its expone
 FormatOption = Annotated[str, typer.Option(help="table, json, csv, markdown, latex, python, optax or torch.")]
 
 
-def _choice(what: str, given: str, allowed: tuple[str, ...]) -> str:
+Name = TypeVar("Name", bound=str)
+
+
+def _choice(what: str, given: str, allowed: tuple[Name, ...]) -> Name:
     for name in allowed:
         if canonical(name) == canonical(given):
             return name
@@ -79,6 +82,7 @@ def _problem(
 
     if update is not None and optimizer is not None:
         raise DeriveError("--optimizer and --update are both given; keep the one to derive for")
+    rows: propagation.Optimizers
     if update is not None:
         rows = {kind: optimizers.Optimizer("custom", update) for kind in optimizers.KINDS}
     else:
@@ -103,7 +107,7 @@ def _problem(
         parameterization=scheme,
         alignment=assumed,
         hidden_layers=_hidden_layers(layers, assumed),
-        loss="ce" if _choice("--loss", loss, ("mse", "ce")) == "ce" else "mse",
+        loss=_choice("--loss", loss, propagation.LOSSES),
         global_rate=global_rate,
         clip_global_norm=clip_global_norm,
     )
@@ -180,7 +184,7 @@ def prescription(
         return
     from derive import emit, emit_code
     from derive import explain as explanation
-    from derive.solve import DECAYS, solve, solve_kinds
+    from derive.solve import DECAYS, Decay, solve, solve_kinds
 
     problem = _problem(
         optimizer,
@@ -197,8 +201,7 @@ def prescription(
         epsilon,
     )
     scale = _scale(base_width, width, base_rate)
-    _choice("--decay", decay, tuple(DECAYS))
-    convention = next(name for name in DECAYS if name == canonical(decay))
+    convention: Decay = _choice("--decay", decay, tuple(DECAYS))
     listed = layers is not None or problem.alignment.hidden_layers is not None or problem.alignment.layers
     answer = (solve if listed else solve_kinds)(problem, convention)
     chosen = _choice("--format", output_format, (*emit.FORMATS, *emit_code.CODE_FORMATS))

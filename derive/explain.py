@@ -155,7 +155,7 @@ def as_text(prescription: Prescription) -> str:
         parts.append(f"\n{number}. {step.heading}")
         width = min(64, max((len(formula) for formula, _ in step.lines), default=0))
         parts += [f"   {formula:<{width}}   {remark}".rstrip() for formula, remark in step.lines]
-    return "\n".join(parts) + "\n"
+    return _lower_case("\n".join(parts)) + "\n"
 
 
 def as_latex(prescription: Prescription) -> str:
@@ -170,13 +170,17 @@ def as_latex(prescription: Prescription) -> str:
     return "\n".join(parts) + "\n"
 
 
-def _heading_latex(text: str) -> str:
-    return latex_escape(text).replace("^", "\\^{}").replace("<", "$<$").replace(">", "$>$")
+def _lower_case(written: str) -> str:
+    return written.replace("Max(", "max(").replace("Min(", "min(")
+
+
+def _heading_latex(plain: str) -> str:
+    return latex_escape(_lower_case(plain)).replace("^", "\\^{}").replace("<", "$<$").replace(">", "$>$")
 
 
 def formula_latex(formula: str) -> str:
     """A formula of this module as LaTeX: subscripts, fractions, Greek letters and relations."""
-    written = re.sub(r"\b(\d+)/(\d+)\b", r"\\frac{\1}{\2}", formula)
+    written = re.sub(r"\b(\d+)/(\d+)\b", r"\\frac{\1}{\2}", _lower_case(formula))
     written = re.sub(r"_\(([^)]*)\)|_(\d+)", lambda match: f"_{{{match[1] or match[2]}}}", written)
     written = re.sub(r"\b(alpha|omega)(?=_)", r"\\\1", written)
     written = re.sub(r"\b(max|min)\(", r"\\\1(", written)

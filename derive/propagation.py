@@ -11,7 +11,7 @@ The functions here need only +, - and min, so they serve exact numbers, symbols,
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 from sympy import Eq, Expr, Ge, Le, Min, Rational, S, Symbol
 
@@ -22,6 +22,7 @@ from derive.optimizers import Optimizer
 from derive.parameterizations import Parameterization
 
 Loss = Literal["mse", "ce"]
+LOSSES: tuple[Loss, ...] = get_args(Loss)
 Number = TypeVar("Number", bound=Any)
 Extremum = Callable[..., Any]
 Optimizers = dict[Kind, Optimizer]
@@ -65,7 +66,8 @@ class Chain:
     """A chain of layers with all that the solver needs: exponents per layer, embedding first.
 
     `s` is the size of the update at initialisation, `bounded` says where the update may not outgrow the
-    initial weights (d_l >= a_l + b_l), and `degrees` is k, the update's degree in the gradient.
+    initial weights (d_l >= a_l + b_l), and `growth` is how an update grows with the gradients of the earlier layers:
+    n^(growth x) times when they all grow by n^x. It is the degree k, unless the gradients are clipped.
     """
 
     kinds: tuple[Kind, ...]
@@ -76,7 +78,7 @@ class Chain:
     alpha: tuple[Expr, ...]
     omega: tuple[Expr, ...]
     u: tuple[Expr, ...]
-    degrees: tuple[Expr, ...]
+    growth: tuple[Expr, ...]
     bounded: tuple[bool, ...]
     epsilon: tuple[Expr | None, ...]
     loss: Loss = "mse"
@@ -126,14 +128,17 @@ class Problem:
             )
         a, b = (tuple(self.parameterization.at(kind)[which] for kind in kinds) for which in (0, 1))
         g = gradients(a, a[-1] + b[-1] if readout_gradient is None else readout_gradient)
-        clipped = _clip(kinds, g) if self.clip_global_norm else g
+        clipped, cancels = _clip(kinds, g) if self.clip_global_norm else (g, False)
         updates: dict[Kind, _Update] = {}
         for kind, gradient, weight in zip(kinds, clipped, b, strict=True):
             if kind not in updates:
-                updates[kind] = _update(self.optimizers[kind], kind, gradient, weight, self.clip_global_norm)
+                updates[kind] = _update(self.optimizers[kind], kind, gradient, weight)
         ratios = [_capped(alignment, kind, index - 1, updates[kind].cap) for index, kind in enumerate(kinds)]
-        degrees = tuple(updates[kind].degree for kind in kinds)
-        keeps_gradients = not self.global_rate and any(bool(degree > 0) for degree in degrees[:-1])
+        # When the readout's update raises the gradients of the earlier layers, their updates grow with them; clipped
+        # by a norm that rises as well they do not, but then it is the readout's gradient that shrinks.
+        degrees = [updates[kind].degree for kind in kinds]
+        growth = [S.Zero] * (len(kinds) - 1) + [-degrees[-1]] if cancels else [*degrees[:-1], S.Zero]
+        keeps_gradients = not self.global_rate and any(bool(each > 0) for each in growth)
         bounded = [bool(self.optimizers[kind].weight_degree > 0) for kind in kinds]
         bounded[-1] = bounded[-1] or keeps_gradients
         return Chain(
@@ -145,7 +150,7 @@ class Problem:
             alpha=tuple(ratio.alpha for ratio in ratios),
             omega=tuple(ratio.omega for ratio in ratios),
             u=tuple(ratio.u for ratio in ratios),
-            degrees=degrees,
+            growth=tuple(growth),
             bounded=tuple(bounded),
             epsilon=tuple(updates[kind].epsilon for kind in kinds),
             loss=self.loss,
@@ -177,21 +182,25 @@ class _Update:
     epsilon: Expr | None
 
 
-def _update(optimizer: Optimizer, kind: Kind, gradient: Expr, weight: Expr, clipped: bool) -> _Update:
-    """The exponents of one layer's update; a clipped gradient no longer scales, so its degree is 0."""
+def _update(optimizer: Optimizer, kind: Kind, gradient: Expr, weight: Expr) -> _Update:
     epsilon = optimizer.epsilon(kind, gradient, weight)
     return _Update(
         size=optimizer.size(kind, gradient, weight),
         cap=optimizer.alignment_cap(kind, gradient, weight),
-        degree=S.Zero if clipped else optimizer.gradient_degree(kind, gradient, weight),
+        degree=optimizer.gradient_degree(kind, gradient, weight),
         epsilon=epsilon if epsilon is None or optimizer.scaled_epsilon else S.Zero,
     )
 
 
-def _clip(kinds: Sequence[Kind], g: Sequence[Expr]) -> list[Expr]:
-    """Gradients divided by their global norm, n^-min_j(g_j - log_n(numel_j)/2)."""
-    norm = Min(*(gradient - Rational(sum(FAN_EXPONENTS[kind]), 2) for kind, gradient in zip(kinds, g, strict=True)))
-    return [gradient - norm for gradient in g]
+def _clip(kinds: Sequence[Kind], g: Sequence[Expr]) -> tuple[list[Expr], bool]:
+    """Gradients divided by their global norm, n^-min_j(g_j - log_n(numel_j)/2), and whether growth cancels.
+
+    When the readout's update raises the gradients of all earlier layers together, the norm rises with them and
+    clipped ones stay as they are; but not while the readout's own gradient alone rules the norm.
+    """
+    norms = [gradient - Rational(sum(FAN_EXPONENTS[kind]), 2) for kind, gradient in zip(kinds, g, strict=True)]
+    norm = Min(*norms)
+    return [gradient - norm for gradient in g], any(each == norm for each in norms[:-1])
 
 
 def _capped(alignment: Alignment, kind: Kind, index: int, cap: Expr) -> Ratios:

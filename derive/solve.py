@@ -93,7 +93,7 @@ def _global_rate(chain: Chain, maximum: Extremum, minimum: Extremum) -> Expr:
     readout's terms drop.
     """
     a, b = chain.a, chain.b
-    growth = a[-1] + chain.s[-1] - (a[-1] + b[-1])
+    readout = chain.s[-1] - b[-1]
     needed: list[Expr] = []
     before: dict[Expr, Expr] = {}
 
@@ -106,9 +106,9 @@ def _global_rate(chain: Chain, maximum: Extremum, minimum: Extremum) -> Expr:
     last = chain.depth - 1
     for layer in range(chain.depth):
         change: list[tuple[Expr, Expr]] = [(S.One, a[layer] + chain.s[layer])]
-        if layer < last and chain.degrees[layer] > 0:
-            degree = chain.degrees[layer]
-            change.append((1 + degree, change[0][1] + degree * growth))
+        if chain.growth[layer] > 0:
+            factor = chain.growth[layer]
+            change.append((1 + factor, change[0][1] + factor * readout))
         if chain.bounded[layer]:
             needed += [(a[layer] + b[layer] - intercept) / slope for slope, intercept in change]
         if layer == last and chain.loss == "ce":

@@ -90,7 +90,7 @@ def _relation_latex(relation: Any) -> str:
     names = {}
     for symbol in relation.free_symbols:
         letter, _, subscript = symbol.name.partition("_")
-        names[symbol] = (r"\\" if letter in greek else "") + f"{letter}_{{{subscript.strip('{}')}}}"
+        names[symbol] = ("\\" if letter in greek else "") + f"{letter}_{{{subscript.strip('{}')}}}"
     return latex(relation, symbol_names=names)
 
 

@@ -26,7 +26,8 @@ Batch = tuple[Int[np.ndarray, "size context"], Int[np.ndarray, "size ..."]]
 BYTES = 256
 LARGEST_VOCABULARY = 2**16
 STANDARD_LIBRARY_BYTES = 8 * 2**20
-NOT_STANDARD = {"site-packages", "dist-packages", "test", "tests", "idlelib", "__pycache__"}
+# pydoc_data is one large file of prose, which alone would make up most of the held-out tenth.
+NOT_STANDARD = {"site-packages", "dist-packages", "test", "tests", "idlelib", "pydoc_data", "__pycache__"}
 FEWEST_WINDOWS = 10
 ALLOWED = "a text file, a folder of text files, or uint16 token shards (*.bin)"
 
