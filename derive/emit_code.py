@@ -96,7 +96,6 @@ OPTAX_RULES = {
     "sign-sgd": "optax.sign_sgd(rate)",
     "lamb": "optax.lamb(rate, eps=eps)",
     "lars": "optax.lars(rate, trust_coefficient=1.0, eps=eps)",
-    "muon": "optax.chain(optax.contrib.scale_by_muon(eps=eps), optax.scale_by_learning_rate(rate))",
 }
 TORCH_RULES = {
     "sgd": ("SGD", '"lr": rate', ""),
@@ -154,8 +153,7 @@ def as_optax(prescription: Prescription) -> str:
         epsilons.add(BASE_EPSILON.get(rule, "1e-8"))
         rules.append(f'    "{name}": lambda rate, eps, decay: {OPTAX_RULES[rule]},')
     code = OPTAX.substitute(rules="\n".join(rules), epsilon=max(epsilons, key=float))
-    imports = "\nimport optax\n" + ("import optax.contrib\n" if "optax.contrib" in code else "")
-    return _header(prescription, imports) + code
+    return _header(prescription, "\nimport optax\n") + code
 
 
 def as_torch(prescription: Prescription) -> str:

@@ -18,7 +18,7 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 FAN_EXPONENTS: dict[Kind, tuple[int, int]] = {"embedding": (0, 1), "hidden": (1, 1), "readout": (1, 0)}
 """Powers of the width in (fan_in, fan_out) of each layer kind."""
 
-GRADIENT, FIRST_MOMENT, WEIGHT = (Symbol(name, real=True) for name in ("g", "m", "w"))
+GRADIENT, FIRST_MOMENT, WEIGHT = (Symbol(name, real=True, nonzero=True) for name in ("g", "m", "w"))
 SECOND_MOMENT, EPSILON, SIGMA = (Symbol(name, positive=True) for name in ("v", "eps", "sigma"))
 FAN_IN, FAN_OUT = (Symbol(name, positive=True) for name in ("fan_in", "fan_out"))
 MATRICES = (GRADIENT, FIRST_MOMENT, SECOND_MOMENT, WEIGHT)
@@ -58,6 +58,50 @@ class spectral(Function):
 
     is_real = True
     nargs = 2
+
+
+def largest(*values: Expr) -> Expr:
+    """The maximum, without the arguments that are provably smaller than another.
+
+    sympy's own Max also tries to order nested maxima, which takes minutes on a chain of a few layers.
+    """
+    return _extremum(Max, values, keep=1)
+
+
+def smallest(*values: Expr) -> Expr:
+    """The minimum, as `largest`."""
+    return _extremum(Min, values, keep=-1)
+
+
+def _extremum(function: type[Max] | type[Min], values: tuple[Expr, ...], keep: int) -> Expr:
+    flat: list[Expr] = []
+    for value in values:
+        flat += _arguments(value) if isinstance(value, function) else (value,)
+    kept: list[Expr] = []
+    for value in dict.fromkeys(flat):
+        if any(_at_least(other, value, keep) for other in kept):
+            continue
+        kept = [*(other for other in kept if not _at_least(value, other, keep)), value]
+    return kept[0] if len(kept) == 1 else cast("Expr", function(*sorted(kept, key=str), evaluate=False))
+
+
+def _at_least(first: Expr, second: Expr, sign: int) -> bool:
+    """Whether sign x (first - second) >= 0 for certain; nested extrema are not opened."""
+    if first.has(Max, Min) or second.has(Max, Min):
+        return first == second
+    return bool((sign * (first - second)).is_nonnegative)
+
+
+def substitute(expression: Expr, values: Mapping[Symbol, Expr]) -> Expr:
+    """The expression with symbols replaced, its extrema rebuilt by `largest` and `smallest`."""
+    if not expression.args:
+        return values.get(cast("Symbol", expression), expression)
+    parts = [substitute(part, values) for part in _arguments(expression)]
+    if isinstance(expression, Max):
+        return largest(*parts)
+    if isinstance(expression, Min):
+        return smallest(*parts)
+    return cast("Expr", expression.func(*parts))
 
 
 def text(expression: Expr) -> str:
@@ -133,7 +177,7 @@ def exponent(expression: Expr, sizes: Sizes) -> Expr:
     if expression.is_number:
         if expression.is_zero:
             return S.Infinity
-        if not expression.is_finite:
+        if expression.has(S.ComplexInfinity, S.NaN, S.Infinity, S.NegativeInfinity):
             raise _unsized(expression, "it is not finite")
         return S.Zero
     if isinstance(expression, Symbol):

@@ -281,4 +281,4 @@ def optimizers(text: str) -> dict[Kind, Optimizer]:
             f"--optimizer {shorten(text)} leaves {', '.join(missing)} without an optimizer; "
             f"add {missing[0]}=NAME, or put a name for the rest first"
         )
-    return chosen
+    return {kind: chosen[kind] for kind in KINDS}

@@ -17,7 +17,7 @@ from sympy import Eq, Expr, Ge, Le, Min, Rational, S, Symbol
 
 from derive.alignments import Alignment, Ratios
 from derive.errors import DeriveError
-from derive.exponents import FAN_EXPONENTS, KINDS, Kind
+from derive.exponents import FAN_EXPONENTS, KINDS, Kind, smallest
 from derive.optimizers import Optimizer
 from derive.parameterizations import Parameterization
 
@@ -171,7 +171,7 @@ class Problem:
 
 
 def _smallest(values: tuple[Expr, ...]) -> Expr:
-    return min(values) if all(isinstance(value, Rational) for value in values) else Min(*values)
+    return min(values) if all(isinstance(value, Rational) for value in values) else smallest(*values)
 
 
 @dataclass(frozen=True)
@@ -209,7 +209,7 @@ def _capped(alignment: Alignment, kind: Kind, index: int, cap: Expr) -> Ratios:
         return Ratios(S.NaN, S.NaN, S.NaN)
     if cap == 1:
         return ratios
-    return Ratios(Min(ratios.alpha, cap), ratios.omega, Min(ratios.u, cap))
+    return Ratios(smallest(ratios.alpha, cap), ratios.omega, smallest(ratios.u, cap))
 
 
 Term = Literal["update", "alpha", "u", "omega", "stable", "bounded"]

@@ -13,12 +13,12 @@ from dataclasses import dataclass, replace
 from itertools import product
 from typing import Literal, cast
 
-from sympy import Expr, Max, Min, Rational, S, Symbol
+from sympy import Expr, Rational, S, Symbol
 
 from derive.alignments import Alignment, Ratios
 from derive.alignments import alignment as read_alignment
 from derive.certificate import binding, is_unique
-from derive.exponents import Kind
+from derive.exponents import Kind, largest, smallest, substitute
 from derive.optimizers import optimizers as read_optimizers
 from derive.parameterizations import parameterization as read_parameterization
 from derive.propagation import Chain, Extremum, Loss, Number, Problem, residuals
@@ -189,7 +189,7 @@ def solve(problem: Problem, decay: Decay = "independent") -> Prescription:
     unique = is_unique(assumed, assumed_chain, c, r)
     spreads = _spreads(problem)
     named = {shortfall: 1 - symbol for symbol, shortfall in shortfalls.items()}
-    c, r = ([cast("Expr", value.xreplace(named)) for value in values] for values in (c, r))
+    c, r = ([substitute(value, named) for value in values] for values in (c, r))
     layers = tuple(
         Layer(
             kind=kind,
@@ -250,7 +250,7 @@ def _substituted(problem: Problem, values: dict[Symbol, Expr]) -> Problem:
         return problem
 
     def change(ratios: Ratios) -> Ratios:
-        return Ratios(*(cast("Expr", value.xreplace(values)) for value in (ratios.alpha, ratios.omega, ratios.u)))
+        return Ratios(*(substitute(value, values) for value in (ratios.alpha, ratios.omega, ratios.u)))
 
     return replace(problem, alignment=problem.alignment.replaced(change))
 
@@ -261,8 +261,8 @@ def _targets(chain: Chain) -> list[Expr]:
 
 
 def _extrema(chain: Chain) -> tuple[Extremum, Extremum]:
-    """Python's max and min for numbers, sympy's where there are symbols."""
-    return (builtins.max, builtins.min) if chain.is_numeric else (Max, Min)
+    """Python's max and min for numbers, those of `exponents` where there are symbols."""
+    return (builtins.max, builtins.min) if chain.is_numeric else (largest, smallest)
 
 
 def _rates(problem: Problem, chain: Chain) -> tuple[list[Expr], list[Expr]]:
@@ -291,7 +291,7 @@ def residuals_at(problem: Problem, c: Sequence[Expr]) -> list[Expr]:
     chain = problem.chain()
     numeric = chain.is_numeric and all(isinstance(rate, Rational) for rate in c)
     changes = problem.changes(c)
-    return residuals(chain.a, chain.b, changes, chain.alpha, chain.omega, chain.u, min if numeric else Min)
+    return residuals(chain.a, chain.b, changes, chain.alpha, chain.omega, chain.u, min if numeric else smallest)
 
 
 def _spreads(problem: Problem) -> list[tuple[Expr, Expr]] | None:

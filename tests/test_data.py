@@ -127,6 +127,9 @@ def expect(message: str, path: Path | None, vocabulary: int | None = None) -> No
 def test_unusable_paths(tmp_path: Path):
     expect("'missing.txt' does not exist", Path("missing.txt"))
     expect("does not exist", tmp_path / "line\nbreak")
+    os.mkfifo(tmp_path / "pipe")
+    expect("pipe' is neither a file nor a folder", tmp_path / "pipe")
+    (tmp_path / "pipe").unlink()
     (tmp_path / "empty.txt").touch()
     expect("empty.txt' is empty", tmp_path / "empty.txt")
     expect("holds no text (1 files seen)", tmp_path)

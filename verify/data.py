@@ -60,7 +60,7 @@ class Corpus:
     @cached_property
     def fingerprint(self) -> str:
         """The first 16 hexadecimal digits of the sha256 over the tokens' bytes (uint16 as little-endian)."""
-        return hashlib.sha256(np.ascontiguousarray(self.tokens)).hexdigest()[:16]
+        return hashlib.sha256(np.ascontiguousarray(self.tokens).data).hexdigest()[:16]
 
     def part(self, split: Split) -> UInt[np.ndarray, " tokens"]:
         """The tokens of one split, a contiguous view: train = the first nine tenths, held_out = the rest."""
@@ -114,25 +114,26 @@ def load_corpus(path: Path | None = None, vocabulary: int | None = None) -> Corp
     token, or with tokens outside the vocabulary.
     """
     try:
-        shards = [] if path is None else _shards(path)
-        if path is not None and shards:
-            return Corpus(path.name, _read_shards(path, shards, vocabulary), vocabulary or 0)
+        if path is not None and (shards := _shards(path)):
+            return _read_shards(path, shards, vocabulary)
         if vocabulary not in (None, BYTES):
             raise DataError(
                 f"vocabulary {vocabulary} was given for text, which is read as bytes and has {BYTES}; "
                 "leave it out, or give uint16 token shards (*.bin)"
             )
         if path is None:
-            return Corpus(f"python-{platform.python_version()}", _bytes(_standard_library()), BYTES)
-        return Corpus(path.name, _bytes(_read_text(path)), BYTES)
+            name, text = f"python-{platform.python_version()}", _standard_library()
+        else:
+            name, text = path.resolve().name, _read_text(path)
+        return Corpus(name, np.frombuffer(text, dtype=np.uint8), BYTES)
     except OSError as error:
-        raise DataError(
-            f"cannot read {shorten(str(error.filename or path))}: {error.strerror}; give {ALLOWED}"
-        ) from None
+        raise DataError(f"cannot read {_named(error.filename or path)}: {error.strerror}; give {ALLOWED}") from None
 
 
-def _bytes(text: bytes) -> UInt[np.ndarray, " tokens"]:
-    return np.frombuffer(text, dtype=np.uint8)
+def _named(path: object) -> str:
+    """The path in quotes; of a long one the end, which tells files apart."""
+    text = str(path)
+    return shorten(text if len(text) <= 60 else f"...{text[-57:]}")
 
 
 def _files(root: Path, skipped: Callable[[str], bool]) -> Iterator[tuple[str, Path]]:
@@ -158,7 +159,7 @@ def _standard_library() -> bytes:
         if name.endswith(".py"):
             texts.append(path.read_bytes())
     if not texts:
-        raise DataError(f"this Python has no sources in {shorten(str(root))} for the default corpus; give {ALLOWED}")
+        raise DataError(f"this Python has no sources in {_named(root)} for the default corpus; give {ALLOWED}")
     return b"".join(texts)[:STANDARD_LIBRARY_BYTES]
 
 
@@ -167,29 +168,31 @@ def _read_text(path: Path) -> bytes:
         texts = [file.read_bytes() for _, file in _files(path, lambda name: name.startswith("."))]
         text = b"".join(text for text in texts if b"\0" not in text)
         if not text:
-            raise DataError(f"folder {shorten(str(path))} holds no text ({len(texts)} files seen); give {ALLOWED}")
+            raise DataError(f"folder {_named(path)} holds no text ({len(texts)} files seen); give {ALLOWED}")
         return text
     text = path.read_bytes()
     if not text:
-        raise DataError(f"corpus {shorten(str(path))} is empty; give {ALLOWED}")
+        raise DataError(f"corpus {_named(path)} is empty; give {ALLOWED}")
     if b"\0" in text:
-        raise DataError(f"corpus {shorten(str(path))} is binary (it has NUL bytes); give {ALLOWED}")
+        raise DataError(f"corpus {_named(path)} is binary (it has NUL bytes); give {ALLOWED}")
     return text
 
 
 def _shards(path: Path) -> list[Path]:
     """The token shards that path names; none where it names text."""
     if not path.exists():
-        raise DataError(f"corpus {shorten(str(path))} does not exist; give {ALLOWED}")
+        raise DataError(f"corpus {_named(path)} does not exist; give {ALLOWED}")
     if path.is_dir():
         return sorted(file for file in path.glob("*.bin") if file.is_file())
+    if not path.is_file():
+        raise DataError(f"corpus {_named(path)} is neither a file nor a folder; give {ALLOWED}")
     return [path] if path.suffix == ".bin" else []
 
 
-def _read_shards(path: Path, shards: list[Path], vocabulary: int | None) -> UInt[np.ndarray, " tokens"]:
+def _read_shards(path: Path, shards: list[Path], vocabulary: int | None) -> Corpus:
     if vocabulary is None or not 1 < vocabulary <= LARGEST_VOCABULARY:
         raise DataError(
-            f"token shards {shorten(str(path))} were given with vocabulary {vocabulary}; "
+            f"token shards {_named(path)} were given with vocabulary {vocabulary}; "
             f"give the tokenizer's vocabulary, 2 to {LARGEST_VOCABULARY}"
         )
     parts: list[UInt[np.ndarray, " tokens"]] = []
@@ -197,15 +200,15 @@ def _read_shards(path: Path, shards: list[Path], vocabulary: int | None) -> UInt
         length = shard.stat().st_size
         if length == 0 or length % 2:
             raise DataError(
-                f"shard {shorten(str(shard))} has {length} bytes; allowed are uint16 tokens, two bytes each and at "
+                f"shard {_named(shard)} has {length} bytes; allowed are uint16 tokens, two bytes each and at "
                 "least one; write it again"
             )
         tokens = np.memmap(shard, dtype="<u2", mode="r")
         largest = int(tokens.max())
         if largest >= vocabulary:
             raise DataError(
-                f"shard {shorten(str(shard))} has token {largest}; allowed with vocabulary {vocabulary} is up to "
+                f"shard {_named(shard)} has token {largest}; allowed with vocabulary {vocabulary} is up to "
                 f"{vocabulary - 1}; give the tokenizer's vocabulary, and uint16 tokens without a header"
             )
         parts.append(tokens)
-    return parts[0] if len(parts) == 1 else np.concatenate(parts)
+    return Corpus(path.resolve().name, parts[0] if len(parts) == 1 else np.concatenate(parts), vocabulary)

@@ -72,10 +72,12 @@ class Parameter:
     std: float
 
     def draw(self, key: Key[Array, ""]) -> Float[Array, "..."]:
-        """Draw the parameter, the same bits under jit, vmap and alone; `key` is the whole model's."""
+        """Draw the parameter, the same bits alone and inside any compiled function; `key` is the whole model's."""
         normal = jax.random.normal(jax.random.fold_in(key, self.index), self.shape)
-        # Without the barrier the compiler merges std with the constants inside `normal`, which rounds differently.
-        return jax.lax.optimization_barrier(normal) * self.std
+        # Compilers round a product differently once it is merged with its neighbours: std with the constants inside
+        # `normal` (hence the barrier), or the product with a later sum, as in W - W_0 (hence the clip, ten standard
+        # deviations out, where nothing is ever clipped).
+        return jnp.clip(jax.lax.optimization_barrier(normal) * self.std, -10 * self.std, 10 * self.std)
 
 
 class Model(Protocol):

@@ -1,0 +1,99 @@
+"""Gauge shifts: which parameterizations train alike, and what muP is in the gauge a = 0."""
+
+from dataclasses import replace
+
+import pytest
+from sympy import Rational, S
+
+from derive.errors import DeriveError
+from derive.exponents import KINDS
+from derive.optimizers import REGISTRY, Optimizer, optimizer
+from derive.parameterizations import MFP, MUP, NTK, SCHEMES, SP, Parameterization, equivalent, parameterization
+from derive.solve import prescribe, solve
+
+HALF = Rational(1, 2)
+RATE_SHIFT_PER_THETA = {  # THEORY 6, written out by hand: 1 + k - m
+    **dict.fromkeys(["sgd", "momentum", "nesterov"], 2),
+    **dict.fromkeys(["adam", "adamw", "rmsprop", "lion", "sign-sgd", "adam-atan2", "normalised-sgd", "sophia"], 1),
+    **dict.fromkeys(["muon", "muon-keller", "muon-rms", "shampoo", "soap", "soap-left", "soap-right"], 1),
+    **dict.fromkeys(["adafactor", "adam-ps", "lamb", "lars", "kfac"], 0),
+}
+
+
+@pytest.mark.parametrize(("first", "second"), [(SP, NTK), (MUP, MFP)], ids=["SP-NTK", "muP-MFP"])
+@pytest.mark.parametrize("row", REGISTRY, ids=lambda row: row.name)
+def test_equivalent_for_every_optimizer(row: Optimizer, first: Parameterization, second: Parameterization) -> None:
+    answer = equivalent(first, second, row)
+    assert answer.obstacle is None
+    assert answer.theta == tuple(new - old for old, new in zip(first.a, second.a, strict=True))
+    assert answer.theta is not None
+    assert answer.rate_shift == tuple(-RATE_SHIFT_PER_THETA[row.name] * theta for theta in answer.theta)
+
+
+@pytest.mark.parametrize("alignment", ["full", "none", "prior", "alpha=3/4,omega=2/3,u=1/2"])
+@pytest.mark.parametrize("row", REGISTRY, ids=lambda row: row.name)
+def test_the_solver_respects_the_symmetry(row: Optimizer, alignment: str) -> None:
+    """Solving in another gauge gives the shifted rates and epsilons and the same residuals."""
+    for first, second in ((SP, NTK), (MUP, MFP)):
+        one, other = (prescribe(row.name, scheme.name, alignment, hidden_layers=2) for scheme in (first, second))
+        answer = equivalent(first, second, row)
+        assert answer.rate_shift is not None
+        for left, right in zip(one.layers, other.layers, strict=True):
+            index = KINDS.index(left.kind)
+            assert right.c == left.c + answer.rate_shift[index]
+            assert right.r == left.r
+            if left.epsilon is not None and right.epsilon is not None and answer.epsilon_shift is not None:
+                assert right.epsilon == left.epsilon + answer.epsilon_shift[index]
+
+
+@pytest.mark.parametrize("row", REGISTRY, ids=lambda row: row.name)
+def test_sp_is_not_mup_and_the_readout_is_named(row: Optimizer) -> None:
+    answer = equivalent(SP, MUP, row)
+    assert answer.theta is None
+    assert answer.obstacle is not None
+    assert answer.obstacle.startswith("readout: a+b is 1/2 in SP and 1 in muP")
+
+
+def test_a_constant_epsilon_breaks_the_equivalence() -> None:
+    answer = equivalent(SP, NTK, replace(optimizer("adam"), scaled_epsilon=False))
+    assert answer.obstacle is not None
+    assert answer.obstacle.startswith("hidden: a constant eps")
+
+
+def test_mup_in_the_gauge_zero_is_sp_with_a_smaller_readout() -> None:
+    shifted = MUP.gauge()
+    assert shifted.a == SP.a
+    assert shifted.b == (S.Zero, HALF, S.One)
+    assert [new - old for old, new in zip(SP.b, shifted.b, strict=True)] == [0, 0, HALF]
+    for alignment in ("full", "none"):
+        problem = prescribe("adam", "mup", alignment).problem
+        assert solve(replace(problem, parameterization=shifted)).c == prescribe("adam", "sp", alignment).c
+
+
+@pytest.mark.parametrize("theta", [Rational(-1, 3), S.Zero, Rational(5, 2)])
+@pytest.mark.parametrize("scheme", SCHEMES, ids=lambda scheme: scheme.name)
+def test_a_gauge_shift_keeps_a_plus_b(scheme: Parameterization, theta: Rational) -> None:
+    assert [scheme.gauge(theta).total(kind) for kind in KINDS] == [scheme.total(kind) for kind in KINDS]
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "layer", "total"),
+    [
+        ((1, 0, 0), (0, HALF, HALF), "embedding", "1"),
+        ((0, 0, 0), (0, 0, HALF), "hidden", "0"),
+        ((0, 0, 0), (0, HALF, Rational(1, 3)), "readout", "1/3"),
+    ],
+)
+def test_unstable_initialisation_names_the_layer_and_the_sum(
+    a: tuple[int, ...], b: tuple[Rational, ...], layer: str, total: str
+) -> None:
+    with pytest.raises(DeriveError, match=f"{layer} a\\+b = {total}"):
+        Parameterization("mine", tuple(map(S, a)), tuple(map(S, b)))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("name", "scheme"),
+    [("SP", SP), ("Standard", SP), ("μP", MUP), ("mean field", MFP), ("Mean-Field", MFP), ("ntk", NTK)],
+)
+def test_names_ignore_case_hyphens_and_spaces(name: str, scheme: Parameterization) -> None:
+    assert parameterization(name) is scheme

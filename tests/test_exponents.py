@@ -1,0 +1,165 @@
+"""Exponents of expressions against power counting: evaluate at huge n and read off the slope."""
+
+from typing import Any
+
+import mpmath
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sympy import Abs, Expr, Max, Min, Rational, S, Symbol, atan2, sign, sqrt
+
+from derive.errors import DeriveError
+from derive.exponents import (
+    EPSILON,
+    FAN_EXPONENTS,
+    FAN_IN,
+    FAN_OUT,
+    FIRST_MOMENT,
+    GRADIENT,
+    KINDS,
+    SECOND_MOMENT,
+    SIGMA,
+    WEIGHT,
+    clip,
+    companions,
+    degree,
+    exponent,
+    norm,
+    rms,
+)
+from derive.optimizers import REGISTRY
+
+mpmath.mp.dps = 400
+FACTORS = {GRADIENT: "1.7", FIRST_MOMENT: "0.6", SECOND_MOMENT: "2.3", WEIGHT: "1.1", EPSILON: "0.4"}
+
+
+def number(expression: Any, at: dict[Symbol, Any]) -> Any:
+    """The value at one typical entry, by plain arithmetic that knows nothing of exponents."""
+    if expression.is_Number or expression.is_NumberSymbol:
+        return mpmath.mpf(expression.p) / expression.q if expression.is_Rational else mpmath.mpf(str(expression.n(50)))
+    if isinstance(expression, Symbol):
+        return at[expression]
+    name = type(expression).__name__
+    if name == "spectral":
+        matrix, singular_map = expression.args
+        return number(singular_map, {**at, SIGMA: number(matrix, at) * mpmath.sqrt(at[FAN_IN] * at[FAN_OUT])})
+    parts = [number(part, at) for part in expression.args]
+    if name == "Add":
+        return mpmath.fsum(parts)
+    if name == "Mul":
+        return mpmath.fprod(parts)
+    simple = {
+        "Pow": lambda: mpmath.power(*parts),
+        "Abs": lambda: abs(parts[0]),
+        "sign": lambda: mpmath.sign(parts[0]),
+        "Max": lambda: max(parts),
+        "Min": lambda: min(parts),
+        "atan": lambda: mpmath.atan(parts[0]),
+        "atan2": lambda: mpmath.atan2(*parts),
+        "clip": lambda: max(-1, min(1, parts[0])),
+        "rms": lambda: abs(parts[0]),
+        "norm": lambda: abs(parts[0]) * mpmath.sqrt(at[FAN_IN] * at[FAN_OUT]),
+        "opnorm": lambda: abs(parts[0]) * mpmath.sqrt(at[FAN_IN] * at[FAN_OUT]),
+    }
+    return simple[name]()
+
+
+def slope(expression: Expr, sizes: dict[Symbol, Any]) -> float:
+    """-d log|expression| / d log n between two huge widths."""
+    values = []
+    for power in (60, 120):
+        n = mpmath.mpf(10) ** power
+        at = {s: mpmath.mpf(FACTORS.get(s, "1")) * n ** (-mpmath.mpf(x.p) / x.q) for s, x in sizes.items()}
+        values.append(mpmath.log10(abs(number(expression, at))) / 60)
+    return float(values[0] - values[1])
+
+
+halves = st.integers(-4, 4).map(lambda i: Rational(i, 2))
+leaves = st.sampled_from([GRADIENT, FIRST_MOMENT, SECOND_MOMENT, WEIGHT, EPSILON, S.One, Rational(3, 7)])
+
+
+def grow(children: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    pairs = st.tuples(children, children)
+    return st.one_of(
+        pairs.map(lambda p: p[0] * p[1]),
+        pairs.map(lambda p: Abs(p[0]) + Rational(5, 3) * Abs(p[1])),
+        pairs.map(lambda p: Max(Abs(p[0]), Abs(p[1]))),
+        pairs.map(lambda p: Min(Abs(p[0]), Abs(p[1]))),
+        pairs.map(lambda p: atan2(p[0], Abs(p[1]))),
+        children.map(lambda x: 1 / x),
+        children.map(lambda x: sqrt(Abs(x))),
+        children.map(lambda x: sign(x) * x**2),
+        children.map(clip),
+    )
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.recursive(leaves, grow, max_leaves=8), st.tuples(halves, halves, halves, halves))
+def test_random_expressions_have_the_slope_that_power_counting_sees(expression: Expr, sizes: tuple[Any, ...]) -> None:
+    g, v, w, e = sizes
+    at = {GRADIENT: g, FIRST_MOMENT: g, SECOND_MOMENT: v, WEIGHT: w, EPSILON: e, FAN_IN: S.Zero, FAN_OUT: S.Zero}
+    assert abs(slope(expression, at) - float(exponent(expression, at))) < 0.1
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("row", REGISTRY, ids=lambda row: row.name)
+def test_update_sizes_of_the_registry_by_power_counting(row: Any, kind: Any) -> None:
+    """Entrywise rules: RMS; matrix rules: the operator norm on a rank-one gradient."""
+    fan_in, fan_out = FAN_EXPONENTS[kind]
+    for g, b in ((Rational(1, 2), S.Zero), (Rational(3, 2), Rational(1, 2)), (S.Zero, S.One)):
+        sizes = {
+            GRADIENT: g,
+            FIRST_MOMENT: g,
+            SECOND_MOMENT: 2 * g,
+            WEIGHT: b,
+            FAN_IN: S(-fan_in),
+            FAN_OUT: S(-fan_out),
+        }
+        epsilon = row.epsilon(kind, g, b)
+        measured = slope(row.rule, {**sizes, EPSILON: S.Zero if epsilon is None else epsilon})
+        is_matrix_rule = "spectral" in row.update
+        predicted = -row.operator_norm(kind, g, b) if is_matrix_rule else row.size(kind, g, b)
+        assert abs(measured - float(predicted)) < 0.05, (row.name, kind, g)
+
+
+@pytest.mark.parametrize("row", REGISTRY, ids=lambda row: row.name)
+def test_degrees_by_scaling_the_gradient_and_the_weights(row: Any) -> None:
+    """U(t g, t m, t^2 v, t^j eps) = t^k U, and the same for w, at one point and t = 10^-50 (where Sophia's clip binds)."""
+    t = mpmath.mpf(10) ** -50
+    at: dict[Any, Any] = {symbol: mpmath.mpf(factor) for symbol, factor in FACTORS.items()} | {FAN_IN: 5, FAN_OUT: 3}
+    at[SECOND_MOMENT], at[EPSILON] = mpmath.mpf("0.02"), mpmath.mpf("1e-9")
+    for symbols, expected in (
+        ({GRADIENT: 1, FIRST_MOMENT: 1, SECOND_MOMENT: 2}, row.gradient_degree()),
+        ({WEIGHT: 1}, row.weight_degree),
+    ):
+        scaled = dict(at)
+        for symbol, power in symbols.items():
+            scaled[symbol] *= t**power
+        companion = row.epsilon_companion
+        if companion is not None:
+            scaled[EPSILON] *= t ** int(degree(companion, {s: S(p) for s, p in symbols.items()}))
+        ratio = number(row.rule, scaled) / number(row.rule, at)
+        assert abs(mpmath.log10(abs(ratio)) / -50 - int(expected)) < 1e-6
+
+
+def test_what_epsilon_is_added_to() -> None:
+    v, m, e = SECOND_MOMENT, FIRST_MOMENT, EPSILON
+    assert set(companions(m / (sqrt(v) + e), e)) == {sqrt(v)}
+    assert set(companions(m / sqrt(v + e), e)) == {v}
+    assert set(companions(m / (norm(m) + 3 * e**2), e)) == {sqrt(norm(m) / 3)}
+
+
+@pytest.mark.parametrize(
+    ("expression", "part"),
+    [
+        (Symbol("q") * GRADIENT, "q"),
+        (GRADIENT ** Symbol("q"), "g**q"),
+        (GRADIENT * rms(S(2) * FAN_IN), "rms(2*fan_in)"),
+        (atan2(FIRST_MOMENT, WEIGHT), "atan2(m, w)"),
+    ],
+)
+def test_what_cannot_be_sized_is_named(expression: Expr, part: str) -> None:
+    sizes = dict.fromkeys((GRADIENT, FIRST_MOMENT, WEIGHT, FAN_IN, FAN_OUT), S.Zero)
+    with pytest.raises(DeriveError) as error:
+        exponent(expression, sizes)
+    assert part in str(error.value)
