@@ -1,5 +1,6 @@
 """The `derive` command."""
 
+import gc
 import math
 import sys
 from collections.abc import Callable
@@ -182,8 +183,7 @@ def prescription(
             name = context.invoked_subcommand
             raise DeriveError(f"options stand after the sub-command: derive {name} --option ...")
         return
-    from derive import emit, emit_code
-    from derive import explain as explanation
+    from derive import emit
     from derive.solve import DECAYS, Decay, solve, solve_kinds
 
     problem = _problem(
@@ -204,16 +204,16 @@ def prescription(
     convention: Decay = _choice("--decay", decay, tuple(DECAYS))
     listed = layers is not None or problem.alignment.hidden_layers is not None or problem.alignment.layers
     answer = (solve if listed else solve_kinds)(problem, convention)
-    chosen = _choice("--format", output_format, (*emit.FORMATS, *emit_code.CODE_FORMATS))
-    if explain:
-        writers = {"table": explanation.as_text, "latex": explanation.as_latex}
-        if chosen not in writers:
-            raise DeriveError(f"--explain with --format {chosen} is not offered; use --format table or latex")
-        _write(writers[chosen](answer) + ("\n" + emit.as_table(answer, scale) if chosen == "table" else ""))
-    elif chosen in emit_code.CODE_FORMATS:
-        _write(emit_code.CODE_FORMATS[chosen](answer))
-    else:
+    chosen = _choice("--format", output_format, tuple(emit.FORMATS))
+    if not explain:
         _write(emit.FORMATS[chosen](answer, scale))
+        return
+    from derive import explain as explanation
+
+    writers = {"table": explanation.as_text, "latex": explanation.as_latex}
+    if chosen not in writers:
+        raise DeriveError(f"--explain with --format {chosen} is not offered; use --format table or latex")
+    _write(writers[chosen](answer) + ("\n" + emit.as_table(answer, scale) if chosen == "table" else ""))
 
 
 def _before(command: str) -> list[str]:
@@ -401,6 +401,7 @@ def _fail(name: str, message: str) -> int:
 
 def main() -> None:
     """Entry point of the `derive` command."""
+    gc.disable()  # a short process: collecting garbage while sympy loads would cost a tenth of its start
     code = run(lambda: app(standalone_mode=False), "derive")
     try:
         sys.stdout.close()

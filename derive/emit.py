@@ -5,6 +5,7 @@ import io
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any
 
 from sympy import Expr, Rational, latex
@@ -278,10 +279,22 @@ def dump(content: Any) -> str:
     return json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
+def _code(writer: str) -> Callable[[Prescription, Scale | None], str]:
+    """A format of `emit_code`, imported when it is asked for."""
+
+    def write(prescription: Prescription, scale: Scale | None) -> str:  # noqa: ARG001
+        return getattr(import_module("derive.emit_code"), writer)(prescription)
+
+    return write
+
+
 FORMATS: dict[str, Callable[[Prescription, Scale | None], str]] = {
     "table": as_table,
     "json": lambda prescription, scale: dump(as_json(prescription, scale)),
     "csv": as_csv,
     "markdown": as_markdown,
     "latex": as_latex,
+    "python": _code("as_python"),
+    "optax": _code("as_optax"),
+    "torch": _code("as_torch"),
 }

@@ -171,6 +171,3 @@ def as_torch(prescription: Prescription) -> str:
         constructor=constructor, options=options, extra=extra, epsilon=BASE_EPSILON.get(rule, "1e-8")
     )
     return _header(prescription, "\nimport torch\n") + code
-
-
-CODE_FORMATS = {"python": as_python, "optax": as_optax, "torch": as_torch}

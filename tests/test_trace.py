@@ -125,7 +125,8 @@ def test_an_mlp_has_its_matrices_in_order_with_their_fans_and_operands():
 def test_abstract_arguments_find_the_same_ops():
     params = mlp_params()
     abstract = jax.eval_shape(lambda *arguments: arguments, params, INPUT)
-    traced = trace(mlp, *abstract)
+    with jax.checking_leaks():
+        traced = trace(mlp, *abstract)
     assert traced.ops == trace(mlp, params, INPUT).ops
     assert_same(traced.run(params, INPUT)[0], mlp(params, INPUT))
 
@@ -159,6 +160,16 @@ def test_a_weight_sliced_by_a_loop_counter_and_nested_scans():
 
     traced = assert_unchanged(apply, stack_params(), INPUT)
     assert names(traced) == ["embedding", *(f"layers[{i}][{j}]" for i in range(2) for j in range(DEPTH))]
+
+
+def test_a_scan_over_no_layers_has_no_ops():
+    params = stack_params() | {"layers": jnp.zeros((0, WIDTH, WIDTH)), "gains": jnp.zeros((0, WIDTH))}
+    assert names(assert_unchanged(stack, params, INPUT)) == ["embedding", "readout"]
+
+
+def test_an_activation_permuted_by_a_parameter_is_no_lookup():
+    params = {"order": jnp.array([2, 0, 1]), "weight": normal(0, FEATURES, WIDTH)}
+    assert names(assert_unchanged(lambda p, x: x[p["order"]] @ p["weight"], params, INPUT)) == ["weight"]
 
 
 @pytest.mark.parametrize("wrap", [jax.checkpoint, jax.jit, lambda f: jax.jit(jax.checkpoint(jax.jit(f)))])
@@ -291,6 +302,11 @@ def test_the_last_product_is_the_output():
     assert_close(transposed.product(transposed.ops[0], *operands["params"]).reshape(outputs.shape), outputs)
 
 
+def test_batch_dimensions_count_in_no_fan():
+    (op,) = trace(lambda p, x: jnp.einsum("bhi,hio->bho", x, p), normal(0, 2, 8, 3), normal(1, BATCH, 2, 8)).ops
+    assert (op.fan_in, op.fan_out) == (8, 3)
+
+
 def test_a_convolution_counts_taps_times_channels():
     kernel, readout = trace(convolution, CONVOLUTION, IMAGES).ops
     assert (kernel.primitive, kernel.fan_in, kernel.fan_out) == ("conv", 3 * 2 * 4, WIDTH)
@@ -360,6 +376,13 @@ def test_a_ragged_product_of_experts_is_refused():
     assert "ragged_dot" in message(apply, normal(0, 2, FEATURES, WIDTH), INPUT)
 
 
+def test_a_convolution_over_a_parameter_is_refused():
+    def apply(image: Array, kernel: Array) -> Array:
+        return jax.lax.conv_general_dilated(image, kernel, (1, 1), "SAME")
+
+    assert "a convolution slides over parameter params" in message(apply, normal(0, 1, 4, 5, 5), normal(1, 2, 4, 3, 3))
+
+
 def test_a_function_that_closes_over_its_data_is_refused():
     assert "no dense op" in message(lambda params, _: mlp(params, INPUT), mlp_params(), INPUT)
 
@@ -399,7 +422,7 @@ def test_the_roles_of_the_models_are_their_labels(kind: type[MLP] | type[Transfo
     (small, labels), (large, _) = build(32), build(64)
     leaves = jax.tree_util.tree_leaves_with_path(labels)
     expected = {jax.tree_util.keystr(path, simple=True, separator="."): label for path, label in leaves}
-    # Positions are looked up at constant indices: a vector to the theory, not a dense op.
+    # Positions meet no input: to the theory they are a vector, not a dense op.
     expected.pop("embedding.positions", None)
     assert roles(small, large) == expected
 

@@ -145,8 +145,12 @@ def trace(apply: Callable[[Tree, Tree], Tree], params: Tree, inputs: Tree) -> Tr
         if count > 1:
             raise TraceError(f"{count} parameters have the path {path}, made of keys joined by dots; rename a key")
     walk = _Walk()
-    arguments = [jax.ShapeDtypeStruct(aval.shape, aval.dtype) for aval in closed.in_avals]
-    jax.eval_shape(lambda *values: walk.program(closed, paths, values), *arguments)
+
+    def visit(*values: Array) -> None:
+        walk.program(closed, paths, values)
+        walk.operands.clear()  # abstract values may not outlive this function
+
+    jax.eval_shape(visit, *(jax.ShapeDtypeStruct(aval.shape, aval.dtype) for aval in closed.in_avals))
     if not walk.ops:
         raise TraceError(
             f"no dense op: none of {len(paths)} parameters is multiplied by a value that depends on the inputs; "

@@ -1,0 +1,30 @@
+# Everything runs in .venv, made from requirements.lock; PYTHON is any Python from 3.11 on.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test check bench lock
+
+.venv/installed: requirements.lock pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	touch $@
+
+demo: .venv/installed
+	$(BIN)/derive --optimizer adam --parameterization sp --alignment full --explain
+	$(BIN)/derive table
+
+test: .venv/installed
+	$(BIN)/python -m pytest
+
+check: .venv/installed
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+bench: .venv/installed
+	$(BIN)/python -m benchmarks.derive
+	$(BIN)/python -m benchmarks.measure
+
+lock:
+	uv pip compile --universal --python-version 3.11 --all-extras --group dev --group benchmark --no-header --no-annotate --no-emit-index-url --output-file requirements.lock pyproject.toml
