@@ -129,18 +129,10 @@ def measured(path: Path) -> Alignment:
     last = max(steps)
     values = {(row["layer"], row["quantity"]): row for row in rows if row["step"] == last}
     names = list(dict.fromkeys(layer for layer, _ in values if layer != "embedding"))
-    hidden_names = [name for name in names if name.startswith("hidden")]
-    if [name for name in names if not name.startswith("hidden")] != ["readout"]:
-        raise DeriveError(
-            f"{shorten(str(path))} has layers {', '.join(names)}; needed are hidden.0, hidden.1, ... and readout"
-        )
     notes: list[str] = []
 
     def read(end: str) -> Alignment:
-        ratios = {name: _ratios(values, name, end, path, notes) for name in names}
-        layers = {index: ratios[name] for index, name in enumerate(hidden_names)}
-        readout = ratios["readout"]
-        return Alignment(f"measured:{path}", layers.get(0, readout), readout, layers, len(layers))
+        return _by_layer(path, {name: _ratios(values, name, end, path, notes) for name in names}, notes)
 
     best = read("measured")
     has_intervals = all(isinstance(row.get("low"), Rational) for row in values.values())
@@ -148,6 +140,22 @@ def measured(path: Path) -> Alignment:
     if len(steps) > 1:
         notes.append(f"read the last of {len(steps)} measured steps, {last}")
     return replace(best, intervals=intervals, notes=tuple(dict.fromkeys(notes)))
+
+
+def _by_layer(path: Path, ratios: Mapping[str, Ratios], notes: list[str]) -> Alignment:
+    """Layers hidden.0, hidden.1, ... one by one; other hidden ops together, each ratio the largest among them."""
+    if "readout" not in ratios or len(ratios) < 2:
+        raise DeriveError(
+            f"{shorten(str(path))} has layers {', '.join(ratios)}; needed are a readout and hidden.0, hidden.1, ..."
+        )
+    readout = ratios["readout"]
+    hidden = {name: ratio for name, ratio in ratios.items() if name != "readout"}
+    if all(name == f"hidden.{index}" for index, name in enumerate(hidden)):
+        layers = dict(enumerate(hidden.values()))
+        return Alignment(f"measured:{path}", layers[0], readout, layers, len(layers))
+    largest = Ratios(*(max(getattr(ratio, quantity) for ratio in hidden.values()) for quantity in QUANTITIES))
+    notes.append(f"{len(hidden)} hidden ops that are no chain enter as one layer, with the largest alpha, omega and u")
+    return Alignment(f"measured:{path}", largest, readout)
 
 
 def _measured_rows(path: Path) -> list[dict[str, Any]]:

@@ -373,11 +373,11 @@ def _write(text: str) -> None:
 Result = TypeVar("Result")
 
 
-def run(command: Callable[[], Result], name: str) -> int:
+def run(command: Callable[[], Result], name: str, errors: tuple[type[Exception], ...] = (DeriveError,)) -> int:
     """Run a command and turn what a user can cause into one line on standard error and exit code 2."""
     try:
         code = command()
-    except DeriveError as error:
+    except errors as error:
         return _fail(name, str(error))
     except BrokenPipeError:
         sys.stderr.close()

@@ -1,0 +1,206 @@
+"""The `verify` command."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from derive.cli import run
+from derive.errors import DeriveError, canonical, shorten, unknown_name
+
+app = typer.Typer(
+    name="verify",
+    help="Measures in real networks of growing width what derive predicts.",
+    epilog="Examples:  verify exponents --parameterization mup   |   "
+    "verify exponents --optimizer sgd --widths 128,256,512,1024 --seeds 3 --out study",
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+
+@app.callback()
+def commands() -> None:
+    """Measures in real networks of growing width what derive predicts."""
+
+
+def _widths(text: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise DeriveError(f"--widths {shorten(text)} is not a list of widths; write 128,256,512") from None
+
+
+def _positive(**options: float | None) -> None:
+    for name, value in options.items():
+        if value is not None and not 0 < value < float("inf"):
+            raise DeriveError(f"--{name.replace('_', '-')} {value} is not allowed; give a finite number above 0")
+
+
+@app.command()
+def exponents(
+    optimizer: Annotated[str, typer.Option(help="A trainable optimizer: adam, sgd, adam-ps, lion, ...")] = "adam",
+    parameterization: Annotated[str, typer.Option(help="sp, ntk, mup or mfp.")] = "sp",
+    alignment: Annotated[
+        str, typer.Option(help="The assumption to test: full, none, prior, ... as in derive.")
+    ] = "full",
+    model: Annotated[str, typer.Option(help="mlp or transformer.")] = "mlp",
+    widths: Annotated[str, typer.Option(help="Growing widths.")] = "128,256,512,1024",
+    seeds: Annotated[int, typer.Option(help="Networks per width, trained side by side.")] = 3,
+    steps: Annotated[int, typer.Option(help="Training steps; measured at 1, 2, 5, 10, ...")] = 10,
+    base_width: Annotated[
+        int | None, typer.Option(help="Where all parameterizations agree.  [default: the first]")
+    ] = None,
+    base_rate: Annotated[float | None, typer.Option(help="Learning rate at the base width.")] = None,
+    batch: Annotated[int, typer.Option(help="Examples per training step.")] = 128,
+    corpus: Annotated[Path | None, typer.Option(help="Text file, folder, or *.bin token shards.")] = None,
+    vocab: Annotated[int | None, typer.Option(help="Vocabulary of token shards.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for measured.json, sizes.csv and pictures.")] = None,
+    output_format: Annotated[str, typer.Option("--format", help="table or json.")] = "table",
+) -> None:
+    """Train networks of growing width, measure alignments and update sizes, and say which exponents hold."""
+    from derive.solve import prescribe, solve_kinds
+    from verify.exponents import as_json, check_widths
+    from verify.exponents import exponents as measured_exponents
+    from verify.optimizers import BASE_RATES, check_trainable
+    from verify.train import Config
+
+    name = _choice("model", model, ("mlp", "transformer"))
+    chosen = _choice("--format", output_format, ("table", "json"))
+    _positive(seeds=seeds, steps=steps, base_width=base_width, base_rate=base_rate, batch=batch)
+    sizes = _widths(widths)
+    check_widths(sizes)
+    prescription = prescribe(optimizer, parameterization, alignment)
+    rules = {kind: row.name for kind, row in prescription.problem.optimizers.items()}
+    check_trainable(rules)
+    hidden_layers = prescription.problem.alignment.hidden_layers
+    if hidden_layers is None:
+        prescription = solve_kinds(prescription.problem)
+    text = _corpus(corpus, vocab)
+    config = Config(
+        prescription,
+        base_width or sizes[0],
+        base_rate or BASE_RATES[rules["hidden"]],
+        model=name,  # type: ignore[arg-type]
+        batch=batch,
+        sizes={"vocabulary": text.vocabulary} | ({"hidden_layers": hidden_layers} if hidden_layers else {}),
+    )
+    if out is not None:
+        _make_folder(out)
+    with _progress(len(sizes) * steps) as advance:
+        result = measured_exponents(config, sizes, range(seeds), steps, text, advance)
+    if out is not None:
+        _write_study(result, out)
+    _print(as_json(result), result, chosen, out)
+
+
+def _choice(what: str, given: str, allowed: tuple[str, ...]) -> str:
+    for name in allowed:
+        if canonical(name) == canonical(given):
+            return name
+    raise unknown_name(what, given, allowed)
+
+
+def _corpus(path: Path | None, vocabulary: int | None) -> Any:
+    from verify.data import load_corpus
+
+    return load_corpus(path, vocabulary)
+
+
+def _make_folder(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        (path / "measured.json").open("a").close()
+    except OSError as error:
+        raise DeriveError(f"cannot write to --out {shorten(str(path))}: {error.strerror}; give a folder") from None
+
+
+class _progress:
+    """A progress bar on standard error, only where a person watches; Ctrl-C ends the study at once."""
+
+    def __init__(self, total: int) -> None:
+        from rich.console import Console
+        from rich.progress import Progress
+
+        console = Console(stderr=True)
+        self.bar = Progress(console=console, transient=True, disable=not console.is_terminal)
+        self.task = self.bar.add_task("training and measuring", total=total)
+
+    def __enter__(self) -> Any:
+        self.bar.start()
+        return lambda: self.bar.advance(self.task)
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.stop()
+
+
+def _write_study(result: Any, out: Path) -> None:
+    from derive.emit import dump, title
+    from verify.exponents import as_json, write_sizes
+    from verify.plots import alignments_against_step, save, sizes_against_width
+
+    (out / "measured.json").write_text(dump(as_json(result)), encoding="utf-8")
+    write_sizes(result, out / "sizes.csv")
+    heading = f"{title(result.config.prescription)}, {result.config.model}"
+    last = max(result.tables)
+    if result.config.model == "mlp":
+        for step in dict.fromkeys((min(result.tables), last)):
+            figure = sizes_against_width(result.rows, result.widths, result.tables[step], step, heading)
+            save(figure, out / f"sizes_step_{step}")
+    fans = result.runs[0].fan_in
+    save(alignments_against_step(result.tables, result.widths, fans, heading), out / "alignments")
+
+
+def _print(content: dict[str, Any], result: Any, output_format: str, out: Path | None) -> None:
+    from derive.emit import dump, terminal_table, title
+    from verify.exponents import summary
+
+    if output_format == "json":
+        sys.stdout.write(dump(content))
+        sys.stdout.flush()
+        return
+    cells, sections = [], []
+    shown = {min(result.tables), max(result.tables)}
+    for row in (row for row in result.rows if row.step in shown):
+        if not cells or (cells[-1][0], cells[-1][1]) != (str(row.step), row.layer):
+            sections.append(len(cells))
+        measured = row.measured
+        interval = "-" if measured.low != measured.low else f"{measured.low:+.2f} .. {measured.high:+.2f}"
+        implied = "-" if row.reference is None or row.quantity != "delta_z" else f"{row.reference:+.2f}"
+        value = "-" if measured.value != measured.value else f"{measured.value:+.3f}"
+        reason = row.reason or ""
+        cells.append(
+            [
+                str(row.step),
+                row.layer,
+                row.quantity,
+                row.predicted or "-",
+                implied,
+                value,
+                interval,
+                row.verdict,
+                reason,
+            ]
+        )
+    columns = ["step", "layer", "quantity", "predicted", "implied", "measured", "95 % interval", "verdict", "why"]
+    lines = [
+        f"{title(result.config.prescription)}, {content['model']}, widths {','.join(map(str, result.widths))}, "
+        f"{len(result.seeds)} seeds, on {content['device']}; {content['corpus']}",
+        "Sizes are n^-x (alignments n^+x); implied: from the measured alignments and the sizes of the terms",
+        terminal_table(columns, cells, sections),
+        summary(result.config.prescription, result.rows),
+        *(f"diverged: {line}" for line in result.divergences),
+        *([f"written to {out}: measured.json, sizes.csv, pictures"] if out else []),
+    ]
+    sys.stdout.write("\n".join(lines) + "\n")
+    sys.stdout.flush()
+
+
+def main() -> None:
+    """Entry point of the `verify` command."""
+
+    def command() -> Any:
+        return app(standalone_mode=False)
+
+    raise SystemExit(run(command, "verify", (ValueError,)))

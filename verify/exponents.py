@@ -1,0 +1,167 @@
+"""The study behind `verify exponents`: networks of growing width, measured and judged against the prediction."""
+
+import csv
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from derive.solve import Prescription
+from verify.data import Corpus
+from verify.fit import Row, Slope, Table, verdicts
+from verify.train import Config, Run, study
+
+
+class StudyError(ValueError):
+    """What was given, what is allowed and what to do, in one line."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """A finished study: runs of every width, sizes per step as table[layer][quantity][width, seed], and verdicts."""
+
+    config: Config
+    corpus: Corpus
+    widths: tuple[int, ...]
+    seeds: tuple[int, ...]
+    runs: tuple[Run, ...]
+    tables: dict[int, Table]
+    rows: tuple[Row, ...]
+
+    @property
+    def divergences(self) -> list[str]:
+        """One line per run that diverged."""
+        return [
+            f"width {run.width}, seed {seed}: the loss was not finite at step {step}"
+            for run in self.runs
+            for seed, step in sorted(run.diverged.items())
+        ]
+
+
+def check_widths(widths: Sequence[int]) -> None:
+    """Raise StudyError unless there are at least two widths and they grow."""
+    if len(widths) < 2:
+        raise StudyError(f"{len(widths)} width given; a slope needs at least two, such as --widths 128,256,512")
+    if any(later <= earlier for earlier, later in zip(widths, widths[1:], strict=False)) or widths[0] < 1:
+        raise StudyError(f"widths {','.join(map(str, widths))} do not grow; list them from small to large, once each")
+
+
+def exponents(
+    config: Config,
+    widths: Sequence[int],
+    seeds: Sequence[int],
+    steps: int,
+    corpus: Corpus,
+    progress: Callable[[], None] = lambda: None,
+) -> Result:
+    """Train every width, measure at log-spaced steps and judge every prediction."""
+    check_widths(widths)
+    for width in widths:
+        config.at(width)  # sizes that do not fit are an error before anything is trained
+    runs = tuple(study(config, widths, seeds, steps, corpus, progress))
+    tables = _tables(runs, len(seeds))
+    rows: list[Row] = []
+    for step, table in tables.items():
+        rows += verdicts(config.prescription, widths, step, table, runs[0].kinds, chain=config.model == "mlp")
+    return Result(config, corpus, tuple(widths), tuple(seeds), runs, tables, tuple(rows))
+
+
+def _tables(runs: Sequence[Run], seeds: int) -> dict[int, Table]:
+    """Measurements by step; a width that diverged before a step is NaN there."""
+    by_step = {run.width: {each.step: each.values for each in run.measurements} for run in runs}
+    steps = sorted({step for measured in by_step.values() for step in measured})
+    first = next(run.measurements[0].values for run in runs if run.measurements)
+    missing = np.full(seeds, np.nan)
+
+    def column(step: int, layer: str, quantity: str) -> Any:
+        values = [by_step[run.width].get(step, {}).get(layer, {}).get(quantity, missing) for run in runs]
+        alive = [[run.diverged.get(seed, math.inf) > step for seed in _seeds(run, seeds)] for run in runs]
+        return np.where(np.array(alive), np.array(values, dtype=float), np.nan)
+
+    return {
+        step: {layer: {quantity: column(step, layer, quantity) for quantity in sizes} for layer, sizes in first.items()}
+        for step in steps
+    }
+
+
+def _seeds(run: Run, seeds: int) -> range:
+    return range(seeds) if not run.diverged else range(min(seeds, run.losses.shape[1]))
+
+
+def row_json(row: Row) -> dict[str, Any]:
+    """One row of the JSON contract; what is not finite is null, with its reason."""
+
+    def finite(value: float) -> float | None:
+        return value if math.isfinite(value) else None
+
+    measured: Slope = row.measured
+    return {
+        "layer": row.layer,
+        "kind": row.kind,
+        "step": row.step,
+        "quantity": row.quantity,
+        "predicted": row.predicted,
+        "implied": None if row.reference is None else finite(row.reference),
+        "measured": finite(measured.value),
+        "low": finite(measured.low),
+        "high": finite(measured.high),
+        "holds": {"holds": True, "fails": False}.get(row.verdict),
+        "reason": row.reason,
+    }
+
+
+def as_json(result: Result, command: str = "exponents") -> dict[str, Any]:
+    """The JSON contract of every verify command, with what is needed to repeat the study."""
+    config, problem = result.config, result.config.prescription.problem
+    device = jax.devices()[0]
+    return {
+        "schema": 1,
+        "command": command,
+        "device": device.device_kind if device.platform != "cpu" else "cpu",
+        "corpus": f"{result.corpus.name} {result.corpus.fingerprint}",
+        "optimizer": config.prescription.optimizer_name,
+        "parameterization": problem.parameterization.name,
+        "alignment": problem.alignment.name,
+        "model": config.model,
+        "widths": list(result.widths),
+        "seeds": list(result.seeds),
+        "base_width": config.base_width,
+        "base_rate": config.base_rate,
+        "batch": config.batch,
+        "probe": config.probe,
+        "jax": jax.__version__,
+        "diverged": result.divergences,
+        "rows": [row_json(row) for row in result.rows],
+    }
+
+
+def write_sizes(result: Result, path: Path) -> None:
+    """Every measured size as CSV: step, layer, quantity, width, seed, value."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["step", "layer", "quantity", "width", "seed", "value"])
+        for step, table in result.tables.items():
+            for layer, sizes in table.items():
+                for quantity, values in sizes.items():
+                    for width, per_seed in zip(result.widths, values, strict=True):
+                        for seed, value in zip(result.seeds, per_seed, strict=True):
+                            writer.writerow([step, layer, quantity, width, seed, f"{value:.7g}"])
+
+
+def summary(prescription: Prescription, rows: Sequence[Row]) -> str:
+    """Which of the four steps failed, in one line."""
+    groups = {
+        "update sizes": {"delta_w"},
+        "propagation": {"cancellation", "nonlinearity"},
+        "assumed alignments": {"alpha", "omega", "u"},
+        "changes": {"delta_z"},
+    }
+    parts = []
+    for name, quantities in groups.items():
+        verdict = [row.verdict for row in rows if row.quantity in quantities]
+        parts.append(f"{name} {verdict.count('holds')}/{len(verdict)} hold")
+    return f"{prescription.problem.parameterization.name}: " + "; ".join(parts)

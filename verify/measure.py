@@ -1,0 +1,65 @@
+"""Alignments and update sizes at one step: pure functions of the initial and the present parameters.
+
+For a dense op W z, with 0 at initialisation and D the change since:  D(W z) = DW z_0 + W_0 Dz + DW Dz.
+Everything is measured on one fixed probe batch, so that Dz holds what training changed and nothing else.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from verify.trace import DenseOp, Trace
+
+Scalar = Float[Array, ""]
+Sizes = dict[str, dict[str, Scalar]]
+"""Per dense op, by quantity; a quantity that does not exist (a lookup has no Dz) is absent."""
+
+QUANTITIES = ("weight", "delta_w", "input", "delta_input", "term_alpha", "term_omega", "term_u", "delta_output")
+
+
+def root_mean_square(x: Array) -> Scalar:
+    """RMS over all entries, in float32; divided by the largest entry first, so that small ones do not underflow."""
+    x = x.astype(jnp.float32)
+    largest = jnp.max(jnp.abs(x))
+    scale = jnp.where(largest > 0, largest, 1.0)
+    return scale * jnp.sqrt(jnp.mean(jnp.square(x / scale)))
+
+
+def initial_inputs(trace: Trace, params: Any, probe: Array) -> dict[str, Array]:
+    """z_0 of every dense op on the probe batch: all that is kept of the initial network."""
+    return {name: operands.input for name, operands in trace.run(params, probe)[1].items()}
+
+
+def measure(trace: Trace, initial: Any, inputs: dict[str, Array], params: Any, probe: Array) -> Sizes:
+    """RMS of everything that the three alignments and the propagation are made of, per dense op.
+
+    `initial` are the parameters W_0 (drawn again from their key), `inputs` is `initial_inputs` and `params` are the
+    present ones. Quantities: weight W_0, delta_w DW, input z_0, delta_input Dz, the terms DW z_0 (alpha), W_0 Dz
+    (omega) and DW Dz (u), and delta_output, their sum. Costs a forward pass and three products per op.
+    """
+    _, now = trace.run(params, probe)
+    _, then = trace.run(initial, probe)  # only its weights are used: compiled, its products are left out
+    return {op.name: _measure_op(trace, op, then[op.name].weight, inputs[op.name], *now[op.name]) for op in trace.ops}
+
+
+def _measure_op(
+    trace: Trace, op: DenseOp, weight: Array, z: Array, z_now: Array, weight_now: Array
+) -> dict[str, Scalar]:
+    rms = root_mean_square
+    change = weight_now - weight
+    total = trace.product(op, z, change)
+    sizes = {"weight": rms(weight), "delta_w": rms(change), "term_alpha": rms(total)}
+    if op.primitive != "gather":
+        shift = z_now - z
+        forward, second = trace.product(op, shift, weight), trace.product(op, shift, change)
+        total = total + forward + second
+        sizes |= {"input": rms(z), "delta_input": rms(shift), "term_omega": rms(forward), "term_u": rms(second)}
+    return {**sizes, "delta_output": rms(total)}
+
+
+def gradient_sizes(gradients: Any) -> dict[str, Scalar]:
+    """RMS of the gradient of every parameter, by path."""
+    leaves = jax.tree_util.tree_leaves_with_path(gradients)
+    return {jax.tree_util.keystr(path, simple=True, separator="."): root_mean_square(leaf) for path, leaf in leaves}

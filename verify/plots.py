@@ -1,0 +1,116 @@
+"""Pictures of a study: sizes against width with the predicted slope, alignments against the training step."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.figure import Figure
+
+from verify.fit import Row, Table, single_width_ratio
+
+QUANTITIES = {"delta_w": "update  RMS(ΔW)", "delta_z": "change  RMS(Δz)"}
+RATIOS = {"alpha": "α  of ΔW z", "omega": "ω  of W Δz", "u": "u  of ΔW Δz"}
+STYLE = {
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlesize": "medium",
+    "font.size": 9,
+    "legend.frameon": False,
+    "pdf.fonttype": 42,
+    "savefig.dpi": 150,
+}
+
+
+def changes(table: Table) -> dict[str, Any]:
+    """RMS(Dz) per layer of a chain: the change of the next op's input, and of the logits for the last."""
+    names = list(table)
+    return {
+        name: table[names[i + 1]]["delta_input"] if i + 1 < len(names) else table[name]["delta_output"]
+        for i, name in enumerate(names)
+    }
+
+
+def sizes_against_width(rows: Sequence[Row], widths: Sequence[int], table: Table, step: int, title: str) -> Figure:
+    """A column per layer: measured sizes of every seed, and the predicted power through their middle."""
+    judged = {(row.layer, row.quantity): row for row in rows if row.step == step}
+    names = list(table)
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(2.4 * len(names), 4.6), layout="constrained")
+        axes = figure.subplots(2, len(names), squeeze=False, sharex=True)
+        for column, name in enumerate(names):
+            values = {"delta_w": table[name]["delta_w"], "delta_z": changes(table)[name]}
+            for axis, (quantity, label) in zip(axes[:, column], QUANTITIES.items(), strict=True):
+                row = judged[name, quantity]  # type: ignore[index]
+                _draw_power(axis, widths, values[quantity], row)
+                axis.set_ylabel(label if column == 0 else "")
+            axes[0, column].set_title(name)
+            axes[1, column].set_xlabel("width n")
+        figure.suptitle(f"{title}, after step {step}: measured (dots) and predicted power (line)")
+    return figure
+
+
+def _draw_power(axis: Any, widths: Sequence[int], sizes: Any, row: Row) -> None:
+    x = np.asarray(widths, dtype=float)
+    for seed in range(sizes.shape[1]):
+        axis.plot(x, sizes[:, seed], "o", color="#0072b2", markersize=3.5, alpha=0.7)
+    exact = float(row.predicted) if row.predicted and "/" not in row.predicted else _fraction(row.predicted)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        middle = np.nanmean(np.log(sizes))
+    axis.plot(x, np.exp(middle) * (x / np.exp(np.log(x).mean())) ** -exact, color="#404040", linewidth=1)
+    axis.set(xscale="log", yscale="log", xticks=x)
+    axis.set_xticklabels([str(width) for width in widths], rotation=45)
+    axis.minorticks_off()
+    axis.annotate(
+        f"predicted n^{-exact:+.2f}\nmeasured n^{-row.measured.value:+.2f}",
+        (0.04, 0.04),
+        xycoords="axes fraction",
+        fontsize=8,
+    )
+
+
+def _fraction(text: str | None) -> float:
+    numerator, _, denominator = (text or "0").partition("/")
+    return float(numerator) / float(denominator or 1)
+
+
+def alignments_against_step(
+    tables: Mapping[int, Table], widths: Sequence[int], fans: Mapping[str, int], title: str
+) -> Figure:
+    """Log-alignment ratios at each width over training; 1 is perfect alignment and 1/2 is none."""
+    steps = sorted(tables)
+    names = [name for name, sizes in tables[steps[0]].items() if "input" in sizes]
+    shades = mpl.colormaps["viridis"](np.linspace(0.0, 0.85, len(widths)))
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(2.6 * len(names) + 1, 6.0), layout="constrained")
+        axes = figure.subplots(3, len(names), squeeze=False, sharex=True, sharey=True)
+        for column, name in enumerate(names):
+            for axis, (quantity, label) in zip(axes[:, column], RATIOS.items(), strict=True):
+                for index, (width, shade) in enumerate(zip(widths, shades, strict=True)):
+                    fan_in = max(2, round(fans[name] * width / widths[0]))
+                    values = [single_width_ratio(_ratio(tables[step][name], quantity)[index], fan_in) for step in steps]
+                    axis.plot(steps, values, "o-", color=shade, markersize=3, linewidth=1, label=f"n = {width}")
+                for level in (0.5, 1.0):
+                    axis.axhline(level, color="#b0b0b0", linewidth=0.8, linestyle=":", zorder=0)
+                axis.set_xscale("log")
+                axis.set_ylabel(label if column == 0 else "")
+            axes[0, column].set_title(name)
+            axes[2, column].set_xlabel("training step")
+        axes[0, -1].legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
+        figure.suptitle(f"{title}: log-alignment ratios, base the fan-in (1 perfect, 1/2 none)")
+    return figure
+
+
+def _ratio(sizes: Mapping[str, Any], quantity: str) -> Any:
+    left = {"alpha": ("delta_w", "input"), "omega": ("weight", "delta_input"), "u": ("delta_w", "delta_input")}[
+        quantity
+    ]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return sizes[f"term_{quantity}"] / (sizes[left[0]] * sizes[left[1]])
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write the figure as PNG and PDF, beside each other."""
+    for suffix in (".png", ".pdf"):
+        figure.savefig(path.with_suffix(suffix))

@@ -1,0 +1,181 @@
+"""One run: a network of one width, several seeds at once, measured at log-spaced steps."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from math import isfinite
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from derive.exponents import Kind
+from derive.solve import Prescription
+from verify.data import Corpus, next_token, sequence
+from verify.measure import gradient_sizes, initial_inputs, measure
+from verify.models import Model, Scaling, loss
+from verify.models.mlp import MLP
+from verify.models.transformer import Transformer
+from verify.optimizers import label_layers, optimizer
+from verify.trace import Trace, roles, trace
+
+ModelName = Literal["mlp", "transformer"]
+
+
+@dataclass(frozen=True)
+class Config:
+    """What is trained: model, prescription, sizes of batches and the rate at the base width."""
+
+    prescription: Prescription
+    base_width: int
+    base_rate: float
+    model: ModelName = "mlp"
+    batch: int = 128
+    probe: int = 64
+    epsilon: float | None = None
+    weight_decay: float = 0.0
+    sizes: dict[str, Any] = field(default_factory=dict)
+
+    def at(self, width: int) -> Model:
+        """The model at that width, with the prescription's multipliers and initialisation; ModelError for bad sizes."""
+        scheme = self.prescription.problem.parameterization
+        scaling = Scaling(width, self.base_width, scheme.a, scheme.b)  # type: ignore[arg-type]
+        return MLP(scaling, **self.sizes) if self.model == "mlp" else Transformer(scaling, **self.sizes)
+
+    @property
+    def targets(self) -> Callable[..., Any]:
+        """How windows of text become inputs and targets."""
+        return next_token if self.model == "mlp" else sequence
+
+
+@dataclass
+class Measurement:
+    """What one step of one width showed: values[op][quantity] has one number per seed."""
+
+    width: int
+    step: int
+    values: dict[str, dict[str, np.ndarray[Any, Any]]]
+
+
+@dataclass
+class Run:
+    """A finished width: its measurements, the loss of every step and seed, and where seeds diverged."""
+
+    width: int
+    kinds: dict[str, Kind]
+    fan_in: dict[str, int]
+    measurements: list[Measurement]
+    losses: np.ndarray[Any, Any]
+    diverged: dict[int, int]
+
+
+def log_spaced(steps: int) -> list[int]:
+    """1, 2, 5, 10, 20, 50, ... up to and with `steps`."""
+    marks = [digit * 10**power for power in range(len(str(steps))) for digit in (1, 2, 5)]
+    return sorted({*(mark for mark in marks if mark <= steps), steps})
+
+
+class Trainer:
+    """Everything compiled for one width, vmapped over seeds; arrays have a leading axis of seeds."""
+
+    def __init__(self, config: Config, width: int, seeds: Sequence[int]) -> None:
+        self.config, self.width, self.seeds = config, width, list(seeds)
+        self.model = config.at(width)
+        self.keys = jnp.stack([jax.random.key(seed) for seed in self.seeds])
+        shapes = jax.eval_shape(self.model.init, jax.random.key(0))
+        kinds = self.model.labels(shapes)
+        labels = label_layers(config.prescription, kinds)
+        self.transform = optimizer(
+            config.prescription,
+            labels,
+            config.base_rate,
+            width / config.base_width,
+            epsilon=config.epsilon,
+            weight_decay=config.weight_decay,
+        )
+        self._draw = jax.jit(jax.vmap(self.model.init))
+        self.init_state = jax.jit(jax.vmap(self.transform.init))
+        self.step = jax.jit(jax.vmap(self._step), donate_argnums=(0, 1))
+        tokens = jax.ShapeDtypeStruct((config.probe, self.context), jnp.int32)
+        self.trace: Trace = trace(self.model.apply, shapes, tokens)
+        self.initial_inputs = jax.jit(jax.vmap(partial(initial_inputs, self.trace), in_axes=(0, None)))
+        self.measure = jax.jit(jax.vmap(partial(measure, self.trace), in_axes=(0, 0, 0, None)))
+
+    @property
+    def context(self) -> int:
+        """Tokens that the model reads at once."""
+        return self.model.context  # type: ignore[attr-defined]
+
+    def initial(self) -> Any:
+        """W_0 of every seed, drawn from its key: the same bits each time."""
+        return self._draw(self.keys)
+
+    def _step(self, params: Any, state: Any, inputs: Any, targets: Any) -> tuple[Any, Any, Any, Any]:
+        value, gradients = jax.value_and_grad(lambda p: loss(self.model.apply(p, inputs), targets))(params)
+        updates, state = self.transform.update(gradients, state, params)
+        return optax.apply_updates(params, updates), state, value, gradient_sizes(gradients)
+
+    def batches(self, corpus: Corpus, step: int) -> tuple[Any, Any]:
+        """A training batch for every seed, stacked."""
+        config = self.config
+        pairs = [corpus.batch("train", config.batch, self.context, step, seed, config.targets) for seed in self.seeds]
+        inputs, targets = zip(*pairs, strict=True)
+        return np.stack(inputs), np.stack(targets)
+
+    def probe(self, corpus: Corpus) -> Any:
+        """The probe batch: fixed, held out, the same for all seeds and widths."""
+        return corpus.batch("held_out", self.config.probe, self.context, 0, 0, self.config.targets)[0]
+
+    def run(self, corpus: Corpus, steps: int, progress: Callable[[], None] = lambda: None) -> Run:
+        """Train for `steps` steps and measure at log-spaced ones.
+
+        A seed whose loss is no longer finite is noted with its step, and measured as NaN from there on; when all
+        have diverged the run ends.
+        """
+        marks = log_spaced(steps)
+        params = self.initial()
+        probe = self.probe(corpus)
+        inputs = self.initial_inputs(params, probe)
+        state = self.init_state(params)
+        measurements, losses, diverged = [], [], {}
+        for step in range(1, steps + 1):
+            params, state, values, gradients = self.step(params, state, *self.batches(corpus, step))
+            losses.append(np.asarray(values))
+            for seed, value in zip(self.seeds, losses[-1], strict=True):
+                if not isfinite(value):
+                    diverged.setdefault(seed, step)
+            if step in marks:
+                sizes = jax.device_get(self.measure(self.initial(), inputs, params, probe))
+                for path, size in jax.device_get(gradients).items():
+                    for op in self.trace.ops:
+                        if op.path == path:
+                            sizes[op.name]["gradient"] = size
+                measurements.append(Measurement(self.width, step, sizes))
+            progress()
+            if len(diverged) == len(self.seeds):
+                break
+        fans = {op.name: op.fan_in for op in self.trace.ops}
+        return Run(self.width, self.kinds(), fans, measurements, np.array(losses), diverged)
+
+    def kinds(self) -> dict[str, Kind]:
+        """The role of every dense op, from its shapes at this width and at twice it."""
+        wide = self.config.at(2 * self.width)
+        tokens = jax.ShapeDtypeStruct((self.config.probe, self.context), jnp.int32)
+        larger = trace(wide.apply, jax.eval_shape(wide.init, jax.random.key(0)), tokens)
+        return roles(self.trace, larger, 2)
+
+
+def study(
+    config: Config,
+    widths: Sequence[int],
+    seeds: Sequence[int],
+    steps: int,
+    corpus: Corpus,
+    progress: Callable[[], None] = lambda: None,
+) -> Iterator[Run]:
+    """Train every width in turn; yields each as it is finished."""
+    for width in widths:
+        with jax.default_matmul_precision("highest"):
+            yield Trainer(config, width, seeds).run(corpus, steps, progress)
