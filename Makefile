@@ -27,4 +27,4 @@ bench: .venv/installed
 	$(BIN)/python -m benchmarks.measure
 
 lock:
-	uv pip compile --universal --python-version 3.11 --all-extras --group dev --group benchmark --no-header --no-annotate --no-emit-index-url --output-file requirements.lock pyproject.toml
+	uv pip compile --universal --python-version 3.11 --all-extras --group dev --no-header --no-annotate --no-emit-index-url --output-file requirements.lock pyproject.toml

@@ -53,7 +53,7 @@ def exponents(
         int | None, typer.Option(help="Where all parameterizations agree.  [default: the first]")
     ] = None,
     base_rate: Annotated[float | None, typer.Option(help="Learning rate at the base width.")] = None,
-    batch: Annotated[int, typer.Option(help="Examples per training step.")] = 128,
+    batch: Annotated[int, typer.Option(help="Examples per training step.")] = 256,
     corpus: Annotated[Path | None, typer.Option(help="Text file, folder, or *.bin token shards.")] = None,
     vocab: Annotated[int | None, typer.Option(help="Vocabulary of token shards.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for measured.json, sizes.csv and pictures.")] = None,
@@ -88,7 +88,7 @@ def exponents(
     )
     if out is not None:
         _make_folder(out)
-    with _progress(len(sizes) * steps) as advance:
+    with _Progress(len(sizes) * steps) as advance:
         result = measured_exponents(config, sizes, range(seeds), steps, text, advance)
     if out is not None:
         _write_study(result, out)
@@ -116,7 +116,7 @@ def _make_folder(path: Path) -> None:
         raise DeriveError(f"cannot write to --out {shorten(str(path))}: {error.strerror}; give a folder") from None
 
 
-class _progress:
+class _Progress:
     """A progress bar on standard error, only where a person watches; Ctrl-C ends the study at once."""
 
     def __init__(self, total: int) -> None:

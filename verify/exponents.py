@@ -4,6 +4,7 @@ import csv
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,7 @@ def check_widths(widths: Sequence[int]) -> None:
     """Raise StudyError unless there are at least two widths and they grow."""
     if len(widths) < 2:
         raise StudyError(f"{len(widths)} width given; a slope needs at least two, such as --widths 128,256,512")
-    if any(later <= earlier for earlier, later in zip(widths, widths[1:], strict=False)) or widths[0] < 1:
+    if any(later <= earlier for earlier, later in pairwise(widths)) or widths[0] < 1:
         raise StudyError(f"widths {','.join(map(str, widths))} do not grow; list them from small to large, once each")
 
 
@@ -63,33 +64,31 @@ def exponents(
     for width in widths:
         config.at(width)  # sizes that do not fit are an error before anything is trained
     runs = tuple(study(config, widths, seeds, steps, corpus, progress))
-    tables = _tables(runs, len(seeds))
+    if not any(run.measurements for run in runs):
+        raise StudyError("every run diverged in its first step; give a smaller --base-rate")
+    tables = _tables(runs, seeds)
     rows: list[Row] = []
     for step, table in tables.items():
         rows += verdicts(config.prescription, widths, step, table, runs[0].kinds, chain=config.model == "mlp")
     return Result(config, corpus, tuple(widths), tuple(seeds), runs, tables, tuple(rows))
 
 
-def _tables(runs: Sequence[Run], seeds: int) -> dict[int, Table]:
-    """Measurements by step; a width that diverged before a step is NaN there."""
+def _tables(runs: Sequence[Run], seeds: Sequence[int]) -> dict[int, Table]:
+    """Measurements by step as [width, seed]; a run that has diverged by then is NaN."""
     by_step = {run.width: {each.step: each.values for each in run.measurements} for run in runs}
     steps = sorted({step for measured in by_step.values() for step in measured})
-    first = next(run.measurements[0].values for run in runs if run.measurements)
-    missing = np.full(seeds, np.nan)
+    layers = {name: sizes for run in runs for each in run.measurements for name, sizes in each.values.items()}
+    missing = np.full(len(seeds), np.nan)
 
     def column(step: int, layer: str, quantity: str) -> Any:
         values = [by_step[run.width].get(step, {}).get(layer, {}).get(quantity, missing) for run in runs]
-        alive = [[run.diverged.get(seed, math.inf) > step for seed in _seeds(run, seeds)] for run in runs]
+        alive = [[run.diverged.get(seed, math.inf) > step for seed in seeds] for run in runs]
         return np.where(np.array(alive), np.array(values, dtype=float), np.nan)
 
     return {
-        step: {layer: {quantity: column(step, layer, quantity) for quantity in sizes} for layer, sizes in first.items()}
+        step: {layer: {each: column(step, layer, each) for each in sizes} for layer, sizes in layers.items()}
         for step in steps
     }
-
-
-def _seeds(run: Run, seeds: int) -> range:
-    return range(seeds) if not run.diverged else range(min(seeds, run.losses.shape[1]))
 
 
 def row_json(row: Row) -> dict[str, Any]:

@@ -45,22 +45,18 @@ class Slope:
     """A power of the width: size ~ n^value, with a 95 % interval over seeds.
 
     `local` are the slopes between neighbouring widths; `curved` says that they drift by more than 0.15 from one end
-    to the other, so that the widths are too small for one power to describe.
+    to the other, and by more than the seeds scatter, so that the widths are too small for one power to describe.
     """
 
     value: float
     low: float
     high: float
     local: tuple[float, ...]
-
-    @property
-    def curved(self) -> bool:
-        """Whether the local slopes drift."""
-        return bool(len(self.local) > 1 and abs(self.local[-1] - self.local[0]) > CURVED)
+    curved: bool = False
 
     def negated(self) -> "Slope":
         """The exponent x of size n^-x."""
-        return Slope(-self.value, -self.high, -self.low, tuple(-each for each in self.local))
+        return Slope(-self.value, -self.high, -self.low, tuple(-each for each in self.local), self.curved)
 
 
 def student_half_width(spread: float, freedom: int) -> float:
@@ -88,8 +84,11 @@ def slope(widths: Sequence[int], sizes: Sizes) -> Slope:
         freedom = len(x) - 2
         variance = float(residual @ residual) / max(freedom, 1)
         half = student_half_width((variance / float(centred @ centred)) ** 0.5, freedom)
-    local = np.diff(y.mean(axis=1)) / np.diff(x)
-    return Slope(value, value - half, value + half, tuple(map(float, local)))
+    local = np.diff(y, axis=0) / np.diff(x)[:, None]
+    drift = local[-1] - local[0]
+    scatter = student_half_width(float(drift.std(ddof=1)) / seeds**0.5, seeds - 1) if seeds > 1 else 0.0
+    curved = bool(abs(drift.mean()) > max(CURVED, scatter))
+    return Slope(value, value - half, value + half, tuple(map(float, local.mean(axis=1))), curved)
 
 
 @dataclass(frozen=True)

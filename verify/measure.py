@@ -20,11 +20,12 @@ QUANTITIES = ("weight", "delta_w", "input", "delta_input", "term_alpha", "term_o
 
 
 def root_mean_square(x: Array) -> Scalar:
-    """RMS over all entries, in float32; divided by the largest entry first, so that small ones do not underflow."""
-    x = x.astype(jnp.float32)
-    largest = jnp.max(jnp.abs(x))
-    scale = jnp.where(largest > 0, largest, 1.0)
-    return scale * jnp.sqrt(jnp.mean(jnp.square(x / scale)))
+    """RMS over all entries, in float32.
+
+    Scaled by a power of 2 before squaring, which is exact and keeps sizes from 1e-28 to 1e9 within float32.
+    """
+    scale = 2.0**30
+    return jnp.sqrt(jnp.mean(jnp.square(x.astype(jnp.float32) * scale))) / scale
 
 
 def initial_inputs(trace: Trace, params: Any, probe: Array) -> dict[str, Array]:
@@ -49,7 +50,10 @@ def _measure_op(
 ) -> dict[str, Scalar]:
     rms = root_mean_square
     change = weight_now - weight
-    total = trace.product(op, z, change)
+    if op.primitive == "gather":  # a difference of looked-up rows is the lookup of the difference, without making it
+        total = trace.product(op, z, weight_now) - trace.product(op, z, weight)
+    else:
+        total = trace.product(op, z, change)
     sizes = {"weight": rms(weight), "delta_w": rms(change), "term_alpha": rms(total)}
     if op.primitive != "gather":
         shift = z_now - z

@@ -32,7 +32,7 @@ class Config:
     base_width: int
     base_rate: float
     model: ModelName = "mlp"
-    batch: int = 128
+    batch: int = 256
     probe: int = 64
     epsilon: float | None = None
     weight_decay: float = 0.0

@@ -62,6 +62,18 @@ class Scaling:
         return base_std * self._power(self.b[KINDS.index(kind)])
 
 
+def standard_normal(key: Key[Array, ""], shape: tuple[int, ...]) -> Float[Array, "..."]:
+    """N(0, 1) to 16 bits: each entry is one of 65,536 equally likely quantiles, the outermost at +-4.3.
+
+    Two entries share a random word. W_0 is drawn again for every measurement, and drawing words is most of that.
+    """
+    *rows, columns = shape
+    words = jax.random.bits(key, (*rows, -(-columns // 2)))
+    halves = jnp.stack([words & 0xFFFF, words >> 16], axis=-1).reshape(*rows, -1)[..., :columns]
+    uniform = (halves.astype(jnp.float32) + 0.5) / 2**15 - 1
+    return 2**0.5 * jax.lax.erf_inv(uniform)
+
+
 @dataclass(frozen=True)
 class Parameter:
     """How one parameter is drawn: W = std N(0, 1), from a key of its own."""
@@ -73,7 +85,7 @@ class Parameter:
 
     def draw(self, key: Key[Array, ""]) -> Float[Array, "..."]:
         """Draw the parameter, the same bits alone and inside any compiled function; `key` is the whole model's."""
-        normal = jax.random.normal(jax.random.fold_in(key, self.index), self.shape)
+        normal = standard_normal(jax.random.fold_in(key, self.index), self.shape)
         # Compilers round a product differently once it is merged with its neighbours: std with the constants inside
         # `normal` (hence the barrier), or the product with a later sum, as in W - W_0 (hence the clip, ten standard
         # deviations out, where nothing is ever clipped).

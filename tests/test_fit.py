@@ -1,0 +1,86 @@
+"""Slopes, intervals and verdicts on made-up sizes whose answers are known."""
+
+import numpy as np
+import pytest
+
+from verify.fit import WIDEST_INTERVAL, Slope, implied_change, judge, shares, single_width_ratio, slope
+
+WIDTHS = (64, 128, 256, 512)
+
+
+def powers(exponents: list[float], noise: float = 0.0, seed: int = 0) -> np.ndarray:
+    generator = np.random.default_rng(seed)
+    x = np.asarray(WIDTHS, dtype=float)[:, None]
+    return 3.0 * x ** np.asarray(exponents) * np.exp(noise * generator.normal(size=(len(WIDTHS), len(exponents))))
+
+
+def test_an_exact_power_has_its_slope_and_no_interval() -> None:
+    found = slope(WIDTHS, powers([-0.5, -0.5]))
+    assert found.value == pytest.approx(-0.5)
+    assert (found.low, found.high) == (pytest.approx(-0.5), pytest.approx(-0.5))
+    assert not found.curved
+    assert found.negated().value == pytest.approx(0.5)
+
+
+def test_the_interval_is_students_over_seeds() -> None:
+    """Slopes 0.4, 0.5, 0.6: mean 0.5, standard error 0.1/sqrt 3, and t = 4.3027 at two degrees of freedom."""
+    found = slope(WIDTHS, powers([0.4, 0.5, 0.6]))
+    assert found.high - found.value == pytest.approx(4.3027 * 0.1 / 3**0.5, rel=1e-4)
+
+
+def test_the_interval_covers_the_truth_nineteen_times_in_twenty() -> None:
+    inside = 0
+    for trial in range(400):
+        found = slope(WIDTHS, powers([0.5] * 4, noise=0.2, seed=trial))
+        inside += found.low <= 0.5 <= found.high
+    assert 0.92 < inside / 400 < 0.98
+
+
+def test_one_seed_takes_its_interval_from_the_residuals() -> None:
+    inside = sum(
+        found.low <= 0.5 <= found.high for found in (slope(WIDTHS, powers([0.5], 0.2, trial)) for trial in range(400))
+    )
+    assert 0.92 < inside / 400 < 0.98
+
+
+def test_drifting_slopes_are_flagged() -> None:
+    x = np.asarray(WIDTHS, dtype=float)[:, None]
+    assert slope(WIDTHS, np.exp(0.1 * np.log(x) ** 2) * np.ones((1, 3))).curved
+    assert not slope(WIDTHS, powers([0.5] * 3, noise=0.02)).curved
+
+
+@pytest.mark.parametrize("bad", [0.0, np.nan, np.inf])
+def test_what_is_not_finite_stays_so(bad: float) -> None:
+    sizes = powers([0.5, 0.5])
+    sizes[1, 0] = bad
+    found = slope(WIDTHS, sizes)
+    assert np.isnan(found.value)
+    assert judge(found, 0.5, 0.1)[0] == "not measured"
+
+
+def test_verdicts_tell_a_half_from_zero() -> None:
+    sharp = Slope(0.48, 0.46, 0.50, ())
+    assert judge(sharp, 0.5, 0.05)[0] == "holds"
+    assert judge(sharp, 0.0, 0.05)[0] == "fails"
+    assert judge(sharp, 1.0, 0.05)[0] == "fails"
+    blunt = Slope(0.48, 0.48 - 2 * WIDEST_INTERVAL, 0.48 + 2 * WIDEST_INTERVAL, ())
+    assert judge(blunt, 0.0, 0.05)[0] == "open"
+
+
+def test_the_largest_term_rules_a_sum() -> None:
+    """r follows the term that is large at these widths, not the one that would win at infinite width."""
+    from derive.solve import prescribe
+
+    sizes = {"term_alpha": powers([0.0]) * 100, "term_omega": powers([0.3]) * 0.001, "term_u": powers([0.0]) * 0.001}
+    weights = shares(sizes)
+    assert weights["alpha"] > 0.999
+    layer = prescribe("adam", "sp", "full").layers[2]
+    measured = {name: Slope(value, value, value, ()) for name, value in (("alpha", 1.0), ("omega", 0.8), ("u", 1.0))}
+    assert implied_change(layer, measured, weights, 0.0) == pytest.approx(0.0, abs=0.01)  # type: ignore[arg-type]
+    turned = shares({**sizes, "term_omega": powers([0.3]) * 1e6})
+    assert implied_change(layer, measured, turned, 0.0) == pytest.approx(-0.3, abs=0.01)  # type: ignore[arg-type]
+
+
+def test_the_ratio_at_one_width_has_the_base_of_the_fan_in() -> None:
+    assert single_width_ratio(np.array([16.0, 16.0]), 256) == pytest.approx(0.5)
+    assert np.isnan(single_width_ratio(np.array([16.0]), 1))

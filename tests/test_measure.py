@@ -1,0 +1,127 @@
+"""What is measured, against numpy on the weights themselves."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from derive.parameterizations import MUP
+from derive.solve import prescribe, solve_kinds
+from verify.data import load_corpus
+from verify.measure import initial_inputs, measure, root_mean_square
+from verify.models import Scaling
+from verify.models.mlp import MLP
+from verify.trace import trace
+from verify.train import Config, Trainer, log_spaced
+
+MODEL = MLP(Scaling(32, 8, MUP.a, MUP.b), context=4, vocabulary=16)  # type: ignore[arg-type]
+
+
+def rms(x: Any) -> float:
+    return float(np.sqrt(np.mean(np.asarray(x, dtype=np.float64) ** 2)))
+
+
+@pytest.fixture(scope="module")
+def measured() -> dict[str, Any]:
+    initial = MODEL.init(jax.random.key(0))
+    change = jax.tree.map(lambda leaf: 0.03 * jax.random.normal(jax.random.key(leaf.size), leaf.shape), initial)
+    params = jax.tree.map(jnp.add, initial, change)
+    probe = jax.random.randint(jax.random.key(1), (8, 4), 0, 16)
+    traced = trace(MODEL.apply, initial, probe)
+    inputs = initial_inputs(traced, initial, probe)
+    sizes = jax.jit(lambda *arguments: measure(traced, *arguments))(initial, inputs, params, probe)
+    return {"initial": initial, "params": params, "probe": np.asarray(probe), "sizes": sizes}
+
+
+def activations(params: Any, probe: np.ndarray) -> list[np.ndarray]:
+    """Inputs of hidden.0, hidden.1 and readout in float64, by hand."""
+    w = jax.tree.map(lambda leaf: np.asarray(leaf, dtype=np.float64), params)
+    multiplier = {kind: MODEL.scaling.multiplier(kind) for kind in ("embedding", "hidden")}  # type: ignore[arg-type]
+    h = w["embedding"][np.arange(4) * 16 + probe].sum(axis=1) * multiplier["embedding"]
+    inputs = [np.maximum(h, 0)]
+    for layer in ("0", "1"):
+        inputs.append(np.maximum(multiplier["hidden"] * inputs[-1] @ w["hidden"][layer], 0))
+    return inputs
+
+
+@pytest.mark.parametrize(("name", "position"), [("hidden.0", 0), ("hidden.1", 1), ("readout", 2)])
+def test_every_size_of_a_dense_layer(measured: dict[str, Any], name: str, position: int) -> None:
+    def weight(params: Any) -> np.ndarray:
+        leaf = params["readout"] if name == "readout" else params["hidden"][name[-1]]
+        return np.asarray(leaf, dtype=np.float64)
+
+    z, now = (activations(measured[which], measured["probe"])[position] for which in ("initial", "params"))
+    w, update = weight(measured["initial"]), weight(measured["params"]) - weight(measured["initial"])
+    expected = {
+        "weight": rms(w),
+        "delta_w": rms(update),
+        "input": rms(z),
+        "delta_input": rms(now - z),
+        "term_alpha": rms(z @ update),
+        "term_omega": rms((now - z) @ w),
+        "term_u": rms((now - z) @ update),
+        "delta_output": rms(now @ (w + update) - z @ w),
+    }
+    found = measured["sizes"][name]
+    assert set(found) == set(expected)
+    for quantity, value in expected.items():
+        assert float(found[quantity]) == pytest.approx(value, rel=2e-4), quantity
+
+
+def test_an_embedding_has_no_alignment_to_measure(measured: dict[str, Any]) -> None:
+    assert set(measured["sizes"]["embedding"]) == {"weight", "delta_w", "term_alpha", "delta_output"}
+
+
+def test_nothing_trained_measures_exactly_zero_and_stays_unmeasured(measured: dict[str, Any]) -> None:
+    """Dz = 0 gives no omega: the slope is NaN, never 1/2 or 0."""
+    from verify.fit import alignment_slopes
+
+    initial, probe = measured["initial"], jnp.asarray(measured["probe"])
+    traced = trace(MODEL.apply, initial, probe)
+    sizes = measure(traced, initial, initial_inputs(traced, initial, probe), initial, probe)["hidden.0"]
+    assert float(sizes["delta_input"]) == 0.0
+    with np.errstate(all="ignore"):
+        table = {name: np.full((2, 1), float(size)) for name, size in sizes.items()}
+        assert np.isnan(alignment_slopes([8, 16], table)["omega"].value)
+
+
+@pytest.mark.parametrize("scale", [1e-24, 1e-12, 1.0, 1e8])
+def test_root_mean_square_of_tiny_and_huge_entries(scale: float) -> None:
+    x = np.random.default_rng(0).normal(size=1000).astype(np.float32)
+    assert float(root_mean_square(jnp.asarray(x) * scale)) == pytest.approx(rms(x) * scale, rel=1e-5)
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+def test_regenerated_weights_equal_the_initial_ones_bitwise(optimizer: str) -> None:
+    """After training, W_0 drawn again is what training started from; inside and outside of compiled code."""
+    config = Config(solve_kinds(prescribe(optimizer, "ntk").problem), 16, 0.01, batch=4, probe=4)
+    trainer = Trainer(config, 64, [3, 4])
+    start = jax.device_get(trainer.initial())
+    params, state = trainer.initial(), None
+    state = trainer.init_state(params)
+    for step in (1, 2):
+        params, state, *_ = trainer.step(params, state, *trainer.batches(load_corpus(), step))
+    again = jax.device_get(trainer.initial())
+    alone = jax.device_get(jax.vmap(trainer.model.init)(trainer.keys))
+    for first, second, third in zip(*map(jax.tree.leaves, (start, again, alone)), strict=True):
+        assert np.array_equal(first, second) and np.array_equal(first, third)
+    moved = jax.tree.map(lambda now, then: bool(np.any(np.asarray(now) != then)), params, start)
+    assert all(jax.tree.leaves(moved))
+
+
+def test_standard_normal_is_standard_and_normal() -> None:
+    from verify.models import standard_normal
+
+    x = np.asarray(standard_normal(jax.random.key(0), (501, 333)), dtype=np.float64)
+    assert abs(x.mean()) < 0.01 and abs(x.std() - 1) < 0.01
+    assert abs((x**4).mean() - 3) < 0.05
+    assert abs(np.corrcoef(x[:, 0:332:2].ravel(), x[:, 1:333:2].ravel())[0, 1]) < 0.01
+    assert (np.abs(x) < 1.959964).mean() == pytest.approx(0.95, abs=0.003)
+
+
+def test_steps_are_log_spaced_and_include_the_last() -> None:
+    assert log_spaced(1) == [1]
+    assert log_spaced(10) == [1, 2, 5, 10]
+    assert log_spaced(70) == [1, 2, 5, 10, 20, 50, 70]
