@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import numpy as np
 from scipy.optimize import linprog
@@ -67,7 +68,7 @@ def program(chain: Chain) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def recursion(rounds: int) -> dict[str, float]:
     """The closed form on a 20-layer chain against HiGHS on the same program."""
     chain = random_chain()
-    sequences: list[Sequence[Rational]] = [chain.a, chain.b, chain.s]
+    sequences: list[Sequence[Any]] = [chain.a, chain.b, chain.s]
     sequences += [(Rational(0), *values[1:]) for values in (chain.alpha, chain.omega, chain.u)]
     fractions = [[Fraction(str(value)) for value in values] for values in sequences]
     floats = [[float(value) for value in values] for values in sequences]

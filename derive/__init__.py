@@ -1,6 +1,6 @@
 """Exact width-scaling exponents for any optimizer, parameterization and alignment.
 
-`prescribe("adam", "sp", "full")` is the short way; `Problem` and `solve` take everything apart.
+`prescribe("adam", "sp", "full")` takes names, or the objects that they stand for.
 """
 
 from importlib import import_module
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from derive.optimizers import REGISTRY, Optimizer, optimizer
     from derive.parameterizations import MFP, MUP, NTK, SP, Parameterization, equivalent, parameterization
     from derive.propagation import Chain, Problem, constraints, residuals
-    from derive.solve import Layer, Prescription, largest_rates, prescribe, solve
+    from derive.solve import Layer, Prescription, largest_rates, prescribe
 
 _HOMES = {
     "alignments": ("FULL", "NONE", "PRIOR", "Alignment", "Ratios", "alignment"),
@@ -20,7 +20,7 @@ _HOMES = {
     "optimizers": ("REGISTRY", "Optimizer", "optimizer"),
     "parameterizations": ("MFP", "MUP", "NTK", "SP", "Parameterization", "equivalent", "parameterization"),
     "propagation": ("Chain", "Problem", "constraints", "residuals"),
-    "solve": ("Layer", "Prescription", "largest_rates", "prescribe", "solve"),
+    "solve": ("Layer", "Prescription", "largest_rates", "prescribe"),
 }
 
 __all__ = [
@@ -49,7 +49,6 @@ __all__ = [
     "parameterization",
     "prescribe",
     "residuals",
-    "solve",
 ]
 
 

@@ -19,9 +19,11 @@ from derive.alignments import Alignment, Ratios
 from derive.alignments import alignment as read_alignment
 from derive.certificate import binding, is_unique
 from derive.exponents import Kind, largest, smallest, substitute
+from derive.optimizers import Optimizer
 from derive.optimizers import optimizers as read_optimizers
+from derive.parameterizations import Parameterization
 from derive.parameterizations import parameterization as read_parameterization
-from derive.propagation import Chain, Extremum, Loss, Number, Problem, residuals
+from derive.propagation import Chain, Extremum, Loss, Number, Optimizers, Problem, residuals
 
 Decay = Literal["independent", "sqrt", "constant"]
 DECAYS: dict[Decay, Expr] = {"independent": S.One, "sqrt": Rational(1, 2), "constant": S.Zero}
@@ -320,9 +322,9 @@ def _corner(intervals: tuple[Alignment, Alignment], ends: tuple[int, int, int]) 
 
 
 def prescribe(
-    optimizer: str = "adam",
-    parameterization: str = "sp",
-    alignment: str = "full",
+    optimizer: str | Optimizer = "adam",
+    parameterization: str | Parameterization = "sp",
+    alignment: str | Alignment = "full",
     *,
     hidden_layers: int = 1,
     loss: Loss = "mse",
@@ -330,15 +332,22 @@ def prescribe(
     clip_global_norm: bool = False,
     decay: Decay = "independent",
 ) -> Prescription:
-    """The prescription for a triple given by its names, as on the command line.
+    """The prescription for a triple, given by names as on the command line or as objects.
 
     >>> [str(c) for c in prescribe("adam", "sp", "full").c]
     ['0', '1', '1']
     """
+    rows: Optimizers = (
+        {"embedding": optimizer, "hidden": optimizer, "readout": optimizer}
+        if isinstance(optimizer, Optimizer)
+        else read_optimizers(optimizer)
+    )
     problem = Problem(
-        optimizers=read_optimizers(optimizer),
-        parameterization=read_parameterization(parameterization),
-        alignment=read_alignment(alignment),
+        optimizers=rows,
+        parameterization=(
+            read_parameterization(parameterization) if isinstance(parameterization, str) else parameterization
+        ),
+        alignment=read_alignment(alignment) if isinstance(alignment, str) else alignment,
         hidden_layers=hidden_layers,
         loss=loss,
         global_rate=global_rate,

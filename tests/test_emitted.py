@@ -164,7 +164,7 @@ def test_every_emitted_torch_optimizer_takes_a_step(name: str) -> None:
     emitted = executed(as_torch(prescribe(name, "mup")))
     parameters = {kind: [torch.nn.Parameter(torch.ones(3, 4))] for kind in names_of(prescribe(name, "mup"))}
     optimizer = emitted["optimizer"](parameters, 0.1, 256, 64)
-    sum((parameter**2).sum() for (parameter,) in parameters.values()).backward()
+    torch.stack([(parameter**2).sum() for (parameter,) in parameters.values()]).sum().backward()
     optimizer.step()
     assert all(bool((parameter != 1).any()) for (parameter,) in parameters.values())
 

@@ -124,7 +124,7 @@ def test_update_sizes_of_the_registry_by_power_counting(row: Any, kind: Any) -> 
 
 @pytest.mark.parametrize("row", REGISTRY, ids=lambda row: row.name)
 def test_degrees_by_scaling_the_gradient_and_the_weights(row: Any) -> None:
-    """U(t g, t m, t^2 v, t^j eps) = t^k U, and the same for w, at one point and t = 10^-50 (where Sophia's clip binds)."""
+    """U(t g, t m, t^2 v, t^j eps) = t^k U, and the same for w, at t = 10^-50 (Sophia's clip binds there)."""
     t = mpmath.mpf(10) ** -50
     at: dict[Any, Any] = {symbol: mpmath.mpf(factor) for symbol, factor in FACTORS.items()} | {FAN_IN: 5, FAN_OUT: 3}
     at[SECOND_MOMENT], at[EPSILON] = mpmath.mpf("0.02"), mpmath.mpf("1e-9")
@@ -146,7 +146,7 @@ def test_what_epsilon_is_added_to() -> None:
     v, m, e = SECOND_MOMENT, FIRST_MOMENT, EPSILON
     assert set(companions(m / (sqrt(v) + e), e)) == {sqrt(v)}
     assert set(companions(m / sqrt(v + e), e)) == {v}
-    assert set(companions(m / (norm(m) + 3 * e**2), e)) == {sqrt(norm(m) / 3)}
+    assert set(companions(m / (norm(m) + 3 * e**2), e)) == {sqrt(Rational(1, 3) * norm(m))}
 
 
 @pytest.mark.parametrize(

@@ -101,6 +101,7 @@ def test_update_size_at_full_rank(name: str, kind: Kind) -> None:
 @pytest.mark.parametrize("name", RULES)
 def test_no_input_aligns_better_than_the_cap(name: str, kind: Kind) -> None:
     """RMS(U z) <= n^cap RMS(U) RMS(z), reached by the top singular vector when s is that of the same update."""
+    gain = 0.0
     for width in WIDTHS:
         gradient = np.random.default_rng(width).normal(size=shape(kind, width))
         update = RULES[name](gradient)

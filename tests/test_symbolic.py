@@ -12,7 +12,7 @@ from derive.solve import prescribe
 
 twelfths = st.integers(-6, 12).map(lambda i: Rational(i, 12))
 KEYS = ("hidden.alpha", "hidden.omega", "hidden.u", "readout.alpha", "readout.omega", "readout.u")
-NAMES = dict(zip(KEYS, ("x", "y", "z", "p", "q", "s"), strict=True))
+NAMES: dict[str, str] = dict(zip(KEYS, ("x", "y", "z", "p", "q", "s"), strict=True))
 OPTIMIZERS = ("sgd", "adam", "adafactor", "muon", "adam,hidden=muon")
 
 

@@ -45,7 +45,7 @@ def sizes_against_width(rows: Sequence[Row], widths: Sequence[int], table: Table
                 row = judged[name, quantity]  # type: ignore[index]
                 _draw_power(axis, widths, values[quantity], row)
                 axis.set_ylabel(label if column == 0 else "")
-            axes[0, column].set_title(name)
+            axes[0, column].set_title(name, pad=16)
             axes[1, column].set_xlabel("width n")
         figure.suptitle(f"{title}, after step {step}: measured (dots) and predicted power (line)")
     return figure
@@ -55,19 +55,22 @@ def _draw_power(axis: Any, widths: Sequence[int], sizes: Any, row: Row) -> None:
     x = np.asarray(widths, dtype=float)
     for seed in range(sizes.shape[1]):
         axis.plot(x, sizes[:, seed], "o", color="#0072b2", markersize=3.5, alpha=0.7)
-    exact = float(row.predicted) if row.predicted and "/" not in row.predicted else _fraction(row.predicted)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        middle = np.nanmean(np.log(sizes))
+    exact = _fraction(row.predicted)
+    drawn = sizes[np.isfinite(sizes) & (sizes > 0)]
+    middle = np.log(drawn).mean() if drawn.size else 0.0
     axis.plot(x, np.exp(middle) * (x / np.exp(np.log(x).mean())) ** -exact, color="#404040", linewidth=1)
+    # The same span everywhere, in which a slope of 1 fills the height: flat looks flat.
+    span = (x[-1] / x[0]) ** 0.65
     axis.set(xscale="log", yscale="log", xticks=x)
+    axis.set_ylim(np.exp(middle) / span, np.exp(middle) * span)
     axis.set_xticklabels([str(width) for width in widths], rotation=45)
     axis.minorticks_off()
-    axis.annotate(
-        f"predicted n^{-exact:+.2f}\nmeasured n^{-row.measured.value:+.2f}",
-        (0.04, 0.04),
-        xycoords="axes fraction",
-        fontsize=8,
-    )
+    label = f"predicted n^{_power(-exact)}, measured n^{_power(-row.measured.value)}"
+    axis.annotate(label, (0.02, 1.02), xycoords="axes fraction", fontsize=7)
+
+
+def _power(exponent: float) -> str:
+    return f"{exponent:.2f}" if abs(exponent) >= 0.005 else "0"
 
 
 def _fraction(text: str | None) -> float:

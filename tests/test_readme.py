@@ -1,0 +1,51 @@
+"""The README's commands run, and print what the README shows."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from derive.cli import app, run
+
+README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+COMMANDS = sorted(set(re.findall(r"(?:^|`)(derive(?: [^`\n#|>]*)?)", README, flags=re.MULTILINE)))
+
+
+def output(command: str, capsys: pytest.CaptureFixture[str]) -> str:
+    code = run(lambda: app(shlex.split(command)[1:], standalone_mode=False), "derive")
+    captured = capsys.readouterr()
+    assert code == 0, captured.err
+    return captured.out
+
+
+def test_there_are_commands_to_run() -> None:
+    assert len(COMMANDS) > 12
+
+
+@pytest.mark.parametrize("command", [command for command in COMMANDS if command.startswith("derive ")])
+def test_the_command_runs(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert output(command, capsys)
+
+
+@pytest.mark.parametrize(
+    ("command", "first_line"),
+    [
+        ("derive table", " parameterization "),
+        (
+            "derive --optimizer adam --parameterization sp --alignment full --base-width 256 --width 4096 "
+            "--base-rate 0.003",
+            " layer            rate",
+        ),
+    ],
+)
+def test_the_shown_table_is_the_printed_one(command: str, first_line: str, capsys: pytest.CaptureFixture[str]) -> None:
+    shown = next(block for block in README.split("```") if block.strip("\n").startswith(first_line))
+    printed = output(command, capsys)
+    assert shown.strip("\n") in printed
+
+
+def test_the_python_of_the_readme_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    code = README.split("```python\n")[1].split("```")[0]
+    exec(compile(code, "README", "exec"), {})  # noqa: S102
+    assert capsys.readouterr().out

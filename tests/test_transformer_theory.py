@@ -1,0 +1,43 @@
+"""The first Adam step of a transformer: every dense op, SP and muP, widths 128 to 512."""
+
+from functools import cache
+
+import pytest
+
+from derive.solve import prescribe, solve_kinds
+from verify.data import load_corpus
+from verify.exponents import Result, exponents
+from verify.train import Config
+
+WIDTHS = (128, 256, 512)
+
+
+@cache
+def study(scheme: str) -> Result:
+    prescription = solve_kinds(prescribe("adam", scheme, "full").problem)
+    config = Config(prescription, WIDTHS[0], 1e-3, model="transformer", batch=16, probe=8)
+    return exponents(config, WIDTHS, (0, 1), 1, load_corpus())
+
+
+@pytest.mark.parametrize("scheme", ["sp", "mup"])
+def test_every_dense_op_after_the_first_step(scheme: str) -> None:
+    rows = study(scheme).rows
+    names = {row.layer for row in rows}
+    blocks = {f"blocks.{block}.{name}" for block in "01" for name in ("q", "k", "v", "o", "up", "down")}
+    assert names == {"embedding.tokens", "readout", *blocks}
+    for row in rows:
+        if row.quantity == "delta_w":
+            assert abs(row.measured.value - float(row.predicted or 0)) < 0.02, row
+        elif row.quantity == "cancellation":
+            assert abs(row.measured.value) < 0.05, row
+        elif row.kind == "hidden" and row.quantity == "alpha":
+            assert abs(row.measured.value - 1) < 0.1, row
+        elif row.kind == "hidden" and row.quantity == "omega":
+            assert abs(row.measured.value - 0.5) < 0.1, row
+
+
+def test_roles_are_found_from_shapes_alone() -> None:
+    result = study("sp")
+    labels = {name: "readout" if name == "readout" else name.split(".")[0] for name in result.runs[0].kinds}
+    expected = {name: {"blocks": "hidden"}.get(label, label) for name, label in labels.items()}
+    assert result.runs[0].kinds == expected
