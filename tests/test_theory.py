@@ -1,36 +1,36 @@
 """Theory against measurement in real networks on real text, as regression tests.
 
-Widths 128 to 1024, two seeds. Bounds are those at which 0, 1/2 and 1 are far apart; what is known not to hold is
-asserted as such and explained where it stands.
+Widths 128 to 1024, four seeds. Bounds are those at which 0, 1/2 and 1 are far apart; what is known not to hold is
+asserted as such and explained where it stands. NTK and MFP repeat SP and muP in another gauge (bit for bit at
+ratios of 4, tests/test_trained_equivalence.py), so they are left to the slow run.
 """
 
 import dataclasses
 from functools import cache
 from typing import Any
 
+import numpy as np
 import pytest
 
 from derive.solve import prescribe, solve_kinds
 from verify.data import load_corpus
 from verify.exponents import Result, exponents
-from verify.fit import TOLERANCES, Row, verdicts
+from verify.fit import TOLERANCES, Row, rss, verdicts
 from verify.optimizers import BASE_RATES
 from verify.train import Config
 
 WIDTHS = (128, 256, 512, 1024)
-SETTINGS = [
-    (optimizer, scheme, alignment)
-    for optimizer in ("sgd", "adam", "adam-ps")
-    for scheme in ("sp", "ntk", "mup", "mfp")
-    for alignment in ("full", "none")
-]
+SCHEMES = ["sp", "mup", pytest.param("ntk", marks=pytest.mark.slow), pytest.param("mfp", marks=pytest.mark.slow)]
+OPTIMIZERS = ["sgd", "adam", "adam-ps"]
+# Small enough that ten steps stay where the loss falls alike at every width.
+RATES = {**BASE_RATES, "sgd": 0.03}
 
 
 @cache
 def study(optimizer: str, scheme: str, alignment: str) -> Result:
     prescription = solve_kinds(prescribe(optimizer, scheme, alignment).problem)
-    config = Config(prescription, WIDTHS[0], BASE_RATES[optimizer], batch=128)
-    return exponents(config, WIDTHS, (0, 1), 10, load_corpus())
+    config = Config(prescription, WIDTHS[0], RATES[optimizer], batch=128)
+    return exponents(config, WIDTHS, range(4), 10, load_corpus())
 
 
 def rows(result: Result, step: int) -> dict[tuple[str, str], Row]:
@@ -43,12 +43,21 @@ def error(row: Row) -> float:
     return abs(row.measured.value - float(numerator) / float(denominator or 1))
 
 
-@pytest.mark.parametrize("setting", SETTINGS, ids="-".join)
-def test_the_first_step(setting: tuple[str, str, str]) -> None:
-    found = rows(study(*setting), 1)
-    for (layer, quantity), row in found.items():
+@pytest.mark.parametrize("alignment", ["full", "none"])
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_the_first_step(optimizer: str, scheme: str, alignment: str) -> None:
+    result = study(optimizer, scheme, alignment)
+    for (layer, quantity), row in rows(result, 1).items():
         if quantity == "delta_w":
-            assert error(row) < (0.08 if setting[0] == "sgd" else 0.02), row
+            assert error(row) < (0.08 if optimizer == "sgd" else 0.02), row
+        elif quantity == "cancellation" and layer == "readout":
+            # DW z and W Dz both lower the loss, so they add up where they are of like size: 1 <= |sum|/rss <= sqrt 3,
+            # bounded at any width, but a slope of up to 0.05 while W Dz (omega > 1/2) catches up with DW z.
+            assert row.measured.value > -0.05, row
+            sizes = result.tables[1][layer]
+            ratio = sizes["delta_output"] / rss(sizes)
+            assert np.all((ratio > 0.95) & (ratio < 3**0.5)), ratio
         elif quantity in ("cancellation", "nonlinearity"):
             assert error(row) < 0.05, row
         elif quantity == "alpha":
@@ -61,15 +70,29 @@ def test_the_first_step(setting: tuple[str, str, str]) -> None:
             assert abs(row.measured.value - row.reference) < 0.15, row
 
 
-@pytest.mark.parametrize("setting", [each for each in SETTINGS if each[2] == "full"], ids="-".join)
-def test_ten_steps_under_full_alignment(setting: tuple[str, str, str]) -> None:
-    found = rows(study(*setting), 10)
-    for (layer, quantity), row in found.items():
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_ten_steps_under_full_alignment(optimizer: str, scheme: str) -> None:
+    for (layer, quantity), row in rows(study(optimizer, scheme, "full"), 10).items():
         if quantity in ("cancellation", "nonlinearity"):
             assert error(row) < 0.1, row
         elif quantity == "delta_z":
             assert row.reference is not None
             assert (abs(row.measured.value - row.reference) if layer == "readout" else error(row)) < 0.15, row
+
+
+@pytest.mark.slow
+def test_the_error_of_sgd_shrinks_with_width() -> None:
+    """Update sizes after the first step, at 128 to 1024 and at 512 to 4096: SGD's constants settle as n grows."""
+    prescription = solve_kinds(prescribe("sgd", "sp", "full").problem)
+    config = Config(prescription, WIDTHS[0], RATES["sgd"], batch=128)
+    wide = exponents(config, (512, 1024, 2048, 4096), range(4), 1, load_corpus())
+    narrow = study("sgd", "sp", "full")
+    errors = [
+        sum(error(row) for (_, quantity), row in rows(result, 1).items() if quantity == "delta_w")
+        for result in (narrow, wide)
+    ]
+    assert errors[1] < errors[0]
 
 
 @pytest.mark.parametrize("scheme", ["sp", "mup"])
@@ -115,6 +138,7 @@ def test_wrong_predictions_are_rejected(changes: dict[str, Any], quantities: set
             assert wrong[layer, quantity].verdict == "fails"
 
 
+@pytest.mark.slow
 def test_sp_and_ntk_measure_alike() -> None:
     """The same numbers in two gauges, to the digits that rounding leaves."""
     one, other = (rows(study("adam", scheme, "full"), 10) for scheme in ("sp", "ntk"))
