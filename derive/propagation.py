@@ -137,7 +137,8 @@ class Problem:
         # When the readout's update raises the gradients of the earlier layers, their updates grow with them; clipped
         # by a norm that rises as well they do not, but then it is the readout's gradient that shrinks.
         degrees = [updates[kind].degree for kind in kinds]
-        growth = [S.Zero] * (len(kinds) - 1) + [-degrees[-1]] if cancels else [*degrees[:-1], S.Zero]
+        earlier = [S.Zero if cancels else degree for degree in degrees[:-1]]
+        growth = [*earlier, -degrees[-1] if self.clip_global_norm else S.Zero]
         keeps_gradients = not self.global_rate and any(bool(each > 0) for each in growth)
         bounded = [bool(self.optimizers[kind].weight_degree > 0) for kind in kinds]
         bounded[-1] = bounded[-1] or keeps_gradients

@@ -227,7 +227,7 @@ BAD = [
     (["--base-rate", "1"], "give the widths"),
     (["--width", "64", "--base-width", "64", "--base-rate", "nan"], "finite number above 0"),
     (["--layers", "-1"], "give a number from 0"),
-    (["--layers", "two"], "valid integer"),
+    (["--layers", "two"], "not a valid int"),
     (["--layers", "99999999999"], "give a number from 0"),
     (["--gauge", "x"], "not a number"),
     (["--explain", "--format", "csv"], "not offered"),

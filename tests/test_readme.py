@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from derive.cli import app, run
+from tests.test_command import write_measurement
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 COMMANDS = sorted(set(re.findall(r"(?:^|`)(derive(?: [^`\n#|>]*)?)", README, flags=re.MULTILINE)))
@@ -24,7 +25,12 @@ def test_there_are_commands_to_run() -> None:
 
 
 @pytest.mark.parametrize("command", [command for command in COMMANDS if command.startswith("derive ")])
-def test_the_command_runs(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_runs(
+    command: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "study").mkdir()
+    write_measurement(tmp_path / "study", alpha=("0.9", "0.8", "1.0"))  # what `verify exponents --out study` leaves
     assert output(command, capsys)
 
 

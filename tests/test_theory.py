@@ -23,7 +23,7 @@ WIDTHS = (128, 256, 512, 1024)
 SCHEMES = ["sp", "mup", pytest.param("ntk", marks=pytest.mark.slow), pytest.param("mfp", marks=pytest.mark.slow)]
 OPTIMIZERS = ["sgd", "adam", "adam-ps"]
 # Small enough that ten steps stay where the loss falls alike at every width.
-RATES = {**BASE_RATES, "sgd": 0.03}
+RATES = {**BASE_RATES, "sgd": 0.01}
 
 
 @cache

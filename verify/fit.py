@@ -190,6 +190,19 @@ def verdicts(
     In a `chain` every op's input is the output of the one before, so that the nonlinearity can be judged and r
     followed from layer to layer; elsewhere Dz is the change of the op's own output.
     """
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):  # what is not finite is said in its row
+        return _verdicts(prescription, widths, step, table, kinds, tolerances, chain)
+
+
+def _verdicts(
+    prescription: Prescription,
+    widths: Sequence[int],
+    step: int,
+    table: Table,
+    kinds: Mapping[str, Kind],
+    tolerances: Mapping[Quantity, float],
+    chain: bool,
+) -> list[Row]:
     predicted = dict(zip(layer_names(prescription), prescription.layers, strict=True))
     rows: list[Row] = []
     names = list(table)
