@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from derive.propagation import Chain, Problem, constraints, residuals
     from derive.solve import Layer, Prescription, largest_rates, prescribe
 
+__version__ = "0.1.0"
+
 _HOMES = {
     "alignments": ("FULL", "NONE", "PRIOR", "Alignment", "Ratios", "alignment"),
     "errors": ("DeriveError",),
@@ -41,6 +43,7 @@ __all__ = [
     "Prescription",
     "Problem",
     "Ratios",
+    "__version__",
     "alignment",
     "constraints",
     "equivalent",

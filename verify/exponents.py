@@ -2,8 +2,11 @@
 
 import csv
 import math
+import os
+import platform
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -11,6 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from derive import __version__
 from derive.solve import Prescription
 from verify.data import Corpus
 from verify.fit import Row, Slope, Table, verdicts
@@ -113,14 +117,21 @@ def row_json(row: Row) -> dict[str, Any]:
     }
 
 
+def device_name() -> str:
+    """What the study ran on: the accelerator's name, or the processor's architecture and cores."""
+    device = jax.devices()[0]
+    return device.device_kind if device.platform != "cpu" else f"cpu, {platform.machine()}, {os.cpu_count()} cores"
+
+
 def as_json(result: Result, command: str = "exponents") -> dict[str, Any]:
     """The JSON contract of every verify command, with what is needed to repeat the study."""
     config, problem = result.config, result.config.prescription.problem
-    device = jax.devices()[0]
     return {
         "schema": 1,
         "command": command,
-        "device": device.device_kind if device.platform != "cpu" else "cpu",
+        "version": __version__,
+        "date": datetime.now(UTC).date().isoformat(),
+        "device": device_name(),
         "corpus": f"{result.corpus.name} {result.corpus.fingerprint}",
         "optimizer": config.prescription.optimizer_name,
         "parameterization": problem.parameterization.name,
