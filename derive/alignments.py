@@ -77,7 +77,12 @@ def alignment(text: str) -> Alignment:
     unknown names and keys, and for values above 1.
     """
     if text.strip().lower().startswith("measured:"):
-        return measured(Path(text.strip()[len("measured:") :]))
+        path = text.strip()[len("measured:") :]
+        if not path:
+            raise DeriveError(
+                "--alignment measured: names no file; give measured:FILE.json as verify exponents wrote it"
+            )
+        return measured(Path(path))
     parts = [part.strip() for part in text.split(",")]
     start = FULL
     if "=" not in parts[0]:

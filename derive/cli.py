@@ -87,7 +87,7 @@ def _problem(
     if update is not None:
         rows = {kind: optimizers.Optimizer("custom", update) for kind in optimizers.KINDS}
     else:
-        rows = optimizers.optimizers(optimizer or "adam")
+        rows = optimizers.optimizers("adam" if optimizer is None else optimizer)
     if _choice("--epsilon", epsilon, ("scaled", "constant")) == "constant":
         rows = {kind: replace(row, scaled_epsilon=False) for kind, row in rows.items()}
     if (a is None) != (b is None):
@@ -97,7 +97,7 @@ def _problem(
             raise DeriveError("--parameterization and --a, --b are both given; keep one of them")
         scheme = parameterizations.Parameterization("custom", parse_triple(a, "--a"), parse_triple(b, "--b"))
     else:
-        scheme = parameterizations.parameterization(parameterization or "sp")
+        scheme = parameterizations.parameterization("sp" if parameterization is None else parameterization)
     if gauge is not None:
         scheme = scheme.gauge(parse_number(gauge, "--gauge"))
     assumed = alignments.alignment(alignment)

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -28,6 +29,15 @@ class Scale:
         if not isinstance(exponent, Rational):
             raise DeriveError(f"exponent {exponent} has symbols in it; give them numbers to get numbers at a width")
         return (self.width / self.base_width) ** -float(exponent)
+
+    def rate(self, exponent: Expr) -> float:
+        """The learning rate at the wanted width, or its factor where no base rate was given."""
+        rate = self.factor(exponent) * (1.0 if self.base_rate is None else self.base_rate)
+        if not (math.isfinite(rate) and rate > 0):
+            raise DeriveError(
+                f"the rate at width {self.width} comes out as {rate}; give widths and a rate within range"
+            )
+        return rate
 
 
 def layer_names(prescription: Prescription) -> list[str]:
@@ -63,8 +73,7 @@ def layer_json(layer: Layer, name: str, scale: Scale | None) -> dict[str, Any]:
     if layer.spread is not None:
         entry["c_low"], entry["c_high"] = (text(end) for end in layer.spread)
     if scale is not None:
-        rate = scale.factor(layer.c)
-        entry["rate"] = rate if scale.base_rate is None else scale.base_rate * rate
+        entry["rate"] = scale.rate(layer.c)
         entry["multiplier"] = scale.factor(layer.a)
         entry["init_factor"] = scale.factor(layer.b)
         entry["epsilon_factor"] = None if layer.epsilon is None else scale.factor(layer.epsilon)
@@ -83,6 +92,7 @@ def as_json(prescription: Prescription, scale: Scale | None = None) -> dict[str,
         "alignment": problem.alignment.name,
         "loss": problem.loss,
         "global_rate": problem.global_rate,
+        "decay_convention": prescription.decay,
         "unique": prescription.unique,
         "feature_learning": prescription.feature_learning,
         "notes": list(prescription.notes),
@@ -243,7 +253,8 @@ def as_table(prescription: Prescription, scale: Scale | None = None) -> str:
         kept = [index for index, key in enumerate(columns) if key == "layer" or key in SCALE_COLUMNS]
         rate = "rates relative to the base" if scale.base_rate is None else f"base rate {scale.base_rate:g}"
         parts += [
-            f"\nAt width {scale.width}, tuned at {scale.base_width} ({rate}; x: times the value at the base width)",
+            f"\nAt width {scale.width}, tuned at {scale.base_width} ({rate}; x: times the value at the base width; "
+            f"decay: {prescription.decay})",
             terminal_table(
                 [HEADINGS[columns[index]] for index in kept], [[row[index] for index in kept] for row in rows]
             ),
@@ -252,6 +263,8 @@ def as_table(prescription: Prescription, scale: Scale | None = None) -> str:
         if layer.binding:
             parts.append(f"c of {name} is fixed by {', '.join(layer.binding)}")
     parts.append(f"{verdict(prescription)}.")
+    if any(layer.a != 0 for layer in prescription.layers):
+        parts.append("A row holds as a whole: rate, multiplier and init together; --gauge 0 needs no multipliers.")
     parts += [f"note: {note}" for note in prescription.notes]
     return "\n".join(parts) + "\n"
 
@@ -270,7 +283,8 @@ def terminal_table(columns: Sequence[str], rows: Sequence[Sequence[str]], sectio
             table.add_section()
         table.add_row(*row)
     out = io.StringIO()
-    Console(file=out, width=max(200, 24 * len(columns)), color_system=None, markup=False).print(table)
+    widths = [max(map(len, cells)) for cells in zip(columns, *rows, strict=True)]
+    Console(file=out, width=sum(widths) + 3 * len(columns) + 3, color_system=None, markup=False).print(table)
     return "\n".join(line.rstrip() for line in out.getvalue().strip("\n").splitlines())
 
 

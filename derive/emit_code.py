@@ -11,8 +11,10 @@ from derive.solve import Layer, Prescription
 HEADER = Template('''"""Width scaling for $title.
 
 $verdict.
-An exponent x means size n^-x: multiplier n^-a, initial standard deviation n^-b, learning rate n^-c, Adam's
-epsilon n^-e, decoupled weight decay n^-decay. Factors are relative to the base width, at which the model was tuned.
+An exponent x means size n^-x: multiplier n^-a, initial standard deviation n^-b, learning rate n^-c, epsilon
+n^-e, decoupled weight decay n^-decay. Factors are relative to the base width, at which the model was tuned. A row
+holds as a whole: with a multiplier other than 1, its rate and initialisation are for the multiplied layer. Vectors
+(biases, gains, positions) go with the embedding, its multiplier included.
 """
 
 from fractions import Fraction
@@ -41,17 +43,17 @@ def scale(width, base_width, base_rate=1.0):
 
 OPTAX = Template('''
 
-def optimizer(base_rate, width, base_width, labels, *, epsilon=$epsilon, weight_decay=0.0):
+def optimizer(base_rate, width, base_width, labels, *, epsilon=$epsilon$decay_argument):
     """The optax transform; `labels` is a tree like the parameters whose leaves are the keys of EXPONENTS.
 
-    `base_rate` may be a schedule. `epsilon` and `weight_decay` are the values at the base width.
+    `base_rate` may be a schedule. Keywords are the values at the base width.$remarks
     """
 
     def transform(layer):
         scaled = factor(layer, "rate", width, base_width)
         rate = (lambda step: base_rate(step) * scaled) if callable(base_rate) else base_rate * scaled
         eps = epsilon * factor(layer, "epsilon", width, base_width) if "epsilon" in EXPONENTS[layer] else 0.0
-        decay = weight_decay * factor(layer, "decay", width, base_width)
+        decay = $decay_value
         return RULES[layer](rate, eps, decay)
 
     return optax.multi_transform({layer: transform(layer) for layer in EXPONENTS}, labels)
@@ -64,14 +66,13 @@ $rules
 
 TORCH = Template('''
 
-def param_groups(named_parameters, base_rate, width, base_width, *, epsilon=$epsilon, weight_decay=0.0):
+def param_groups(named_parameters, base_rate, width, base_width, *, epsilon=$epsilon$decay_argument):
     """One parameter group per layer; `named_parameters` maps the keys of EXPONENTS to lists of parameters."""
     groups = []
     for layer, parameters in named_parameters.items():
         rate = base_rate * factor(layer, "rate", width, base_width)
         eps = epsilon * factor(layer, "epsilon", width, base_width) if "epsilon" in EXPONENTS[layer] else 0.0
-        decay = weight_decay * factor(layer, "decay", width, base_width)
-        groups.append({"params": list(parameters), $options})
+$decay_line        groups.append({"params": list(parameters), $options})
     return groups
 
 
@@ -106,6 +107,8 @@ TORCH_RULES = {
     "rmsprop": ("RMSprop", '"lr": rate, "eps": eps', ""),
     "adafactor": ("Adafactor", '"lr": rate, "eps": (eps, 0.0)', ""),
 }
+DECAY_VALUE = 'weight_decay * factor(layer, "decay", width, base_width)'
+FROM_ZERO = "\n    Steps are proportional to RMS(W): what starts at zero stays there, so draw vectors away from zero."
 BASE_EPSILON = {"adafactor": "1e-30", "lars": "0.0"}
 
 
@@ -126,8 +129,9 @@ def _header(prescription: Prescription, imports: str = "") -> str:
     names = layer_names(prescription)
     lines = [f'    "{name}": {_entry(layer)},' for name, layer in zip(names, prescription.layers, strict=True)]
     text = title(prescription).replace("\\", "/").replace('"', "'")
+    outcome = verdict(prescription)
     return HEADER.substitute(
-        title=text, verdict=verdict(prescription).capitalize(), imports=imports, entries="\n".join(lines)
+        title=text, verdict=outcome[:1].upper() + outcome[1:], imports=imports, entries="\n".join(lines)
     )
 
 
@@ -152,7 +156,14 @@ def as_optax(prescription: Prescription) -> str:
             raise _lacking("optax", rule, OPTAX_RULES)
         epsilons.add(BASE_EPSILON.get(rule, "1e-8"))
         rules.append(f'    "{name}": lambda rate, eps, decay: {OPTAX_RULES[rule]},')
-    code = OPTAX.substitute(rules="\n".join(rules), epsilon=max(epsilons, key=float))
+    decays = any("decay)" in rule for rule in rules)
+    code = OPTAX.substitute(
+        rules="\n".join(rules),
+        epsilon=max(epsilons, key=float),
+        decay_argument=", weight_decay=0.0" if decays else "",
+        decay_value=DECAY_VALUE if decays else "0.0",
+        remarks=FROM_ZERO if "scale_by_param_block_rms" in "".join(rules) else "",
+    )
     return _header(prescription, "\nimport optax\n") + code
 
 
@@ -167,7 +178,13 @@ def as_torch(prescription: Prescription) -> str:
     if rule not in TORCH_RULES:
         raise _lacking("torch", rule, dict.fromkeys(TORCH_RULES, ""))
     constructor, options, extra = TORCH_RULES[rule]
+    decays = "decay" in options
     code = TORCH.substitute(
-        constructor=constructor, options=options, extra=extra, epsilon=BASE_EPSILON.get(rule, "1e-8")
+        constructor=constructor,
+        options=options,
+        extra=extra,
+        epsilon=BASE_EPSILON.get(rule, "1e-8"),
+        decay_argument=", weight_decay=0.0" if decays else "",
+        decay_line=f"        decay = {DECAY_VALUE}\n" if decays else "",
     )
     return _header(prescription, "\nimport torch\n") + code

@@ -88,6 +88,8 @@ class Optimizer:
             raise DeriveError(
                 f"update rule {shorten(self.update)} is not a matrix of updates; use at least one of g, m, v, w"
             )
+        if not rule.has(GRADIENT, FIRST_MOMENT, SECOND_MOMENT):
+            raise DeriveError(f"update rule {shorten(self.update)} has no gradient in it; use at least one of g, m, v")
         if SIGMA in rule.replace(spectral, lambda matrix, _singular_map: matrix).free_symbols:
             raise DeriveError(
                 f"update rule {shorten(self.update)} uses sigma outside spectral(X, f(sigma)); write it inside"
@@ -146,7 +148,7 @@ class Optimizer:
         Raises DeriveError where the rule is not homogeneous in the gradient.
         """
         if self.scaled_epsilon or self.epsilon_companion is None:
-            return degree(self.rule, self._with_epsilon_degree(GRADIENT_DEGREES))
+            return self._degree(GRADIENT_DEGREES, "gradient")
         sizes = self._sizes(kind, gradient, weight)
         outgrown = exponent(self.epsilon_companion, sizes).is_positive
         leading = dominant(self.rule, {**sizes, EPSILON: S.Zero if outgrown else S.Infinity})
@@ -155,17 +157,26 @@ class Optimizer:
     @cached_property
     def weight_degree(self) -> Expr:
         """m, the degree of U in the weights."""
-        return degree(self.rule, self._with_epsilon_degree(WEIGHT_DEGREES))
+        return self._degree(WEIGHT_DEGREES, "weights")
 
     def gauge_degree(self) -> Expr:
         """1 + k - m: under (a, b) -> (a + theta, b - theta) the rate moves by c -> c - (1 + k - m) theta."""
-        return 1 + degree(self.rule, self._with_epsilon_degree(GRADIENT_DEGREES)) - self.weight_degree
+        return 1 + self._degree(GRADIENT_DEGREES, "gradient") - self.weight_degree
 
     def epsilon_gauge_degree(self) -> Expr | None:
         """What multiplies theta in the shift of eps's exponent, as gauge_degree does for the rate's."""
         if self.epsilon_companion is None:
             return None
         return degree(self.epsilon_companion, GRADIENT_DEGREES) - degree(self.epsilon_companion, WEIGHT_DEGREES)
+
+    def _degree(self, degrees: Mapping[Symbol, Expr], what: str) -> Expr:
+        try:
+            return degree(self.rule, self._with_epsilon_degree(degrees))
+        except DeriveError as error:
+            raise DeriveError(
+                f"update rule {shorten(self.update)} has no degree in the {what}: {error}; every term must scale "
+                "alike (decoupled decay is apart: --decay)"
+            ) from None
 
     def _sizes(self, kind: Kind, gradient: Expr, weight: Expr) -> dict[Symbol, Expr]:
         fan_in, fan_out = FAN_EXPONENTS[kind]
@@ -272,6 +283,8 @@ def optimizers(text: str) -> dict[Kind, Optimizer]:
                 )
             default = optimizer(part)
             continue
+        if _kind(kind) in chosen:
+            raise DeriveError(f"--optimizer {shorten(text)} names {kind.strip()} twice; keep one of them")
         chosen[_kind(kind)] = optimizer(name)
     if default is not None:
         return {kind: chosen.get(kind, default) for kind in KINDS}

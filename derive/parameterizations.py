@@ -41,7 +41,7 @@ class Parameterization:
                     f"parameterization {self.name} is unstable at initialisation: {kind} a+b = {total}, "
                     f"allowed is {required}; change a or b of that layer"
                 )
-        if (self.total("readout") - HALF).is_negative:
+        if (self.total("readout") - HALF).is_nonnegative is not True:
             raise DeriveError(
                 f"parameterization {self.name} is unstable at initialisation: readout a+b = "
                 f"{self.total('readout')}, allowed is 1/2 or more; raise a or b of that layer"

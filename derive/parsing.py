@@ -18,7 +18,7 @@ MAX_CHARACTERS = 2000
 MAX_POWER = 16
 NUMBER = re.compile(r"[0-9]{1,12}(\.[0-9]{0,12})?|\.[0-9]{1,12}")
 SYMBOL = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,20}")
-NOT_SYMBOLS = {"nan", "inf", "infinity", "oo", "zoo", "none", "true", "false"}
+NOT_SYMBOLS = {"n", "nan", "inf", "infinity", "oo", "zoo", "none", "true", "false"}
 
 Names = Mapping[str, Expr]
 Functions = Mapping[str, Callable[..., Expr]]

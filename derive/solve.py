@@ -18,6 +18,7 @@ from sympy import Expr, Rational, S, Symbol
 from derive.alignments import Alignment, Ratios
 from derive.alignments import alignment as read_alignment
 from derive.certificate import binding, is_unique
+from derive.errors import DeriveError
 from derive.exponents import Kind, largest, smallest, substitute
 from derive.optimizers import Optimizer
 from derive.optimizers import optimizers as read_optimizers
@@ -165,6 +166,7 @@ class Prescription:
     feature_learning: bool | None
     notes: tuple[str, ...] = ()
     per_layer: bool = True
+    decay: Decay = "independent"
 
     @property
     def optimizer_name(self) -> str:
@@ -183,6 +185,12 @@ class Prescription:
 def solve(problem: Problem, decay: Decay = "independent") -> Prescription:
     """The largest stable rates of the problem, exact, with binding constraints, uniqueness and residuals."""
     chain = problem.chain()
+    most = 3 if problem.global_rate else 60
+    if not chain.is_numeric and problem.hidden_layers > most:
+        raise DeriveError(
+            f"{problem.hidden_layers} hidden layers with symbols: the answer would fill pages; give numbers, or "
+            f"--layers up to {most}"
+        )
     shortfalls = _shortfalls(chain)
     assumed = _substituted(problem, {symbol: 1 - shortfall for symbol, shortfall in shortfalls.items()})
     assumed_chain = assumed.chain() if shortfalls else chain

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from sympy import Expr, Min, latex
+from sympy import Expr, Max, Min, latex
 
 from derive import emit
 from derive.alignments import ASSUMPTIONS
@@ -181,11 +181,14 @@ def checked_rates(problem: Problem, rates: Sequence[Expr], output: str, *, liste
         verdict = _verdict(r, _own_change(problem, rates, residuals, index), free)
         rows.append({"layer": name, "c": text(rate), "largest": text(best.c[index]), "r": text(r), "verdict": verdict})
     diverging = any(row["verdict"].startswith("diverges") for row in rows)
+    causes = [row["layer"] for row in rows if row["verdict"].startswith("diverges:")]
     learning = (
         "learns features" if residuals[-2].is_zero else "does not learn features" if residuals[-2].is_number else ""
     )
     summary = (
-        "unstable: lower the rates of the layers that diverge" if diverging else f"stable; {learning}".rstrip("; ")
+        f"unstable: lower the rate of {', '.join(dict.fromkeys(causes))}"
+        if diverging
+        else f"stable; {learning}".rstrip("; ")
     )
     if output == "json":
         return emit.dump({"schema": 1, "command": "check", "stable": not diverging, "summary": summary, "rows": rows})
@@ -203,13 +206,17 @@ def _own_change(problem: Problem, rates: Sequence[Expr], residuals: Sequence[Exp
     chain, change = problem.chain(), problem.changes(rates)[index]
     if index == 0:
         return change
-    return Min(change - chain.alpha[index], change + residuals[index - 1] - chain.u[index])
+    # Measured as if the layers before were stable: what they break is not this layer's doing.
+    before = Max(0, residuals[index - 1])
+    return Min(change - chain.alpha[index], change + before - chain.u[index])
 
 
 def _verdict(r: Expr, own: Expr, free: bool) -> str:
     if r.is_negative:
         grows = f"grows as n^{-r}" if (-r).is_Integer else f"grows as n^({-r})"
-        return f"logits diverge, {grows}, which cross-entropy bears" if free else f"diverges: the change {grows}"
+        if free:
+            return f"logits diverge, {grows}, which cross-entropy bears"
+        return f"diverges with the layers before it, {grows}" if own.is_nonnegative else f"diverges: the change {grows}"
     if r.is_positive:
         return f"freezes: the change shrinks as n^({-r})"
     if not r.is_zero:

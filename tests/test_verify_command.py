@@ -132,3 +132,8 @@ def test_closed_loop_a_small_network_prescribes_a_large_one(tmp_path: Path) -> N
     r_hat = -slope((128, 2048), change).value
     assert abs(r_hat - float(prescription.layers[-2].r)) < 0.1
     assert solve(prescription.problem).layers[-2].r == prescription.layers[-2].r
+
+
+def test_fits_and_pictures_need_no_jax() -> None:
+    code = "import sys, verify.data, verify.fit, verify.plots\nassert 'jax' not in sys.modules"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
