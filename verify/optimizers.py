@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 from sympy import Rational
 
 from derive.emit import layer_names
-from derive.errors import DeriveError, canonical, unknown_name
+from derive.errors import DeriveError, unknown_name
 from derive.solve import Prescription
 
 Rate = float | Float[Array, ""]
@@ -93,13 +93,8 @@ def optimizer(
             raise DeriveError(f"the exponents of {label} have symbols in them; give them numbers to train")
         rate, eps, decay = (width_ratio ** -float(each) for each in exponents)
         start = base_epsilon(rule) if epsilon is None else epsilon
-        transforms[label] = RULES[canonical_rule(rule)](base_rate * rate, start * eps, weight_decay * decay)
+        transforms[label] = RULES[rule](base_rate * rate, start * eps, weight_decay * decay)
     return optax.multi_transform(transforms, labels)
-
-
-def canonical_rule(name: str) -> str:
-    """The key of RULES for a name written in another case."""
-    return next(rule for rule in RULES if canonical(rule) == canonical(name))
 
 
 def label_layers(prescription: Prescription, kinds: Any) -> Any:
