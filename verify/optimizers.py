@@ -50,8 +50,8 @@ BASE_RATES: Mapping[str, float] = {
     "adamw": 1e-3,
     "adafactor": 0.02,
     "adam-ps": 0.02,
-    "lion": 3e-4,
-    "sign-sgd": 3e-4,
+    "lion": 1e-3,
+    "sign-sgd": 1e-3,
 }
 """Rates at the base width at which the two models here move but do not diverge; a start, not a tuned value."""
 

@@ -236,8 +236,7 @@ class _Walk:
         if _holds_product(eqn):
             if name in CALLS:
                 body = next(eqn.params[key] for key in BODIES if key in eqn.params)
-                closed = body if isinstance(body, ClosedJaxpr) else ClosedJaxpr(body, ())
-                outputs = self.jaxpr(closed, arguments, iteration)
+                outputs = self.jaxpr(_closed(body), arguments, iteration)
                 if name not in CUSTOM:
                     return outputs
                 # The rule for derivatives belongs to the call and not to its body: take the call's own values.
@@ -256,8 +255,12 @@ class _Walk:
         return [_Tagged(output, origin) for output in outputs]
 
     def scan(self, eqn: JaxprEqn, arguments: list[_Tagged], iteration: tuple[int, ...]) -> list[_Tagged]:
-        first, body = eqn.params["num_consts"], eqn.params["jaxpr"]
-        last = first + eqn.params["num_carry"]
+        body = _closed(eqn.params["jaxpr"])
+        # Told by shapes, since releases of JAX name the counts differently: a stack has one axis more than its rows.
+        pairs = zip(eqn.invars, body.jaxpr.invars, strict=True)
+        last = sum(_shape(outer) == _shape(inner) for outer, inner in pairs)
+        pairs = zip(eqn.outvars, body.jaxpr.outvars, strict=True)
+        first = last - sum(_shape(outer) == _shape(inner) for outer, inner in pairs)
         constants, carry, stacks = arguments[:first], arguments[first:last], arguments[last:]
         steps = range(eqn.params["length"])
         rows: dict[int, list[_Tagged]] = {}
@@ -317,6 +320,14 @@ def _bind(eqn: JaxprEqn, arguments: list[_Tagged]) -> list[Any]:
     with eqn.ctx.manager:
         outputs = eqn.primitive.bind(*functions, *(argument.value for argument in arguments), **params)
     return outputs if eqn.primitive.multiple_results else [outputs]
+
+
+def _shape(atom: Any) -> Shape:
+    return atom.aval.shape
+
+
+def _closed(body: Jaxpr | ClosedJaxpr) -> ClosedJaxpr:
+    return body if isinstance(body, ClosedJaxpr) else ClosedJaxpr(body, ())
 
 
 def _holds_product(eqn: JaxprEqn) -> bool:
