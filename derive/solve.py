@@ -334,13 +334,15 @@ def prescribe(
     parameterization: str | Parameterization = "sp",
     alignment: str | Alignment = "full",
     *,
-    hidden_layers: int = 1,
+    hidden_layers: int | None = None,
     loss: Loss = "mse",
     global_rate: bool = False,
     clip_global_norm: bool = False,
     decay: Decay = "independent",
 ) -> Prescription:
     """The prescription for a triple, given by names as on the command line or as objects.
+
+    `hidden_layers` is by default the number on which the alignment was measured, or 1.
 
     >>> [str(c) for c in prescribe("adam", "sp", "full").c]
     ['0', '1', '1']
@@ -350,13 +352,14 @@ def prescribe(
         if isinstance(optimizer, Optimizer)
         else read_optimizers(optimizer)
     )
+    assumed = read_alignment(alignment) if isinstance(alignment, str) else alignment
     problem = Problem(
         optimizers=rows,
         parameterization=(
             read_parameterization(parameterization) if isinstance(parameterization, str) else parameterization
         ),
-        alignment=read_alignment(alignment) if isinstance(alignment, str) else alignment,
-        hidden_layers=hidden_layers,
+        alignment=assumed,
+        hidden_layers=(assumed.hidden_layers or 1) if hidden_layers is None else hidden_layers,
         loss=loss,
         global_rate=global_rate,
         clip_global_norm=clip_global_norm,

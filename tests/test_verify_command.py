@@ -50,6 +50,20 @@ def test_the_table_names_every_layer(capsys: Capture) -> None:
     assert all(name in out for name in ("hidden.1", "readout", "delta_w", "95 % interval", "hold"))
 
 
+def test_a_study_is_never_overwritten_and_goes_back_into_the_command(tmp_path: Path, capsys: Capture) -> None:
+    first = tmp_path / "first"
+    assert verify(capsys, *SMALL, "--out", str(first))[0] == 0
+    kept = (first / "measured.json").read_bytes()
+    code, _, err = verify(capsys, *SMALL, "--out", str(first))
+    assert code == 2 and "already holds a study" in err
+    assert (first / "measured.json").read_bytes() == kept
+    measured = f"measured:{first / 'measured.json'}"
+    code, out, err = verify(capsys, *SMALL, "--alignment", measured)
+    assert code == 0 and "hidden.1" in out, err
+    code, _, err = verify(capsys, *SMALL, "--alignment", measured, "--model", "transformer", "--widths", "32,64")
+    assert code == 2 and err.count("\n") == 1
+
+
 def test_measured_json_is_read_by_derive(tmp_path: Path, capsys: Capture) -> None:
     assert verify(capsys, *SMALL, "--out", str(tmp_path))[0] == 0
     answer = prescribe("adam", "sp", f"measured:{tmp_path / 'measured.json'}", hidden_layers=2)

@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Annotated, Any
 
 import typer
@@ -84,7 +85,8 @@ def exponents(
         base_rate or BASE_RATES[rules["hidden"]],
         model=name,  # type: ignore[arg-type]
         batch=batch,
-        sizes={"vocabulary": text.vocabulary} | ({"hidden_layers": hidden_layers} if hidden_layers else {}),
+        sizes={"vocabulary": text.vocabulary}
+        | ({"hidden_layers": hidden_layers} if hidden_layers and name == "mlp" else {}),
     )
     if out is not None:
         _make_folder(out)
@@ -109,11 +111,14 @@ def _corpus(path: Path | None, vocabulary: int | None) -> Any:
 
 
 def _make_folder(path: Path) -> None:
+    """Make sure, before anything is trained, that the study can be written and that none is overwritten."""
     try:
         path.mkdir(parents=True, exist_ok=True)
-        (path / "measured.json").open("a").close()
+        TemporaryFile(dir=path).close()
     except OSError as error:
         raise DeriveError(f"cannot write to --out {shorten(str(path))}: {error.strerror}; give a folder") from None
+    if (path / "measured.json").exists():
+        raise DeriveError(f"--out {shorten(str(path))} already holds a study; give another folder, or move that one")
 
 
 class _Progress:

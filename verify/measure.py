@@ -16,8 +16,6 @@ Scalar = Float[Array, ""]
 Sizes = dict[str, dict[str, Scalar]]
 """Per dense op, by quantity; a quantity that does not exist (a lookup has no Dz) is absent."""
 
-QUANTITIES = ("weight", "delta_w", "input", "delta_input", "term_alpha", "term_omega", "term_u", "delta_output")
-
 
 def root_mean_square(x: Array) -> Scalar:
     """RMS over all entries, in float32.

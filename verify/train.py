@@ -178,4 +178,5 @@ def study(
     """Train every width in turn; yields each as it is finished."""
     for width in widths:
         with jax.default_matmul_precision("highest"):
-            yield Trainer(config, width, seeds).run(corpus, steps, progress)
+            run = Trainer(config, width, seeds).run(corpus, steps, progress)
+        yield run
