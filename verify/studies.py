@@ -1,0 +1,190 @@
+"""What a transfer study consists of: conditions that all its runs share, settings, batches, and records.
+
+Plain data without JAX: a driver fills it, a store keeps it, fits and pictures read it.
+"""
+
+import hashlib
+import json
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+GLOBAL = "global"
+"""The alignment's name where one raw rate is used for all layers at every width: c = 0."""
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What all runs of a study share; `code` and `corpus` say which program and which text made them.
+
+    `epsilon`, `weight_decay` and `clip` are values at the base width (None: the rule's usual one, or no clipping);
+    `evaluation` is the number of held-out windows on which the final loss is taken.
+    """
+
+    model: str
+    sizes: Mapping[str, int]
+    base_width: int
+    steps: int
+    batch: int
+    evaluation: int
+    corpus: str
+    code: str
+    epsilon: float | None = None
+    weight_decay: float = 0.0
+    clip: float | None = None
+
+    def differences(self, other: "Conditions") -> list[str]:
+        """One "name: this, not that" for every entry in which the two differ."""
+        ours, theirs = asdict(self), asdict(other)
+        return [f"{name}: {ours[name]}, not {theirs[name]}" for name in ours if ours[name] != theirs[name]]
+
+
+@dataclass(frozen=True)
+class LayerScaling:
+    """The update rule of one layer and its exact exponents as text: multiplier n^-a, std n^-b, rate n^-c, ..."""
+
+    label: str
+    rule: str
+    a: str
+    b: str
+    c: str
+    epsilon: str | None
+    decay: str
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One prescription to be trained: names to show, and exponents per layer, which alone decide what is trained.
+
+    `constants` multiply the base rate on embedding, hidden and readout layers; `norm` is the exponent of the whole
+    gradient's norm (size n^-norm), with which a clipping threshold scales.
+    """
+
+    optimizer: str
+    parameterization: str
+    alignment: str
+    layers: tuple[LayerScaling, ...]
+    norm: str = "0"
+    constants: tuple[float, float, float] = (1.0, 1.0, 1.0)
+
+    @property
+    def name(self) -> str:
+        """Such as "adam muP full", with the constants where they are not all 1."""
+        tuned = "" if self.constants == (1.0, 1.0, 1.0) else " x " + ",".join(f"{each:g}" for each in self.constants)
+        return f"{self.optimizer} {self.parameterization} {self.alignment}{tuned}"
+
+    def content(self) -> dict[str, Any]:
+        """Everything that decides what is trained, and no name."""
+        return {
+            "layers": [asdict(layer) for layer in self.layers],
+            "norm": self.norm,
+            "constants": list(self.constants),
+        }
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Runs trained side by side, every seed with every rate, in one compiled call of exactly this shape."""
+
+    setting: str
+    width: int
+    rates: tuple[float, ...]
+    seeds: tuple[int, ...]
+
+    def runs(self) -> list[tuple[float, int]]:
+        """(base rate, seed) of every run."""
+        return [(rate, seed) for rate in self.rates for seed in self.seeds]
+
+
+@dataclass(frozen=True)
+class Record:
+    """One finished run.
+
+    `loss` is the mean cross-entropy in nats on held-out text after the last step, NaN or inf where the run diverged;
+    `diverged` is the first step whose training loss was not finite (the number of steps, where only the held-out
+    loss is not); `curve` is the training loss as (step, loss) at log-spaced steps.
+    """
+
+    setting: str
+    width: int
+    base_rate: float
+    seed: int
+    loss: float
+    diverged: int | None = None
+    curve: tuple[tuple[int, float], ...] = ()
+    seconds: float = 0.0
+    device: str = ""
+    finished: str = ""
+
+
+def run_key(conditions: Conditions, setting: Setting, width: int, base_rate: float, seed: int) -> str:
+    """The run's identity: sha256 over conditions, exponents, width, rate and seed; names do not enter."""
+    content = {
+        "conditions": asdict(conditions),
+        "setting": setting.content(),
+        "width": width,
+        "base_rate": float(base_rate).hex(),
+        "seed": seed,
+    }
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
+
+
+@dataclass(frozen=True)
+class Study:
+    """A study as read from its store or export, finished or not.
+
+    `trained_as` names, for every setting that equals another one step for step, the one whose runs stand for both.
+    """
+
+    conditions: Conditions
+    settings: Mapping[str, Setting]
+    trained_as: Mapping[str, str]
+    records: tuple[Record, ...]
+    planned: int = field(default=0)
+    """Runs of all batches handed out so far, finished or not."""
+
+    @cached_property
+    def _by_setting(self) -> dict[str, dict[int, dict[float, dict[int, Record]]]]:
+        table: dict[str, dict[int, dict[float, dict[int, Record]]]] = {}
+        for record in self.records:
+            rates = table.setdefault(record.setting, {}).setdefault(record.width, {})
+            rates.setdefault(record.base_rate, {})[record.seed] = record
+        return table
+
+    def source(self, setting: str) -> str:
+        """The setting whose runs stand for this one: itself, or the equivalent one that was trained."""
+        return self.trained_as.get(setting, setting)
+
+    def widths(self, setting: str) -> list[int]:
+        """Widths at which the setting has runs, growing."""
+        return sorted(self._by_setting.get(self.source(setting), {}))
+
+    def runs(self, setting: str, width: int) -> dict[float, dict[int, Record]]:
+        """Finished runs of one width: by base rate, growing, then by seed."""
+        found = self._by_setting.get(self.source(setting), {}).get(width, {})
+        return {rate: dict(sorted(found[rate].items())) for rate in sorted(found)}
+
+    def losses(self, setting: str, width: int) -> tuple[Float[np.ndarray, " rates"], Float[np.ndarray, "rates seeds"]]:
+        """(base rates, held-out losses) with NaN for runs that diverged or have not been made."""
+        runs = self.runs(setting, width)
+        seeds = sorted({seed for by_seed in runs.values() for seed in by_seed})
+        table = np.full((len(runs), len(seeds)), np.nan)
+        for row, by_seed in enumerate(runs.values()):
+            for seed, record in by_seed.items():
+                if record.diverged is None:
+                    table[row, seeds.index(seed)] = record.loss
+        return np.array(list(runs)), table
+
+    def divergences(self) -> Iterator[Record]:
+        """The records of runs whose loss was not finite."""
+        return (record for record in self.records if record.diverged is not None)
+
+    @property
+    def untrained_loss(self) -> float:
+        """The loss of guessing every token alike, ln(vocabulary): a run that ends above it has learnt nothing."""
+        return math.log(self.conditions.sizes["vocabulary"])
