@@ -90,7 +90,8 @@ OPTAX_RULES = {
     "adamw": "optax.adamw(rate, eps=eps, weight_decay=decay)",
     "rmsprop": "optax.rmsprop(rate, eps=eps, eps_in_sqrt=False)",
     "adafactor": (
-        f"optax.chain(optax.scale_by_factored_rms(epsilon=eps), optax.clip_by_block_rms(1.0), {WITH_PARAMETER_SCALE})"
+        "optax.chain(optax.scale_by_factored_rms(epsilon=eps, min_dim_size_to_factor=2), "
+        f"optax.clip_by_block_rms(1.0), {WITH_PARAMETER_SCALE})"
     ),
     "adam-ps": f"optax.chain(optax.scale_by_adam(eps=eps), {WITH_PARAMETER_SCALE})",
     "lion": "optax.lion(rate, weight_decay=decay)",

@@ -1,14 +1,13 @@
 """The `verify` command."""
 
-import sys
 from pathlib import Path
-from tempfile import TemporaryFile
 from typing import Annotated, Any
 
 import typer
 
 from derive.cli import run
-from derive.errors import DeriveError, canonical, shorten, unknown_name
+from derive.errors import DeriveError, shorten
+from verify.options import Progress, check_positive, make_folder, read_choice, read_corpus, read_numbers, write_out
 
 app = typer.Typer(
     name="verify",
@@ -24,19 +23,6 @@ app = typer.Typer(
 @app.callback()
 def commands() -> None:
     """Measures in real networks of growing width what derive predicts."""
-
-
-def _widths(text: str) -> list[int]:
-    try:
-        return [int(part) for part in text.split(",")]
-    except ValueError:
-        raise DeriveError(f"--widths {shorten(text)} is not a list of widths; write 128,256,512") from None
-
-
-def _positive(**options: float | None) -> None:
-    for name, value in options.items():
-        if value is not None and not 0 < value < float("inf"):
-            raise DeriveError(f"--{name.replace('_', '-')} {value} is not allowed; give a finite number above 0")
 
 
 @app.command()
@@ -67,10 +53,10 @@ def exponents(
     from verify.optimizers import BASE_RATES, check_trainable
     from verify.train import Config
 
-    name = _choice("model", model, ("mlp", "transformer"))
-    chosen = _choice("--format", output_format, ("table", "json"))
-    _positive(seeds=seeds, steps=steps, base_width=base_width, base_rate=base_rate, batch=batch)
-    sizes = _widths(widths)
+    name = read_choice("model", model, ("mlp", "transformer"))
+    chosen = read_choice("--format", output_format, ("table", "json"))
+    check_positive(seeds=seeds, steps=steps, base_width=base_width, base_rate=base_rate, batch=batch)
+    sizes = read_numbers("--widths", widths, int, "128,256,512")
     check_widths(sizes)
     prescription = prescribe(optimizer, parameterization, alignment)
     rules = {kind: row.name for kind, row in prescription.problem.optimizers.items()}
@@ -78,7 +64,7 @@ def exponents(
     hidden_layers = prescription.problem.alignment.hidden_layers
     if hidden_layers is None:
         prescription = solve_kinds(prescription.problem)
-    text = _corpus(corpus, vocab)
+    text = read_corpus(corpus, vocab)
     config = Config(
         prescription,
         base_width or sizes[0],
@@ -89,55 +75,14 @@ def exponents(
         | ({"hidden_layers": hidden_layers} if hidden_layers and name == "mlp" else {}),
     )
     if out is not None:
-        _make_folder(out)
-    with _Progress(len(sizes) * steps) as advance:
-        result = measured_exponents(config, sizes, range(seeds), steps, text, advance)
+        make_folder(out)
+        if (out / "measured.json").exists():
+            raise DeriveError(f"--out {shorten(str(out))} already holds a study; give another folder, or move that one")
+    with Progress("training and measuring", len(sizes) * steps) as bar:
+        result = measured_exponents(config, sizes, range(seeds), steps, text, bar.advance)
     if out is not None:
         _write_study(result, out)
     _print(as_json(result), result, chosen, out)
-
-
-def _choice(what: str, given: str, allowed: tuple[str, ...]) -> str:
-    for name in allowed:
-        if canonical(name) == canonical(given):
-            return name
-    raise unknown_name(what, given, allowed)
-
-
-def _corpus(path: Path | None, vocabulary: int | None) -> Any:
-    from verify.data import load_corpus
-
-    return load_corpus(path, vocabulary)
-
-
-def _make_folder(path: Path) -> None:
-    """Make sure, before anything is trained, that the study can be written and that none is overwritten."""
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        TemporaryFile(dir=path).close()
-    except OSError as error:
-        raise DeriveError(f"cannot write to --out {shorten(str(path))}: {error.strerror}; give a folder") from None
-    if (path / "measured.json").exists():
-        raise DeriveError(f"--out {shorten(str(path))} already holds a study; give another folder, or move that one")
-
-
-class _Progress:
-    """A progress bar on standard error, only where a person watches; Ctrl-C ends the study at once."""
-
-    def __init__(self, total: int) -> None:
-        from rich.console import Console
-        from rich.progress import Progress
-
-        console = Console(stderr=True)
-        self.bar = Progress(console=console, transient=True, disable=not console.is_terminal)
-        self.task = self.bar.add_task("training and measuring", total=total)
-
-    def __enter__(self) -> Any:
-        self.bar.start()
-        return lambda: self.bar.advance(self.task)
-
-    def __exit__(self, *_: object) -> None:
-        self.bar.stop()
 
 
 def _write_study(result: Any, out: Path) -> None:
@@ -162,8 +107,7 @@ def _print(content: dict[str, Any], result: Any, output_format: str, out: Path |
     from verify.exponents import summary
 
     if output_format == "json":
-        sys.stdout.write(dump(content))
-        sys.stdout.flush()
+        write_out(dump(content))
         return
     cells, sections = [], []
     shown = {min(result.tables), max(result.tables)}
@@ -198,8 +142,7 @@ def _print(content: dict[str, Any], result: Any, output_format: str, out: Path |
         *(f"diverged: {line}" for line in result.divergences),
         *([f"written to {out}: measured.json, sizes.csv, pictures"] if out else []),
     ]
-    sys.stdout.write("\n".join(lines) + "\n")
-    sys.stdout.flush()
+    write_out("\n".join(lines) + "\n")
 
 
 def main() -> None:

@@ -5,16 +5,18 @@
 What `derive --format optax` emits takes the same steps.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import jax
 import optax
 from jaxtyping import Array, Float
-from sympy import Rational
+from sympy import Expr, Rational
 
 from derive.emit import layer_names
 from derive.errors import DeriveError, unknown_name
+from derive.exponents import KINDS
 from derive.solve import Prescription
 
 Rate = float | Float[Array, ""]
@@ -27,7 +29,9 @@ def _with_parameter_scale(direction: optax.GradientTransformation, rate: Rate) -
 
 
 def _adafactor(rate: Rate, epsilon: Rate, decay: Rate) -> optax.GradientTransformation:  # noqa: ARG001
-    direction = optax.chain(optax.scale_by_factored_rms(epsilon=epsilon), optax.clip_by_block_rms(1.0))  # type: ignore[arg-type]
+    # optax keeps second moments whole below 128 units and factors them above: another rule, in the midst of the widths.
+    factored = optax.scale_by_factored_rms(epsilon=epsilon, min_dim_size_to_factor=2)  # type: ignore[arg-type]
+    direction = optax.chain(factored, optax.clip_by_block_rms(1.0))
     return _with_parameter_scale(direction, rate)
 
 
@@ -70,6 +74,14 @@ def check_trainable(names: Mapping[Any, str]) -> None:
             raise unknown_name("trainable optimizer", name, RULES)
 
 
+def exact(label: str, *exponents: Expr | None) -> list[Rational]:
+    """The exponents as numbers, 0 for none; DeriveError where they have symbols."""
+    numbers = [Rational(0) if each is None else each for each in exponents]
+    if not all(isinstance(each, Rational) for each in numbers):
+        raise DeriveError(f"the exponents of {label} have symbols in them; give them numbers to train")
+    return numbers  # type: ignore[return-value]
+
+
 def optimizer(
     prescription: Prescription,
     labels: Any,
@@ -84,27 +96,43 @@ def optimizer(
     Labels are embedding, hidden and readout, or embedding, hidden.0, ... where the prescription lists its layers.
     `base_rate` may be a traced value. DeriveError for optimizers without a transform and exponents with symbols.
     """
-    transforms = {}
+    scaled = []
     for label, layer in zip(layer_names(prescription), prescription.layers, strict=True):
         rule = prescription.problem.optimizers[layer.kind].name
-        check_trainable({layer.kind: rule})
-        exponents = (layer.c, layer.epsilon or Rational(0), layer.decay)
-        if not all(isinstance(each, Rational) for each in exponents):
-            raise DeriveError(f"the exponents of {label} have symbols in them; give them numbers to train")
-        rate, eps, decay = (width_ratio ** -float(each) for each in exponents)
+        rate, eps, decay = (width_ratio ** -float(each) for each in exact(label, layer.c, layer.epsilon, layer.decay))
         start = base_epsilon(rule) if epsilon is None else epsilon
-        transforms[label] = RULES[rule](base_rate * rate, start * eps, weight_decay * decay)
+        scaled.append(ScaledRule(label, rule, base_rate * rate, start * eps, weight_decay * decay))
+    return per_layer(scaled, labels)
+
+
+@dataclass(frozen=True)
+class ScaledRule:
+    """One layer's update rule with its numbers at one width; each may be a traced value."""
+
+    label: str
+    rule: str
+    rate: Rate
+    epsilon: Rate
+    decay: Rate
+
+
+def per_layer(rules: Sequence[ScaledRule], labels: Any) -> optax.GradientTransformation:
+    """The transform that applies to every parameter the rule of its label; DeriveError for a rule without one."""
+    check_trainable({each.label: each.rule for each in rules})
+    transforms: dict[Hashable, optax.GradientTransformation] = {
+        each.label: RULES[each.rule](each.rate, each.epsilon, each.decay) for each in rules
+    }
     return optax.multi_transform(transforms, labels)
 
 
-def label_layers(prescription: Prescription, kinds: Any) -> Any:
-    """Labels for `optimizer` from the tree of layer kinds: paths hidden.0, ... where layers are listed one by one.
+def label_layers(names: Iterable[str], kinds: Any) -> Any:
+    """Labels for the transforms, from the tree of layer kinds: paths hidden.0, ... where `names` lists layers singly.
 
     DeriveError where a listed layer has no parameter of that path.
     """
-    if not prescription.per_layer:
+    names = set(names)
+    if names == set(KINDS):
         return kinds
-    names = set(layer_names(prescription))
 
     def label(path: Any, kind: str) -> str:
         name = jax.tree_util.keystr(path, simple=True, separator=".")

@@ -22,8 +22,9 @@ GLOBAL = "global"
 class Conditions:
     """What all runs of a study share; `code` and `corpus` say which program and which text made them.
 
-    `epsilon`, `weight_decay` and `clip` are values at the base width (None: the rule's usual one, or no clipping);
-    `evaluation` is the number of held-out windows on which the final loss is taken.
+    `epsilon` and `weight_decay` are values at the base width (None: the rule's usual one), `clip` is a threshold on the
+    whole gradient's norm, the same at every width; `evaluation` is the number of held-out windows on which the final
+    loss is taken.
     """
 
     model: str
@@ -61,15 +62,13 @@ class LayerScaling:
 class Setting:
     """One prescription to be trained: names to show, and exponents per layer, which alone decide what is trained.
 
-    `constants` multiply the base rate on embedding, hidden and readout layers; `norm` is the exponent of the whole
-    gradient's norm (size n^-norm), with which a clipping threshold scales.
+    `constants` multiply the base rate on embedding, hidden and readout layers.
     """
 
     optimizer: str
     parameterization: str
     alignment: str
     layers: tuple[LayerScaling, ...]
-    norm: str = "0"
     constants: tuple[float, float, float] = (1.0, 1.0, 1.0)
 
     @property
@@ -80,11 +79,7 @@ class Setting:
 
     def content(self) -> dict[str, Any]:
         """Everything that decides what is trained, and no name."""
-        return {
-            "layers": [asdict(layer) for layer in self.layers],
-            "norm": self.norm,
-            "constants": list(self.constants),
-        }
+        return {"layers": [asdict(layer) for layer in self.layers], "constants": list(self.constants)}
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """One run: a network of one width, several seeds at once, measured at log-spaced steps."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from math import isfinite
@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from derive.emit import layer_names
 from derive.exponents import Kind
 from derive.solve import Prescription
 from verify.data import Corpus, next_token, sequence
@@ -22,6 +23,13 @@ from verify.optimizers import label_layers, optimizer
 from verify.trace import Trace, roles, trace
 
 ModelName = Literal["mlp", "transformer"]
+TARGETS: Mapping[str, Callable[..., Any]] = {"mlp": next_token, "transformer": sequence}
+"""How windows of text become inputs and targets, by model."""
+
+
+def build(model: str, scaling: Scaling, sizes: Mapping[str, int]) -> Model:
+    """The named model at one width; ModelError for sizes that do not fit."""
+    return {"mlp": MLP, "transformer": Transformer}[model](scaling, **sizes)
 
 
 @dataclass(frozen=True)
@@ -42,12 +50,12 @@ class Config:
         """The model at that width, with the prescription's multipliers and initialisation; ModelError for bad sizes."""
         scheme = self.prescription.problem.parameterization
         scaling = Scaling(width, self.base_width, scheme.a, scheme.b)  # type: ignore[arg-type]
-        return MLP(scaling, **self.sizes) if self.model == "mlp" else Transformer(scaling, **self.sizes)
+        return build(self.model, scaling, self.sizes)
 
     @property
     def targets(self) -> Callable[..., Any]:
         """How windows of text become inputs and targets."""
-        return next_token if self.model == "mlp" else sequence
+        return TARGETS[self.model]
 
 
 @dataclass
@@ -86,7 +94,7 @@ class Trainer:
         self.keys = jnp.stack([jax.random.key(seed) for seed in self.seeds])
         shapes = jax.eval_shape(self.model.init, jax.random.key(0))
         kinds = self.model.labels(shapes)
-        labels = label_layers(config.prescription, kinds)
+        labels = label_layers(layer_names(config.prescription), kinds)
         self.transform = optimizer(
             config.prescription,
             labels,

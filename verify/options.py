@@ -1,0 +1,89 @@
+"""What the sub-commands of `verify` share: reading and checking options, the corpus, folders, the progress bar."""
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from tempfile import TemporaryFile
+from typing import Any, TypeVar
+
+from derive.errors import DeriveError, canonical, shorten, unknown_name
+
+Number = TypeVar("Number", int, float)
+
+
+def read_numbers(option: str, text: str, kind: Callable[[str], Number], example: str) -> list[Number]:
+    """A list of numbers such as 128,256,512; DeriveError showing an example otherwise."""
+    try:
+        return [kind(part) for part in text.split(",")]
+    except ValueError:
+        what = "widths" if option == "--widths" else "numbers"
+        raise DeriveError(f"{option} {shorten(text)} is not a list of {what}; write {example}") from None
+
+
+def check_positive(**options: float | None) -> None:
+    """Raise DeriveError for the first option given that is not a finite number above 0."""
+    for name, value in options.items():
+        if value is not None and not 0 < value < float("inf"):
+            raise DeriveError(f"--{name.replace('_', '-')} {value} is not allowed; give a finite number above 0")
+
+
+def read_choice(what: str, given: str, allowed: Sequence[str]) -> str:
+    """The allowed name that was meant; DeriveError naming all of them otherwise."""
+    for name in allowed:
+        if canonical(name) == canonical(given):
+            return name
+    raise unknown_name(what, given, allowed)
+
+
+def split_values(given: Sequence[str] | None, default: Sequence[str]) -> list[str]:
+    """The values of an option that may be repeated, or hold several names with commas: sgd,adam.
+
+    A value with "=" is one value, since its own parts have commas between them.
+    """
+    values = [part for text in given or default for part in ([text] if "=" in text else text.split(","))]
+    return list(dict.fromkeys(value.strip() for value in values))
+
+
+def read_corpus(path: Path | None, vocabulary: int | None) -> Any:
+    """The corpus at that path, or the default one."""
+    from verify.data import load_corpus
+
+    return load_corpus(path, vocabulary)
+
+
+def make_folder(path: Path) -> None:
+    """Make the folder and see that it can be written to, before anything is trained."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        TemporaryFile(dir=path).close()
+    except OSError as error:
+        raise DeriveError(f"cannot write to --out {shorten(str(path))}: {error.strerror}; give a folder") from None
+
+
+class Progress:
+    """A progress bar on standard error, only where a person watches; Ctrl-C ends the study at once."""
+
+    def __init__(self, what: str, total: int) -> None:
+        from rich.console import Console
+        from rich.progress import Progress as Bar
+
+        console = Console(stderr=True)
+        self.bar = Bar(console=console, transient=True, disable=not console.is_terminal)
+        self.task = self.bar.add_task(what, total=total)
+
+    def __enter__(self) -> "Progress":
+        self.bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.stop()
+
+    def advance(self, count: int = 1, total: int | None = None) -> None:
+        """Add what was done since, and correct the total where it has changed."""
+        self.bar.update(self.task, advance=count, total=total)
+
+
+def write_out(text: str) -> None:
+    """Write to standard output at once, so that a closed pipe shows here."""
+    sys.stdout.write(text)
+    sys.stdout.flush()
