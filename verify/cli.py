@@ -7,6 +7,7 @@ import typer
 
 from derive.cli import run
 from derive.errors import DeriveError, shorten
+from verify import cli_transfer
 from verify.options import Progress, check_positive, make_folder, read_choice, read_corpus, read_numbers, write_out
 
 app = typer.Typer(
@@ -23,6 +24,12 @@ app = typer.Typer(
 @app.callback()
 def commands() -> None:
     """Measures in real networks of growing width what derive predicts."""
+
+
+app.command()(cli_transfer.transfer)
+app.command()(cli_transfer.status)
+app.command()(cli_transfer.report)
+app.command()(cli_transfer.merge)
 
 
 @app.command()

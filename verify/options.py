@@ -87,3 +87,8 @@ def write_out(text: str) -> None:
     """Write to standard output at once, so that a closed pipe shows here."""
     sys.stdout.write(text)
     sys.stdout.flush()
+
+
+def write_error(line: str) -> None:
+    """Write a line to standard error."""
+    sys.stderr.write(f"{line}\n")

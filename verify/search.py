@@ -45,13 +45,27 @@ class Search:
             offsets = self._refine(known)
         return []
 
+    def best(self, losses: Mapping[Fraction, float]) -> Fraction | None:
+        """The offset with the lowest loss, the smaller of equals; None where everything diverged."""
+        finite = {offset: loss for offset, loss in losses.items() if math.isfinite(loss)}
+        return min(sorted(finite), key=finite.__getitem__) if finite else None
+
+    def reach_over(self, losses: Mapping[Fraction, float], other: Fraction) -> list[Fraction]:
+        """Offsets still to try so that those tried lie on both sides of `other`, an octave apart.
+
+        `other` is the best of another width: what it costs here is measured, not extrapolated.
+        """
+        lowest, highest = min(losses), max(losses)
+        below = [lowest - step for step in range(1, math.ceil(lowest - other + 1) + 1)] if other <= lowest else []
+        above = [highest + step for step in range(1, math.ceil(other - highest + 1) + 1)] if other >= highest else []
+        return sorted([*below, *above])
+
     def _refine(self, losses: Mapping[Fraction, float]) -> list[Fraction]:
         """The round after those of `losses`."""
-        finite = {offset: loss for offset, loss in losses.items() if math.isfinite(loss)}
         tried = sorted(losses)
-        if not finite:  # everything diverged: only smaller rates can help
+        best = self.best(losses)
+        if best is None:  # everything diverged: only smaller rates can help
             return self._beyond(tried[0], -1)
-        best = min(sorted(finite), key=finite.__getitem__)
         if best in (tried[0], tried[-1]):
             beyond = self._beyond(best, -1 if best == tried[0] else 1)
             if beyond:

@@ -42,38 +42,52 @@ def code_version() -> str:
 
 @dataclass
 class Cell:
-    """A setting at a width: its search, and the losses known, by base rate and seed."""
+    """A setting at a width: its search, and the losses known, by base rate and seed.
+
+    `smallest` is the setting's cell at the smallest width, whose best rate is tried here too.
+    """
 
     setting: Setting
     width: int
     search: Search
+    smallest: "Cell | None" = None
     known: dict[float, dict[int, float]] = field(default_factory=dict)
     in_flight: set[float] = field(default_factory=set)
 
     def wanted(self, seeds: Sequence[int]) -> list[tuple[float, tuple[int, ...]]]:
         """(base rate, seeds not yet trained) that can be handed out now."""
-        complete: dict[Fraction, float] = {}
-        for rate, losses in self.known.items():
-            offset = Fraction(round(64 * math.log2(rate / self.search.centre)), 64)
-            if self.search.rate(offset) == rate and all(seed in losses for seed in seeds):
-                complete[offset] = float(np.mean([losses[seed] for seed in seeds]))
-        rates = [self.search.rate(offset) for offset in self.search.next(complete)]
+        complete = self.means(seeds)
+        offsets = self.search.next(complete)
+        if not offsets and self.smallest is not None:
+            there = self.smallest.means(seeds)
+            best = None if self.search.next(there) else self.search.best(there)
+            offsets = [] if best is None else self.search.reach_over(complete, best)
+        rates = [self.search.rate(offset) for offset in offsets]
         missing = [(rate, tuple(seed for seed in seeds if seed not in self.known.get(rate, {}))) for rate in rates]
         return [each for each in missing if each[0] not in self.in_flight]
 
+    def means(self, seeds: Sequence[int]) -> dict[Fraction, float]:
+        """Mean loss over the seeds, by the search's offset; NaN where one diverged, none where one is missing."""
+        found: dict[Fraction, float] = {}
+        for rate, losses in self.known.items():
+            offset = Fraction(round(64 * math.log2(rate / self.search.centre)), 64)
+            if self.search.rate(offset) == rate and all(seed in losses for seed in seeds):
+                found[offset] = float(np.mean([losses[seed] for seed in seeds]))
+        return found
+
     def best(self, seeds: Sequence[int]) -> tuple[float, float]:
         """(base rate, mean loss) of the lowest mean loss; an infinite loss where every rate diverged."""
-        means = {
-            rate: float(np.mean([losses[seed] for seed in seeds]))
-            for rate, losses in self.known.items()
-            if all(seed in losses for seed in seeds)
-        }
-        finite = {rate: mean for rate, mean in means.items() if math.isfinite(mean)}
-        return min(finite.items(), key=lambda item: item[1]) if finite else (self.search.centre, math.inf)
+        means = self.means(seeds)
+        best = self.search.best(means)
+        return (self.search.centre, math.inf) if best is None else (self.search.rate(best), means[best])
 
 
 class Driver:
-    """Trains cells to the end of their searches; `at_once(setting, width)` says how many rates go in one batch."""
+    """Trains cells to the end of their searches.
+
+    `at_once(setting, width)` says how many rates go in one batch, and `progress(finished, total)` is told how many
+    runs were finished since, and how many there will be as far as is known.
+    """
 
     def __init__(
         self,
@@ -82,7 +96,7 @@ class Driver:
         conditions: Conditions,
         seeds: Sequence[int],
         at_once: Callable[[Setting, int], int],
-        progress: Callable[[Sequence[Cell], int], None] = lambda _cells, _finished: None,
+        progress: Callable[[int, int], None] = lambda _finished, _total: None,
     ) -> None:
         self.store, self.engine, self.conditions, self.seeds = store, engine, conditions, tuple(seeds)
         self.at_once, self.progress = at_once, progress
@@ -113,7 +127,12 @@ class Driver:
                 self.store.finish(task.number, record)
                 self._learn(record)
             self.cells[task.batch.setting, task.batch.width].in_flight.difference_update(task.batch.rates)
-            self.progress(cells, len(records))
+            self.progress(len(records), self._total(cells))
+
+    def _total(self, cells: Iterable[Cell]) -> int:
+        known = sum(len(losses) for cell in cells for losses in cell.known.values())
+        wanted = sum(len(seeds) for cell in cells for _, seeds in cell.wanted(self.seeds))
+        return known + wanted + len(self.seeds) * sum(len(cell.in_flight) for cell in cells)
 
     def _learn(self, record: Record) -> None:
         cell = self.cells.get((record.setting, record.width))
@@ -171,7 +190,7 @@ def tune_constants(
 
 @dataclass(frozen=True)
 class Grid:
-    """What a study trains; `share` = (i, n) means only the i-th of n equal parts of it, counted from 0."""
+    """What a study trains; `share` = (i, n): only the settings i, i + n, i + 2n, ... of those that are trained."""
 
     settings: tuple[Prescribed, ...]
     widths: tuple[int, ...]
@@ -205,7 +224,11 @@ class Grid:
             alike = representatives(self.settings, decays=decays, clips=clips)
         sources = driver.store.add_settings([each.setting for each in self.settings], alike)
         known = driver.store.study().settings
-        trained = [known[name] for name in dict.fromkeys(sources.values())]
-        cells = [Cell(setting, width, self.searches[setting.optimizer]) for setting in trained for width in self.widths]
         part, parts = self.share
-        driver.run(cells[part::parts])
+        cells: list[Cell] = []
+        for name in list(dict.fromkeys(sources.values()))[part::parts]:
+            search, smallest = self.searches[known[name].optimizer], None
+            for width in self.widths:
+                cells.append(Cell(known[name], width, search, smallest))
+                smallest = smallest or cells[-1]
+        driver.run(cells)
