@@ -70,8 +70,13 @@ def test_what_is_tried_does_not_depend_on_the_order_in_which_losses_arrive() -> 
 
 
 @pytest.mark.parametrize(
-    ("other", "added"), [(2, []), (4, [5]), (6, [5, 6, 7]), (-5, [-6, -5]), (Fraction(9, 2), [5, 6])]
+    ("also", "added"),
+    [("2", []), ("4", [5]), ("6", [5, 6, 7]), ("-5", [-6, -5]), ("9/2", [5]), ("-9/2", [-5])],
 )
-def test_the_best_rate_of_another_width_is_covered_on_both_sides(other: Fraction, added: list[int]) -> None:
-    known = dict.fromkeys(Search(1.0).start, 0.0)
-    assert Search(1.0).reach_over(known, Fraction(other)) == added
+def test_the_best_rate_of_another_width_is_covered_on_both_sides(also: str, added: list[int]) -> None:
+    known = complete(Search(1.0), lambda x: x**2)
+    assert Search(1.0).next(known, Fraction(also)) == added
+    for first in added:  # whatever arrives first, the others are still asked for
+        rest = [offset for offset in added if offset != first]
+        assert Search(1.0).next({**known, Fraction(first): 1.0}, Fraction(also)) == rest
+    assert not set(Search(1.0).next({}, Fraction(also))) - set(Search(1.0).start), "the search itself comes first"

@@ -276,7 +276,7 @@ def test_the_best_rate_of_the_smallest_width_is_tried_at_every_other(tmp_path: P
     search = Search(1e-4, count=3, extension=1, reach=0)  # far too small, so that the best is at the upper edge
     with Store(tmp_path / "study.sqlite", CONDITIONS) as store:
         store.add_settings([setting], {})
-        small = Cell(setting, 16, replace(search, reach=8))
+        small = Cell(setting, 16, Search(1e-4, count=3, extension=2, reach=9))
         large = Cell(setting, 32, search, small)
         Driver(store, InProcess(corpus), CONDITIONS, SEEDS, lambda _setting, _width: 2).run([small, large])
         best = small.best(SEEDS)[0]

@@ -49,6 +49,9 @@ def transfer(
     batch: Annotated[int | None, typer.Option(help="Examples per step.  [default: 256; transformer 16]")] = None,
     context: Annotated[int | None, typer.Option(help="Tokens read at once.  [default: 8; transformer 64]")] = None,
     depth: Annotated[int, typer.Option(help="Hidden layers, or blocks of the transformer.")] = 2,
+    head_dimension: Annotated[
+        int | None, typer.Option(help="Of the transformer, at every width.  [default: 32]")
+    ] = None,
     evaluation: Annotated[
         int | None, typer.Option(help="Held-out windows for the final loss.  [default: 2048; transformer 128]")
     ] = None,
@@ -82,9 +85,17 @@ def transfer(
 
     model = read_choice("model", model, tuple(SIZES))
     shown = read_choice("--format", output_format, ("table", "json"))
+    engine = read_choice("engine", engine, ("local", "ray"))
+    if address is not None and engine == "local":
+        raise DeriveError(f"--address {shorten(address)} goes with --engine ray; give both, or leave it out")
     check_positive(rates=rates, seeds=seeds, steps=steps, base_width=base_width, base_rate=base_rate, batch=batch)
-    check_positive(context=context, depth=depth, evaluation=evaluation, tune_constants=tune_constants)
-    check_positive(clip_global_norm=clip_global_norm, epsilon=epsilon, processes=processes)
+    check_positive(context=context, depth=depth, head_dimension=head_dimension, evaluation=evaluation)
+    check_positive(tune_constants=tune_constants, clip_global_norm=clip_global_norm, epsilon=epsilon)
+    check_positive(processes=processes)
+    if head_dimension and model != "transformer":
+        raise DeriveError(
+            f"--head-dimension {head_dimension} goes with --model transformer; give both, or leave it out"
+        )
     growing = read_numbers("--widths", widths, int, "128,256,512")
     check_widths(growing)
     factors = UNTUNED if constants is None else _constants(constants)
@@ -100,9 +111,10 @@ def transfer(
     )
     text = read_corpus(corpus, vocab)
     usual = SIZES[model]
+    lengths = {"vocabulary": text.vocabulary, "context": context or usual["context"], DEPTH[model]: depth}
     conditions = Conditions(
         model=model,
-        sizes={"vocabulary": text.vocabulary, "context": context or usual["context"], DEPTH[model]: depth},
+        sizes=lengths | ({"head_dimension": head_dimension} if head_dimension else {}),
         base_width=base_width or growing[0],
         steps=steps,
         batch=batch or usual["batch"],
@@ -182,12 +194,10 @@ def _engine(
 
     from verify.engines import InProcess, Processes, available_cores
 
-    if read_choice("engine", name, ("local", "ray")) == "ray":
+    if name == "ray":
         from verify.engine_ray import Ray
 
         return Ray(address, corpus)
-    if address is not None:
-        raise DeriveError(f"--address {shorten(address)} goes with --engine ray; give both, or leave it out")
     count = processes or (available_cores() if jax.default_backend() == "cpu" else 1)
     return InProcess(corpus) if count == 1 else Processes(count, path, vocabulary)
 
@@ -247,13 +257,15 @@ def table(study: Any, results: Any) -> str:
                 f"{each.drift.low:+.2f} .. {each.drift.high:+.2f}",
                 f"{last.best_loss.value:.3f}",
                 f"{last.lost.value:.3f}",
-                str(sum(found.diverged for found in each.widths) or "-"),
+                str(sum(found.diverged for found in each.widths) or ""),
                 f"= {each.trained_as}" if each.trained_as else "",
             ]
         )
     widths = sorted({record.width for record in study.records})
     columns = ["setting", f"best rate at {widths[0]}", f"at {widths[-1]}", "drift", "95 % interval"]
     columns += [f"loss at {widths[-1]}", "lost by transfer", "diverged", "trains like"]
+    kept = [index for index in range(len(columns)) if index < 7 or any(row[index] for row in rows)]
+    columns, rows = [columns[index] for index in kept], [[row[index] for index in kept] for row in rows]
     seeds = len({record.seed for record in study.records})
     heading = (
         f"{conditions.model}, widths {','.join(map(str, widths))}, {seeds} seeds, {conditions.steps} steps, "
@@ -285,8 +297,6 @@ def status(
 
 def _progress_table(study: Any) -> str:
     """Settings down, widths across: finished runs and the lowest mean loss so far."""
-    from numpy import nanmin
-
     from derive.emit import terminal_table
 
     widths = sorted({record.width for record in study.records})
@@ -296,9 +306,10 @@ def _progress_table(study: Any) -> str:
             continue
         cells = []
         for width in widths:
-            means = study.losses(name, width)[1].mean(axis=1)
+            means = [float(losses.mean()) for losses in study.losses(name, width)[1]]
+            finished = [mean for mean in means if mean == mean]
             runs = sum(map(len, study.runs(name, width).values()))
-            cells.append(f"{runs}  {nanmin(means):.3f}" if (means == means).any() else f"{runs}  -")
+            cells.append(f"{runs}  {min(finished):.3f}" if finished else str(runs or "-"))
         rows.append([name, *cells])
     diverged = sum(1 for _ in study.divergences())
     speed = _runs_per_minute(study.records)

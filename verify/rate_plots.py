@@ -30,7 +30,7 @@ def loss_against_rate(results: Sequence[SettingResult], untrained_loss: float) -
     shades = dict(zip(widths, mpl.colormaps["viridis"](np.linspace(0.0, 0.85, len(widths))), strict=True))
     by_place = {(each.setting.parameterization, variant(each.setting)): each for each in results}
     bottom, top = _loss_range(results, untrained_loss)
-    ticks = [tick for tick in MaxNLocator(5).tick_values(bottom, top) if bottom <= tick <= top]
+    ticks = [tick for tick in MaxNLocator(5, steps=[1, 2, 5, 10]).tick_values(bottom, top) if bottom <= tick <= top]
     with mpl.rc_context(LOOK):
         figure = Figure(figsize=(2.4 * len(variants) + 1.4, 2.1 * len(schemes) + 0.9), layout="constrained")
         axes = figure.subplots(len(schemes), len(variants), squeeze=False, sharex=True, sharey=True)

@@ -53,7 +53,9 @@ def columns_of(results: Sequence[SettingResult]) -> list[Column]:
         return (count, f"{count} of {runs}") if runs else (math.nan, "")
 
     def failing(each: SettingResult) -> Cell:
-        return ("", "none") if each.divergence_width is None else (each.divergence_width, str(each.divergence_width))
+        if each.divergence_width is None:
+            return ("", "none") if each.widths else (math.nan, "")
+        return each.divergence_width, str(each.divergence_width)
 
     return [
         Column("setting", "Optimizer, parameterization and alignment.", "", lambda each: _text(each.setting.name)),
@@ -93,7 +95,7 @@ def columns_of(results: Sequence[SettingResult]) -> list[Column]:
             "fails from width",
             "The smallest width at which most seeds, at the rate tried nearest to the smallest width's best one, "
             "diverge or end above the untrained loss.",
-            "",
+            "no runs yet",
             failing,
         ),
         Column(
@@ -162,6 +164,6 @@ def definitions(columns: Sequence[Column], study: Study) -> str:
         "intervals": "Student's 95 % interval over seeds; for the drift of a single seed, from the fit's residuals. "
         "Differences between settings are paired over seeds, which share data and initial key.",
         "transfers": f"A drift's interval contains 0, or |drift| <= {SMALL_DRIFT:g}. Undecided: no interval, or one "
-        f"wider than {2 * WIDEST_INTERVAL:g}.",
+        f"around 0 wider than {2 * WIDEST_INTERVAL:g}.",
     }
     return f"<dl>{''.join(f'<dt>{escape(name)}</dt><dd>{escape(said)}</dd>' for name, said in meanings.items())}</dl>"

@@ -29,11 +29,13 @@ class Search:
         """The base rate at that offset: centre * 2^offset."""
         return self.centre * 2.0 ** float(offset)
 
-    def next(self, losses: Mapping[Fraction, float]) -> list[Fraction]:
+    def next(self, losses: Mapping[Fraction, float], also: Fraction | None = None) -> list[Fraction]:
         """Offsets to try next, none when the search is done; `losses` are means over seeds, not finite where diverged.
 
-        A round is decided by all of the rounds before it and by nothing else, so that the same rates are tried
-        whatever the order in which losses arrive, interrupted or not.
+        In the end rates are tried, an octave apart, until those tried lie on both sides of `also`, the best of another
+        width: what that costs here is measured, not extrapolated. A round is decided by all of the rounds before it
+        and by nothing else, so that the same rates are tried whatever the order in which losses arrive, interrupted
+        or not.
         """
         known: dict[Fraction, float] = {}
         offsets = self.start
@@ -43,21 +45,18 @@ class Search:
                 return missing
             known |= {offset: losses[offset] for offset in offsets}
             offsets = self._refine(known)
-        return []
+        covering = [] if also is None else self._around(known, also)
+        return [offset for offset in covering if offset not in losses]
 
     def best(self, losses: Mapping[Fraction, float]) -> Fraction | None:
         """The offset with the lowest loss, the smaller of equals; None where everything diverged."""
         finite = {offset: loss for offset, loss in losses.items() if math.isfinite(loss)}
         return min(sorted(finite), key=finite.__getitem__) if finite else None
 
-    def reach_over(self, losses: Mapping[Fraction, float], other: Fraction) -> list[Fraction]:
-        """Offsets still to try so that those tried lie on both sides of `other`, an octave apart.
-
-        `other` is the best of another width: what it costs here is measured, not extrapolated.
-        """
-        lowest, highest = min(losses), max(losses)
-        below = [lowest - step for step in range(1, math.ceil(lowest - other + 1) + 1)] if other <= lowest else []
-        above = [highest + step for step in range(1, math.ceil(other - highest + 1) + 1)] if other >= highest else []
+    def _around(self, known: Mapping[Fraction, float], also: Fraction) -> list[Fraction]:
+        lowest, highest = min(known), max(known)
+        below = [lowest - step for step in range(1, math.floor(lowest - also) + 2)]
+        above = [highest + step for step in range(1, math.floor(also - highest) + 2)]
         return sorted([*below, *above])
 
     def _refine(self, losses: Mapping[Fraction, float]) -> list[Fraction]:

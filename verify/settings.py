@@ -10,7 +10,7 @@ from derive.errors import canonical
 from derive.exponents import KINDS
 from derive.parameterizations import equivalent
 from derive.solve import Prescription, prescribe, solve_kinds
-from verify.optimizers import exact
+from verify.optimizers import check_trainable, exact
 from verify.studies import GLOBAL, LayerScaling, Setting
 
 UNTUNED = (1.0, 1.0, 1.0)
@@ -38,6 +38,7 @@ def prescribed(
     """
     raw = canonical(alignment) == GLOBAL
     prescription = prescribe(optimizer, parameterization, "full" if raw else alignment, clip_global_norm=clip)
+    check_trainable({kind: row.name for kind, row in prescription.problem.optimizers.items()})
     if prescription.problem.alignment.hidden_layers is None:
         prescription = solve_kinds(prescription.problem)
     if raw:

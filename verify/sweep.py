@@ -56,12 +56,11 @@ class Cell:
 
     def wanted(self, seeds: Sequence[int]) -> list[tuple[float, tuple[int, ...]]]:
         """(base rate, seeds not yet trained) that can be handed out now."""
-        complete = self.means(seeds)
-        offsets = self.search.next(complete)
-        if not offsets and self.smallest is not None:
+        elsewhere = None
+        if self.smallest is not None:
             there = self.smallest.means(seeds)
-            best = None if self.search.next(there) else self.search.best(there)
-            offsets = [] if best is None else self.search.reach_over(complete, best)
+            elsewhere = None if self.smallest.search.next(there) else self.smallest.search.best(there)
+        offsets = self.search.next(self.means(seeds), elsewhere)
         rates = [self.search.rate(offset) for offset in offsets]
         missing = [(rate, tuple(seed for seed in seeds if seed not in self.known.get(rate, {}))) for rate in rates]
         return [each for each in missing if each[0] not in self.in_flight]

@@ -1,0 +1,158 @@
+"""`verify transfer`, `status`, `merge` and `report`: contract, resuming, parts, bad input."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from derive.cli import run
+from verify.cli import app
+from verify.export import load
+from verify.store import read
+
+Capture = pytest.CaptureFixture[str]
+SMALL = [
+    *("--widths", "16,32", "--rates", "3", "--halvings", "0", "--seeds", "2", "--steps", "3", "--batch", "8"),
+    *("--context", "4", "--depth", "1", "--evaluation", "32", "--processes", "1"),
+]
+
+
+def verify(capsys: Capture, *arguments: str) -> tuple[int, str, str]:
+    code = run(lambda: app(list(arguments), standalone_mode=False), "verify", (ValueError,))
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def test_the_json_contract(tmp_path: Path, capsys: Capture) -> None:
+    names = ["--parameterization", "sp,ntk", "--alignment", "global", "--alignment", "full"]
+    code, out, err = verify(capsys, "transfer", *SMALL, *names, "--out", str(tmp_path), "--format", "json")
+    assert code == 0, err
+    found = json.loads(out)
+    assert (found["schema"], found["command"]) == (1, "transfer")
+    assert {"device", "corpus", "rows"} <= found.keys()
+    rows = {(row["parameterization"], row["alignment"]): row for row in found["rows"]}
+    assert set(rows) == {("SP", "global"), ("SP", "full"), ("NTK", "global"), ("NTK", "full")}
+    assert rows["NTK", "full"]["trained_as"] == "adam SP full"
+    assert {"drift", "low", "high"} <= rows["SP", "full"].keys()
+    assert rows["SP", "full"]["widths"].keys() == {"16", "32"}
+    assert {"best_rate", "best_loss", "diverged"} <= rows["SP", "full"]["widths"]["32"].keys()
+
+
+def test_the_same_command_goes_on_and_another_is_refused(tmp_path: Path, capsys: Capture) -> None:
+    command = ["transfer", *SMALL, "--alignment", "full", "--parameterization", "sp", "--out", str(tmp_path)]
+    code, first, err = verify(capsys, *command)
+    assert code == 0 and "adam SP full" in first, err
+    records = read(tmp_path / "study.sqlite").records
+    code, second, _ = verify(capsys, *command)
+    assert code == 0 and second == first and read(tmp_path / "study.sqlite").records == records
+    code, _, err = verify(capsys, *command, "--steps", "4")
+    assert code == 2 and "steps: 3, not 4" in err and err.count("\n") == 1
+    assert read(tmp_path / "study.sqlite").records == records
+    code, out, _ = verify(capsys, "status", str(tmp_path))
+    assert code == 0 and f"{len(records)} of {len(records)}" in out and "adam SP full" in out
+
+
+def test_parts_are_merged_to_the_whole_and_reported(tmp_path: Path, capsys: Capture) -> None:
+    command = ["transfer", *SMALL, "--alignment", "global,full,prior", "--parameterization", "sp"]
+    assert verify(capsys, *command, "--out", str(tmp_path / "whole"))[0] == 0
+    for part in (1, 2):
+        code, _, err = verify(capsys, *command, "--part", f"{part}/2", "--out", str(tmp_path / f"part-{part}"))
+        assert code == 0, err
+    stores = [str(tmp_path / f"part-{part}" / "study.sqlite") for part in (1, 2)]
+    code, _, err = verify(capsys, "merge", str(tmp_path / "merged" / "study.sqlite"), *stores)
+    assert code == 0, err
+    whole, merged = (
+        {(r.setting, r.width, r.base_rate, r.seed, r.loss) for r in load(tmp_path / name).records}
+        for name in ("whole", "merged")
+    )
+    assert whole == merged
+    code, out, err = verify(capsys, "report", str(tmp_path / "merged"), "--out", str(tmp_path / "report"))
+    assert code == 0 and "report.html" in out, err
+    assert load(tmp_path / "report").records and (tmp_path / "report" / "transfer.json").exists()
+    assert "adam SP prior" in (tmp_path / "report" / "report.html").read_text()
+
+
+def test_constants_are_tuned_and_used(tmp_path: Path, capsys: Capture) -> None:
+    command = ["transfer", *SMALL, "--parameterization", "mup", "--alignment", "full", "--tune-constants", "3"]
+    code, out, err = verify(capsys, *command, "--out", str(tmp_path), "--format", "json")
+    assert code == 0 and "constants" in err and "3 tried" in err
+    rows = json.loads(out)["rows"]
+    used = [row for row in rows if len(row["widths"]) == 2]
+    assert len(used) == 1 and all(len(row["widths"]) <= 1 for row in rows if row not in used)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--widths", "64"], "a slope needs at least two"),
+        (["--widths", "64,x"], "is not a list of widths"),
+        (["--optimizer", "adamm"], "did you mean adam"),
+        (["--optimizer", "muon"], "trainable optimizer"),
+        (["--parameterization", "sp,nope"], "unknown parameterization 'nope'"),
+        (["--alignment", "alpha=x,u=x"], "symbols"),
+        (["--alignment", "half"], "half"),
+        (["--constants", "1,2"], "three numbers above 0"),
+        (["--constants", "1,2,-3"], "three numbers above 0"),
+        (["--constants", "1,2,3", "--tune-constants", "4"], "tune first"),
+        (["--part", "3"], "is not a share"),
+        (["--part", "4/3"], "is not a share"),
+        (["--engine", "slurm"], "local, ray"),
+        (["--address", "auto"], "--engine ray"),
+        (["--rates", "0"], "--rates 0 is not allowed"),
+        (["--base-rate", "nan"], "--base-rate nan is not allowed"),
+        (["--clip-global-norm", "-1"], "--clip-global-norm -1.0 is not allowed"),
+        (["--halvings", "9"], "halvings"),
+        (["--weight-decay", "-1"], "weight-decay"),
+        (["--model", "resnet"], "mlp, transformer"),
+        (["--model", "transformer", "--widths", "48,64"], "head dimension"),
+        (["--corpus", "nowhere.txt"], "does not exist"),
+        (["--format", "xml"], "table, json"),
+    ],
+)
+def test_bad_input_is_one_line_and_trains_nothing(
+    arguments: list[str], message: str, tmp_path: Path, capsys: Capture
+) -> None:
+    out = tmp_path / "study"
+    code, printed, err = verify(capsys, "transfer", *SMALL, *arguments, "--out", str(out))
+    assert code == 2 and message in err and err.count("\n") == 1 and printed == "", err
+    assert not (out / "study.sqlite").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["status", "nowhere"], ["report", "nowhere", "--out", "x"], ["merge", "new.sqlite", "nowhere"], ["merge", "new"]],
+)
+def test_what_is_not_there_is_said(
+    arguments: list[str], tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, _, err = verify(capsys, *arguments)
+    assert code == 2 and err.count("\n") == 1
+    assert not list(tmp_path.rglob("*.sqlite"))
+
+
+def test_two_drivers_do_not_share_a_study_and_ctrl_c_says_where_it_is(tmp_path: Path, capsys: Capture) -> None:
+    command = ["transfer", *SMALL[:-2], "--steps", "20000", "--alignment", "full", "--out", str(tmp_path)]
+    child = subprocess.Popen(
+        [sys.executable, "-m", "verify", *command, "--processes", "2"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        deadline = time.monotonic() + 60
+        while not (tmp_path / "study.sqlite").exists() or not read(tmp_path / "study.sqlite").planned:
+            assert time.monotonic() < deadline and child.poll() is None
+            time.sleep(0.1)
+        code, _, err = verify(capsys, *command, "--processes", "1")
+        assert code == 2 and err.count("\n") == 1 and "another" in err
+        child.send_signal(signal.SIGINT)
+        _, err = child.communicate(timeout=30)
+        assert child.returncode == 130 and "goes on" in err and "Traceback" not in err
+    finally:
+        child.kill()
