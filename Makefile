@@ -30,6 +30,7 @@ check: .venv/installed
 bench: .venv/installed
 	$(BIN)/python -m benchmarks.derive
 	$(BIN)/python -m benchmarks.measure
+	$(BIN)/python -m benchmarks.sweep
 
 lock:
 	uv pip compile --universal --python-version 3.11 --all-extras --group dev --no-header --no-annotate --no-emit-index-url --output-file requirements.lock pyproject.toml

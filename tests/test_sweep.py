@@ -13,7 +13,7 @@ import pytest
 
 from verify.batch import Loop, Structure, layer_rates, train
 from verify.data import Corpus, load_corpus
-from verify.engines import Engine, InProcess, Processes, Task
+from verify.engines import Engine, InProcess, Processes, Task, perform
 from verify.models import Scaling, loss
 from verify.models.mlp import MLP
 from verify.search import Search
@@ -45,9 +45,8 @@ def losses(
     setting: Setting, width: int, rates: tuple[float, ...], seeds: tuple[int, ...], corpus: Corpus, **changed: Any
 ) -> Any:
     """Final losses [rates, seeds] of one batch."""
-    conditions = replace(CONDITIONS, **changed)
-    loop = Loop(Structure.of(conditions, setting, width))
-    records = train(loop, setting, Batch(setting.name, width, rates, seeds), corpus)
+    task = Task(0, replace(CONDITIONS, **changed), setting, Batch(setting.name, width, rates, seeds))
+    records = perform(task, corpus)
     return np.array([record.loss for record in records]).reshape(len(rates), len(seeds))
 
 

@@ -12,7 +12,7 @@ from matplotlib.ticker import MaxNLocator
 
 from verify.headline import interval, short, variant
 from verify.outcomes import SettingResult, WidthResult
-from verify.transfer_plots import LOOK, plain_numbers
+from verify.transfer_plots import LOOK, plain_numbers, title_of
 
 STRIP = 0.2  # of a panel's height, where runs are marked that cannot be drawn as a loss
 SHOWN_BELOW = 3.0  # octaves below each best rate whose losses set the top of the axis
@@ -32,7 +32,7 @@ def loss_against_rate(results: Sequence[SettingResult], untrained_loss: float) -
     bottom, top = _loss_range(results, untrained_loss)
     ticks = [tick for tick in MaxNLocator(5, steps=[1, 2, 5, 10]).tick_values(bottom, top) if bottom <= tick <= top]
     with mpl.rc_context(LOOK):
-        figure = Figure(figsize=(2.4 * len(variants) + 1.4, 2.1 * len(schemes) + 0.9), layout="constrained")
+        figure = Figure(figsize=(max(2.4 * len(variants) + 1.4, 7.0), 2.1 * len(schemes) + 0.9), layout="constrained")
         axes = figure.subplots(len(schemes), len(variants), squeeze=False, sharex=True, sharey=True)
         for row, scheme in enumerate(schemes):
             for column, name in enumerate(variants):
@@ -41,12 +41,19 @@ def loss_against_rate(results: Sequence[SettingResult], untrained_loss: float) -
                     axis.set_axis_off()
                     continue
                 axis.set(xscale="log", yticks=ticks, ylim=(bottom, bottom + (top - bottom) / (1 - STRIP)))
-                axis.tick_params(labelbottom=row == len(schemes) - 1, labelleft=column == 0)
+                left = not any((scheme, other) in by_place for other in variants[:column])
+                lowest = not any((other, name) in by_place for other in schemes[row + 1 :])
+                axis.tick_params(labelbottom=lowest, labelleft=left)
                 plain_numbers(axis.xaxis)
                 _draw_setting(axis, result, shades, untrained_loss)
         figure.supxlabel("base rate", fontsize="medium")
         figure.supylabel("held-out loss after training (nats)", fontsize="medium")
-        figure.suptitle(f"{results[0].setting.optimizer}: loss against base rate; minima that stay put transfer")
+        figure.suptitle(
+            title_of(results, "loss against base rate; minima that stay put transfer"),
+            x=0.02,
+            ha="left",
+            fontsize="medium",
+        )
         figure.legend(handles=_rate_legend(shades), loc="outside right upper", fontsize=8)
     return figure
 
@@ -58,7 +65,7 @@ def _draw_setting(axis: Any, result: SettingResult, shades: dict[int, Any], untr
         axis.set_facecolor("#f2f2f2")
     if np.isfinite(result.drift.value):
         title += f"\ndrift {interval(result.drift)}"
-    axis.set_title(title, fontsize=7.5 if len(title) < 60 else 6)
+    axis.set_title(title, fontsize=7.5 if max(map(len, title.split("\n"))) < 36 else 6)
     axis.axhline(axis.get_ylim()[0] + (1 - STRIP) * np.diff(axis.get_ylim())[0], color="#b0b0b0", linewidth=0.6)
     if not result.widths:
         axis.annotate("no runs yet", (0.5, 0.4), xycoords="axes fraction", ha="center", color="#707070")
@@ -66,11 +73,11 @@ def _draw_setting(axis: Any, result: SettingResult, shades: dict[int, Any], untr
     known = [found for found in result.widths if np.isfinite(found.best_rate)]
     if known:
         axis.axvline(known[0].best_rate, ymax=1 - STRIP, color="#b0b0b0", linewidth=0.8, linestyle=":", zorder=0)
-    for index, found in enumerate(result.widths):
+    for found in result.widths:
         shade = shades[found.width]
         some = np.isinf(found.losses).any(axis=1)  # the mean of what is left there would be a better loss than it is
         low, mean, high = (np.where(some, np.nan, _over_made(found.losses, each)) for each in (np.min, np.mean, np.max))
-        band = axis.fill_between(found.rates, low, high, color=shade, alpha=0.2, linewidth=0)
+        band = axis.fill_between(found.rates, low, high, color=shade, alpha=0.13, linewidth=0)
         (curve,) = axis.plot(found.rates, mean, "-", color=shade, linewidth=1.1)
         left = np.where(np.isfinite(found.losses), found.losses, np.nan)[some]
         dots = axis.plot(found.rates[some], left, ".", color=shade, markersize=2.5, alpha=0.6) if left.size else []
@@ -78,7 +85,7 @@ def _draw_setting(axis: Any, result: SettingResult, shades: dict[int, Any], untr
             artist.set_clip_path(below)
         if np.isfinite(found.best_rate):
             axis.plot(found.best_rate, found.best_loss.value, "o", color=shade, markersize=5, markeredgecolor="white")
-        height = 1 - STRIP * (1 - (index + 0.5) / len(result.widths))
+        height = 1 - STRIP * (1 - (list(shades).index(found.width) + 0.5) / len(shades))
         _mark_failures(axis, found, shade, height, untrained_loss)
 
 
@@ -128,5 +135,5 @@ def _loss_range(results: Sequence[SettingResult], untrained_loss: float) -> tupl
     if not low:
         return 0.0, untrained_loss
     bottom, top = min(low), max(high)
-    margin = 0.08 * (top - bottom) or 0.1
-    return bottom - margin, min(top + margin, max(untrained_loss, bottom + margin))
+    margin = 0.1 * (top - bottom) or 0.1
+    return bottom - margin, min(top + 2 * margin, max(untrained_loss, bottom + margin))
