@@ -102,6 +102,7 @@ def test_constants_are_tuned_and_used(tmp_path: Path, capsys: Capture) -> None:
         (["--part", "4/3"], "is not a share"),
         (["--engine", "slurm"], "local, ray"),
         (["--address", "auto"], "--engine ray"),
+        (["--engine", "ray"], "--processes 1 goes with --engine local"),
         (["--rates", "0"], "--rates 0 is not allowed"),
         (["--base-rate", "nan"], "--base-rate nan is not allowed"),
         (["--clip-global-norm", "-1"], "--clip-global-norm -1.0 is not allowed"),

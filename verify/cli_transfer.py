@@ -88,6 +88,10 @@ def transfer(
     engine = read_choice("engine", engine, ("local", "ray"))
     if address is not None and engine == "local":
         raise DeriveError(f"--address {shorten(address)} goes with --engine ray; give both, or leave it out")
+    if processes is not None and engine == "ray":
+        raise DeriveError(
+            f"--processes {processes} goes with --engine local; Ray counts the cores of its cluster itself"
+        )
     check_positive(rates=rates, seeds=seeds, steps=steps, base_width=base_width, base_rate=base_rate, batch=batch)
     check_positive(context=context, depth=depth, head_dimension=head_dimension, evaluation=evaluation)
     check_positive(tune_constants=tune_constants, clip_global_norm=clip_global_norm, epsilon=epsilon)

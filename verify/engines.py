@@ -20,6 +20,9 @@ KEPT_LOOPS = 8
 class EngineError(ValueError):
     """What was given, what is allowed and what to do, in one line."""
 
+    def __init__(self, message: str) -> None:
+        super().__init__(" ".join(message.split()))
+
 
 def available_cores() -> int:
     """The cores that this process may use."""
