@@ -78,5 +78,5 @@ def test_the_best_rate_of_another_width_is_covered_on_both_sides(also: str, adde
     assert Search(1.0).next(known, Fraction(also)) == added
     for first in added:  # whatever arrives first, the others are still asked for
         rest = [offset for offset in added if offset != first]
-        assert Search(1.0).next({**known, Fraction(first): 1.0}, Fraction(also)) == rest
+        assert Search(1.0).next({**known, Fraction(first): -1.0}, Fraction(also)) == rest
     assert not set(Search(1.0).next({}, Fraction(also))) - set(Search(1.0).start), "the search itself comes first"

@@ -155,6 +155,10 @@ def test_divergence_is_recorded_with_its_step_and_hurts_no_neighbour(corpus: Cor
     assert all(map(math.isfinite, before)) and not math.isfinite(dict(broken.curve)[60])
     (alone,) = train(loop, setting, Batch(setting.name, 16, (1e15,), (0,)), corpus)
     assert alone.diverged == broken.diverged, "a batch that has diverged ends early, and says the same"
+    for steps in (broken.diverged - 1, broken.diverged):  # the last step is always in the curve
+        shorter = Loop(Structure.of(replace(CONDITIONS, steps=steps), setting, 16))
+        (record,) = train(shorter, setting, Batch(setting.name, 16, (1e15,), (0,)), corpus)
+        assert math.isfinite(record.curve[-1][1]) == (steps < broken.diverged)
 
 
 # The driver
@@ -233,6 +237,26 @@ def test_an_interrupted_study_goes_on_to_the_same_end(
                 finished = len(store.study().records)
     with Store(path, CONDITIONS) as store:
         assert outcome(store.study()) == outcome(whole)
+
+
+def test_a_batch_that_was_stored_in_part_is_done_again_in_its_own_shape(
+    tmp_path: Path, corpus: Corpus, names: Grid, whole: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, kept = tmp_path / "study.sqlite", Store.finish
+    stored = iter(range(7))  # an odd number, so that one of the two seeds of a batch is missing
+
+    def finish(store: Store, number: int, record: Record) -> bool:
+        if next(stored, None) is None:
+            raise KeyboardInterrupt
+        return kept(store, number, record)
+
+    monkeypatch.setattr(Store, "finish", finish)
+    with pytest.raises(KeyboardInterrupt):
+        study(path, InProcess(corpus), names)
+    monkeypatch.undo()
+    assert outcome(study(path, InProcess(corpus), names)) == outcome(whole)
+    with Store(path, CONDITIONS) as store:
+        assert {batch.seeds for batch in store.batches().values()} == {SEEDS}
 
 
 def test_engines_and_orders_make_no_difference(tmp_path: Path, corpus: Corpus, names: Grid, whole: Study) -> None:
