@@ -108,48 +108,75 @@ class Loop:
             return updates
         return optax.chain(optax.clip_by_global_norm(conditions.clip), updates)
 
-    def _start(self, keys: Any, rates: Any) -> tuple[Any, Any]:
-        params = jax.vmap(self.model.init)(keys)
-        params = jax.tree.map(
-            lambda each: jnp.broadcast_to(each[:, None], (each.shape[0], rates.shape[0], *each.shape[1:])), params
-        )
-        begin = jax.vmap(jax.vmap(lambda rate, weights: self.transform(rate).init(weights)), in_axes=(None, 0))
-        return params, begin(rates, params)
+    def _each(self, function: Any, over: Any) -> Any:
+        """The function of one run for all of them: side by side on an accelerator, one after the other on a CPU.
 
-    def _step(self, params: Any, state: Any, rates: Any, inputs: Any, targets: Any) -> tuple[Any, Any, Any]:
-        value, gradients = jax.value_and_grad(lambda p: loss(self.model.apply(p, inputs), targets))(params)
-        updates, state = self.transform(rates).update(gradients, state, params)
-        return optax.apply_updates(params, updates), state, value
+        A CPU has its hands full with one network, whose arrays then stay in its cache. `over` says of every argument
+        whether it has an axis of seeds and one of rates.
+        """
+        if jax.default_backend() != "cpu":
+            inner = jax.vmap(function, in_axes=tuple(0 if rates else None for _, rates in over))
+            return jax.vmap(inner, in_axes=tuple(0 if seeds else None for seeds, _ in over))
+
+        def map_over(axis: int, function: Any) -> Any:
+            def mapped(*arguments: Any) -> Any:
+                along = [each for each, axes in zip(arguments, over, strict=True) if axes[axis]]
+
+                def call(taken: Any) -> Any:
+                    rest = iter(taken)
+                    return function(
+                        *(next(rest) if axes[axis] else each for each, axes in zip(arguments, over, strict=True))
+                    )
+
+                return jax.lax.map(call, along)
+
+            return mapped
+
+        return map_over(0, map_over(1, function))
+
+    def _start(self, keys: Any, rates: Any) -> tuple[Any, Any]:
+        def begin(key: Any, rate: Any) -> tuple[Any, Any]:
+            params = self.model.init(key)
+            return params, self.transform(rate).init(params)
+
+        return self._each(begin, [(True, False), (False, True)])(keys, rates)
 
     def _advance(self, params: Any, state: Any, rates: Any, inputs: Any, targets: Any, count: Any) -> Any:
-        """`count` steps on inputs and targets [SEGMENT, seeds, batch, ...]; losses [SEGMENT, seeds, rates]."""
-        over_rates = jax.vmap(self._step, in_axes=(0, 0, 0, None, None))
-        step = jax.vmap(over_rates, in_axes=(0, 0, None, 0, 0))
+        """`count` steps on inputs and targets [seeds, SEGMENT, batch, ...]; losses [seeds, rates, SEGMENT]."""
 
-        def body(index: Any, carry: Any) -> Any:
-            params, state, losses = carry
-            params, state, values = step(params, state, rates, inputs[index], targets[index])
-            return params, state, losses.at[index].set(values)
+        def run(params: Any, state: Any, rates: Any, inputs: Any, targets: Any) -> Any:
+            def body(index: Any, carry: Any) -> Any:
+                params, state, losses = carry
+                value, gradients = jax.value_and_grad(
+                    lambda p: loss(self.model.apply(p, inputs[index]), targets[index])
+                )(params)
+                updates, state = self.transform(rates).update(gradients, state, params)
+                return optax.apply_updates(params, updates), state, losses.at[index].set(value)
 
-        losses = jnp.zeros((SEGMENT, inputs.shape[1], rates.shape[0]))
-        return jax.lax.fori_loop(0, count, body, (params, state, losses))
+            return jax.lax.fori_loop(0, count, body, (params, state, jnp.zeros(SEGMENT)))
+
+        over = [(True, True), (True, True), (False, True), (True, False), (True, False)]
+        return self._each(run, over)(params, state, rates, inputs, targets)
 
     def _evaluate(self, params: Any, inputs: Any, targets: Any) -> Any:
         """Mean loss [seeds, rates] over held-out windows [chunks, chunk, ...], chunk by chunk."""
-        one = jax.vmap(jax.vmap(lambda p, x, y: loss(self.model.apply(p, x), y), (0, None, None)), (0, None, None))
-        return jax.lax.map(lambda window: one(params, *window), (inputs, targets)).mean(axis=0)
+
+        def run(params: Any) -> Any:
+            return jax.lax.map(lambda pair: loss(self.model.apply(params, pair[0]), pair[1]), (inputs, targets)).mean()
+
+        return self._each(run, [(True, True)])(params)
 
 
 def _segments(
     conditions: Conditions, corpus: Corpus, context: int, seeds: Sequence[int], first: int, count: int
 ) -> Any:
-    """Training batches of `count` steps from step `first` on, padded to SEGMENT: [SEGMENT, seeds, batch, ...]."""
+    """Training batches of `count` steps from step `first` on, padded to SEGMENT: [seeds, SEGMENT, batch, ...]."""
+    steps = [*range(first, first + count), *[first] * (SEGMENT - count)]
     drawn = [
-        [corpus.batch("train", conditions.batch, context, step, seed, TARGETS[conditions.model]) for seed in seeds]
-        for step in range(first, first + count)
+        [corpus.batch("train", conditions.batch, context, step, seed, TARGETS[conditions.model]) for step in steps]
+        for seed in seeds
     ]
-    both = [np.stack([[pair[which] for pair in row] for row in drawn]) for which in (0, 1)]
-    return [np.concatenate([each, np.zeros((SEGMENT - count, *each.shape[1:]), each.dtype)]) for each in both]
+    return [np.stack([[pair[which] for pair in row] for row in drawn]) for which in (0, 1)]
 
 
 def _held_out(conditions: Conditions, corpus: Corpus, context: int) -> Any:
@@ -174,15 +201,15 @@ def train(loop: Loop, setting: Setting, batch: Batch, corpus: Corpus) -> list[Re
             count = min(SEGMENT, conditions.steps + 1 - first)
             windows = _segments(conditions, corpus, loop.context, batch.seeds, first, count)
             params, state, values = loop.advance(params, state, rates, *windows, count)
-            losses.append(np.asarray(values)[:count])
-            if not np.isfinite(losses[-1][-1]).any():
+            losses.append(np.asarray(values)[..., :count])
+            if not np.isfinite(losses[-1][..., -1]).any():
                 break
         final = np.asarray(loop.evaluate(params, *_held_out(conditions, corpus, loop.context)))
-    curves = np.concatenate(losses)
+    curves = np.concatenate(losses, axis=-1)
     seconds = (time.perf_counter() - started) / final.size
     make = partial(_record, setting.name, batch.width, conditions.steps, seconds, device_name())
     return [
-        make(rate, seed, curves[:, column, row], float(final[column, row]))
+        make(rate, seed, curves[column, row], float(final[column, row]))
         for row, rate in enumerate(batch.rates)
         for column, seed in enumerate(batch.seeds)
     ]
