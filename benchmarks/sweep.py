@@ -40,7 +40,11 @@ def engine() -> Any:
     from verify.data import load_corpus
     from verify.engines import InProcess, Processes, available_cores
 
-    return InProcess(load_corpus()) if jax.default_backend() != "cpu" else Processes(available_cores(), None, None)
+    return (
+        InProcess(load_corpus())
+        if jax.default_backend() != "cpu"
+        else Processes(available_cores(), None, None, load_corpus().fingerprint)
+    )
 
 
 def tasks(width: int, models: int, first: int = 0) -> list[Any]:

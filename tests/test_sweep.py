@@ -1,23 +1,25 @@
 """Sweeps: a run equals a plain loop, batches repeat bit for bit, settings that are proved alike train alike."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
 from verify.batch import Loop, Structure, layer_rates, train
 from verify.data import Corpus, load_corpus
-from verify.engines import Engine, InProcess, Processes, Task, perform
+from verify.engines import Engine, EngineError, InProcess, Processes, Task, perform
 from verify.models import Scaling, loss
 from verify.models.mlp import MLP
+from verify.optimizers import RULES
 from verify.search import Search
-from verify.settings import prescribed, representatives
+from verify.settings import DECAYING, prescribed, representatives
 from verify.store import Store
 from verify.studies import Batch, Conditions, Record, Setting, Study
 from verify.sweep import Cell, Driver, Grid, code_version, tune_constants
@@ -53,16 +55,18 @@ def losses(
 def plain_loop(corpus: Corpus, width: int, rates: dict[str, float], epsilons: dict[str, float], seed: int) -> float:
     """Adam on SP, written with optax alone, on the same text and initial weights."""
     model = MLP(Scaling(width, 16, (0, 0, 0), (0, 0.5, 0.5)), context=4, hidden_layers=1)
-    params = model.init(jax.random.key(seed))
-    rules = {kind: optax.adam(rates[kind], eps=epsilons[kind]) for kind in rates}
+    params: Any = model.init(jax.random.key(seed))
+    rules: dict[Hashable, optax.GradientTransformation] = {
+        kind: optax.adam(rates[kind], eps=epsilons[kind]) for kind in rates
+    }
     rule = optax.multi_transform(rules, model.labels(params))
     state = rule.init(params)
     for step in range(1, 7):
-        inputs, targets = corpus.batch("train", 16, 4, step, seed)
+        inputs, targets = map(jnp.asarray, corpus.batch("train", 16, 4, step, seed))
         gradients = jax.grad(lambda p: loss(model.apply(p, inputs), targets))(params)  # noqa: B023
         updates, state = rule.update(gradients, state, params)
         params = optax.apply_updates(params, updates)
-    inputs, targets = corpus.batch("held_out", 64, 4, 0, 0)
+    inputs, targets = map(jnp.asarray, corpus.batch("held_out", 64, 4, 0, 0))
     return float(loss(model.apply(params, inputs), targets))
 
 
@@ -261,7 +265,7 @@ def test_a_batch_that_was_stored_in_part_is_done_again_in_its_own_shape(
 
 def test_engines_and_orders_make_no_difference(tmp_path: Path, corpus: Corpus, names: Grid, whole: Study) -> None:
     assert outcome(study(tmp_path / "backwards.sqlite", Backwards(corpus), names)) == outcome(whole)
-    engine = Processes(2, None, None)
+    engine = Processes(2, None, None, corpus.fingerprint)
     try:
         assert outcome(study(tmp_path / "processes.sqlite", engine, names)) == outcome(whole)
     finally:
@@ -325,3 +329,26 @@ def test_tuned_constants_are_the_best_of_those_tried(driver: Driver) -> None:
     before = len(found.records)
     assert tune_constants(driver, setting, SEARCH, 4, said.append) == constants
     assert len(driver.store.study().records) == before and said[0] == said[1]
+
+
+def test_workers_refuse_a_text_that_is_not_the_drivers(tmp_path: Path, names: Grid) -> None:
+    text = tmp_path / "text.txt"
+    text.write_bytes(b"to be or not to be, that is the question " * 100)
+    fingerprint = load_corpus(text).fingerprint
+    text.write_bytes(b"something else entirely, and as long as it was before " * 100)
+    engine = Processes(1, text, None, fingerprint)
+    try:
+        with pytest.raises(EngineError, match="the corpus changed"):
+            study(tmp_path / "study.sqlite", engine, names)
+        with Store(tmp_path / "study.sqlite", CONDITIONS) as store:
+            assert not store.study().records
+    finally:
+        engine.close()
+
+
+def test_the_rules_with_weight_decay_are_those_that_say_so() -> None:
+    weights, nothing = jnp.ones((4, 4)), jnp.zeros((4, 4))
+    for name, rule in RULES.items():
+        transform = rule(0.1, 1e-8, 0.5)
+        updates, _ = transform.update(nothing, transform.init(weights), weights)
+        assert bool(jnp.any(jnp.asarray(updates) != 0)) == (name in DECAYING), name

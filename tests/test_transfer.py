@@ -269,6 +269,24 @@ def test_limits_power_and_penalties() -> None:
     assert [each.penalty.value for each in (full, none, sgd)] == pytest.approx([0.2, 0.0, 0.0], abs=1e-6)
 
 
+def test_a_curve_that_is_no_power_law_leaves_the_limits_of_the_others_alone() -> None:
+    wild = {16: 3.5, 32: 3.2, 64: 3.6, 128: 4.0, 256: 4.1}
+    losses = {
+        "full": falling(2.9, 4.0),
+        "none": falling(2.7, 6.0),
+        "prior": lambda width, x, _seed: wild.get(width, 4.2) + 0.05 * (x - 0.3) ** 2,
+    }
+    full, none, prior = analyse(study_of(losses, settings={name: named(name) for name in losses}))
+    assert [each.penalty.value for each in (full, none)] == pytest.approx([0.2, 0.0], abs=1e-6)
+    assert isnan(prior.limit.value) and any("does not fall" in note for note in prior.notes)
+
+
+def test_no_limit_is_given_where_the_power_is_at_the_end_of_its_range() -> None:
+    (straight,) = analyse(study_of({"full": falling(2.9, -0.3, -0.2)}, settings={"full": named()}))
+    assert isnan(straight.limit.value) and isnan(straight.penalty.value)
+    assert any("p is at the end of its range for" in note for note in straight.notes)
+
+
 def test_limit_and_penalty_are_covered_with_the_uncertainty_of_the_power() -> None:
     """One p for all seeds would make intervals that hold the truth every other time."""
     limits = {"full": 2.9, "none": 2.7, "prior": 2.8}

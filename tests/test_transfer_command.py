@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from derive.cli import run
+from derive.solve import prescribe
 from verify.cli import app
 from verify.export import load
 from verify.store import read
@@ -76,13 +77,53 @@ def test_parts_are_merged_to_the_whole_and_reported(tmp_path: Path, capsys: Capt
     assert "adam SP prior" in (tmp_path / "report" / "report.html").read_text()
 
 
-def test_constants_are_tuned_and_used(tmp_path: Path, capsys: Capture) -> None:
-    command = ["transfer", *SMALL, "--parameterization", "mup", "--alignment", "full", "--tune-constants", "3"]
+def test_constants_are_tuned_apart_and_used(tmp_path: Path, capsys: Capture) -> None:
+    command = ["transfer", *SMALL, "--parameterization", "sp,mup", "--alignment", "full", "--tune-constants", "3"]
     code, out, err = verify(capsys, *command, "--out", str(tmp_path), "--format", "json")
     assert code == 0 and "constants" in err and "3 tried" in err
     rows = json.loads(out)["rows"]
-    used = [row for row in rows if len(row["widths"]) == 2]
-    assert len(used) == 1 and all(len(row["widths"]) <= 1 for row in rows if row not in used)
+    constants = [row["constants"] for row in rows]
+    assert len(rows) == 2 and constants[0] == constants[1], "at the base width all settings are one network"
+    assert len({setting.constants for setting in read(tmp_path / "constants.sqlite").settings.values()}) == 4
+
+
+def test_a_part_without_work_says_so_and_widths_are_told_apart(tmp_path: Path, capsys: Capture) -> None:
+    command = ["transfer", *SMALL, "--parameterization", "sp", "--alignment"]
+    code, out, err = verify(capsys, *command, "full", "--part", "2/2", "--out", str(tmp_path / "idle"))
+    assert code == 0 and out.startswith("nothing has been trained"), err
+    assert verify(capsys, *command, "full", "--widths", "16,32,64", "--out", str(tmp_path / "study"))[0] == 0
+    code, out, _ = verify(capsys, *command, "prior", "--out", str(tmp_path / "study"))
+    (shorter,) = [line.split() for line in out.splitlines() if line.startswith(" adam SP prior")]
+    assert code == 0 and "loss at 64" in out and shorter.count("-") == 3, "nothing is shown for a width without runs"
+
+
+def test_depth_that_makes_layers_differ_is_trained_layer_by_layer(tmp_path: Path, capsys: Capture) -> None:
+    command = ["transfer", *SMALL, "--depth", "2", "--parameterization", "sp", "--out", str(tmp_path), "--alignment"]
+    assert verify(capsys, *command, "omega=3/4")[0] == 0
+    layers = read(tmp_path / "study.sqlite").settings["adam SP omega=3/4"].layers
+    assert [layer.label for layer in layers] == ["embedding", "hidden.0", "hidden.1", "readout"]
+    assert [layer.c for layer in layers] == [
+        str(each) for each in prescribe("adam", "sp", "omega=3/4", hidden_layers=2).c
+    ]
+
+
+def test_base_rates_by_optimizer(tmp_path: Path, capsys: Capture) -> None:
+    names = ["--optimizer", "sgd,adam", "--parameterization", "sp", "--alignment", "full"]
+    command = ["transfer", *SMALL, *names, "--base-rate", "adam=0.01,sgd=0.25", "--out", str(tmp_path)]
+    assert verify(capsys, *command)[0] == 0
+    study = read(tmp_path / "study.sqlite")
+    assert {0.005, 0.01, 0.02} <= set(study.runs("adam SP full", 16)) and 0.25 in study.runs("sgd SP full", 16)
+
+
+def test_a_report_is_never_overwritten(tmp_path: Path, capsys: Capture) -> None:
+    command = ["transfer", *SMALL, "--parameterization", "sp", "--alignment", "full", "--out", str(tmp_path / "study")]
+    assert verify(capsys, *command)[0] == 0
+    arguments = ["report", str(tmp_path / "study"), "--out", str(tmp_path / "report")]
+    assert verify(capsys, *arguments)[0] == 0
+    before = {path: path.read_bytes() for path in (tmp_path / "report").iterdir()}
+    code, _, err = verify(capsys, *arguments)
+    assert code == 2 and "already holds a report" in err
+    assert {path: path.read_bytes() for path in (tmp_path / "report").iterdir()} == before
 
 
 @pytest.mark.parametrize(
@@ -104,7 +145,16 @@ def test_constants_are_tuned_and_used(tmp_path: Path, capsys: Capture) -> None:
         (["--address", "auto"], "--engine ray"),
         (["--engine", "ray"], "--processes 1 goes with --engine local"),
         (["--rates", "0"], "--rates 0 is not allowed"),
-        (["--base-rate", "nan"], "--base-rate nan is not allowed"),
+        (["--base-rate", "1e308"], "1e-12 to 1e12"),
+        (["--base-rate", "adam=1,sgd=2"], "does not name the optimizers adam"),
+        (["--base-rate", "x"], "is not a list of numbers"),
+        (["--weight-decay", "0.1"], "has no effect on adam; give adamw or lion"),
+        (["--weight-decay", "nan"], "--weight-decay nan is not allowed"),
+        (["--epsilon", "1e-6", "--optimizer", "sgd"], "has no effect on sgd"),
+        (["--alignment", "hidden.2.alpha=1/2"], "hidden.2"),
+        (["--alignment", "hidden.0.alpha=1/2", "--model", "transformer", "--widths", "32,64"], "single layers"),
+        (["--evaluation", "100000000"], "corpus"),
+        (["--base-rate", "nan"], "--base-rate 'nan' is not allowed"),
         (["--clip-global-norm", "-1"], "--clip-global-norm -1.0 is not allowed"),
         (["--halvings", "9"], "halvings"),
         (["--weight-decay", "-1"], "weight-decay"),

@@ -1,7 +1,6 @@
 """`verify transfer` and what goes with it: sweeps of the base rate over widths, stored as they go."""
 
-from collections.abc import Callable
-from datetime import datetime
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 from time import sleep
@@ -21,8 +20,11 @@ from verify.options import (
     write_error,
     write_out,
 )
+from verify.studies import Setting
 
 STORE = "study.sqlite"
+TRIALS = "constants.sqlite"
+SMALLEST_RATE = 1e-12
 WATCH_SECONDS = 2
 SIZES = {
     "mlp": {"batch": 256, "context": 8, "evaluation": 2048},
@@ -42,7 +44,9 @@ def transfer(
     widths: Annotated[str, typer.Option(help="Growing widths.")] = "64,128,256",
     base_width: Annotated[int | None, typer.Option(help="Where all settings agree.  [default: the first]")] = None,
     rates: Annotated[int, typer.Option(help="Base rates to begin with, an octave apart.")] = 9,
-    base_rate: Annotated[float | None, typer.Option(help="The middle one.  [default: by optimizer]")] = None,
+    base_rate: Annotated[
+        str | None, typer.Option(help="The middle one: 0.01, or adam=0.01,sgd=0.2.  [default: by optimizer]")
+    ] = None,
     halvings: Annotated[int, typer.Option(help="How often to halve the spacing around the best.", min=0, max=6)] = 1,
     seeds: Annotated[int, typer.Option(help="Networks per rate.")] = 2,
     steps: Annotated[int, typer.Option(help="Training steps.")] = 100,
@@ -63,7 +67,10 @@ def transfer(
     epsilon: Annotated[float | None, typer.Option(help="epsilon at the base width.  [default: by optimizer]")] = None,
     weight_decay: Annotated[float, typer.Option(help="lambda at the base width.", min=0)] = 0.0,
     train_equivalents: Annotated[
-        bool, typer.Option("--train-equivalents", help="Train what is proved to train alike, too.")
+        bool,
+        typer.Option(
+            "--train-equivalents", help="Train also what differs by a shift that is proved to change nothing."
+        ),
     ] = False,
     corpus: Annotated[Path | None, typer.Option(help="Text file, folder, or *.bin token shards.")] = None,
     vocab: Annotated[int | None, typer.Option(help="Vocabulary of token shards.")] = None,
@@ -77,11 +84,15 @@ def transfer(
     output_format: Annotated[str, typer.Option("--format", help="table or json.")] = "table",
 ) -> None:
     """Train networks over base rates and widths: does the best rate transfer, and what does each prescription cost."""
+    from derive.emit import dump
     from verify.exponents import check_widths
-    from verify.settings import UNTUNED, prescribed
+    from verify.search import Search
+    from verify.settings import UNTUNED, check_effect, prescribed
     from verify.store import Store
     from verify.studies import Conditions
-    from verify.sweep import Driver, Grid, code_version
+    from verify.sweep import Driver, Grid, check_trains, code_version
+    from verify.transfer import analyse
+    from verify.transfer_text import as_json, table
 
     model = read_choice("model", model, tuple(SIZES))
     shown = read_choice("--format", output_format, ("table", "json"))
@@ -92,10 +103,10 @@ def transfer(
         raise DeriveError(
             f"--processes {processes} goes with --engine local; Ray counts the cores of its cluster itself"
         )
-    check_positive(rates=rates, seeds=seeds, steps=steps, base_width=base_width, base_rate=base_rate, batch=batch)
-    check_positive(context=context, depth=depth, head_dimension=head_dimension, evaluation=evaluation)
-    check_positive(tune_constants=tune_constants, clip_global_norm=clip_global_norm, epsilon=epsilon)
-    check_positive(processes=processes)
+    check_positive(rates=rates, seeds=seeds, steps=steps, base_width=base_width, batch=batch, context=context)
+    check_positive(depth=depth, head_dimension=head_dimension, evaluation=evaluation, tune_constants=tune_constants)
+    check_positive(clip_global_norm=clip_global_norm, epsilon=epsilon, processes=processes)
+    check_positive(weight_decay=weight_decay or None)
     if head_dimension and model != "transformer":
         raise DeriveError(
             f"--head-dimension {head_dimension} goes with --model transformer; give both, or leave it out"
@@ -107,12 +118,17 @@ def transfer(
         raise DeriveError(
             "--tune-constants goes with neither --constants nor --part; tune first, then give --constants"
         )
+    clips, layers = clip_global_norm is not None, depth if model == "mlp" else None
     settings = tuple(
-        prescribed(name, scheme, assumed, clip=clip_global_norm is not None, constants=factors)  # type: ignore[arg-type]
+        prescribed(name, scheme, assumed, clip=clips, constants=factors, hidden_layers=layers)
         for name in split_values(optimizer, ["adam"])
         for scheme in split_values(parameterization, ["sp", "mup"])
         for assumed in split_values(alignment, ["global", "full"])
     )
+    for each in settings:
+        check_effect(each, decays=weight_decay > 0, epsilon=epsilon is not None)
+    for note in dict.fromkeys(note for each in settings for note in each.prescription.notes):
+        write_error(f"note: {note}")
     text = read_corpus(corpus, vocab)
     usual = SIZES[model]
     lengths = {"vocabulary": text.vocabulary, "context": context or usual["context"], DEPTH[model]: depth}
@@ -129,31 +145,32 @@ def transfer(
         weight_decay=weight_decay,
         clip=clip_global_norm,
     )
-    grid = Grid(
-        settings,
-        tuple(growing),
-        tuple(range(seeds)),
-        {each.setting.optimizer: _search(each.setting, rates, base_rate, halvings) for each in settings},
-        train_equivalents,
-        _share(part),
-    )
-    _check_models(conditions, grid)
+    centres = _base_rates(base_rate, [each.setting for each in settings])
+    searches = {name: Search(centre, rates, halvings) for name, centre in centres.items()}
+    grid = Grid(settings, tuple(growing), tuple(range(seeds)), searches, train_equivalents, _share(part))
+    check_trains(conditions, [each.setting for each in settings], growing, text)
     make_folder(out)
-    with Store(out / STORE, conditions) as store:
-        chosen = _engine(engine, address, processes, text, corpus, vocab)
-        try:
-            with Progress("training", len(settings) * len(growing) * rates * seeds) as bar:
-                driver = Driver(store, chosen, conditions, grid.seeds, _at_once(conditions, seeds), bar.advance)
-                if tune_constants:
-                    grid = grid.tuned(driver, tune_constants, write_error)
-                grid.train(driver)
-        except KeyboardInterrupt:
-            write_error(f"interrupted; what is finished is in {out / STORE}, the same command goes on")
-            raise
-        finally:
-            chosen.close()
-        study = store.study()
-    _print(study, out, shown)
+    chosen = _engine(engine, address, processes, text, corpus, vocab)
+    try:
+        with Progress("training", len(settings) * len(growing) * rates * seeds) as bar:
+
+            def driver(store: Store) -> Driver:
+                return Driver(store, chosen, conditions, grid.seeds, _at_once(conditions, seeds), bar.advance)
+
+            if tune_constants:
+                with Store(out / TRIALS, conditions) as store:
+                    grid = grid.tuned(driver(store), tune_constants, write_error)
+            with Store(out / STORE, conditions) as store:
+                grid.train(driver(store))
+                study = store.study()
+    except KeyboardInterrupt:
+        write_error(f"interrupted; what is finished is in {out / STORE}, the same command goes on")
+        raise
+    finally:
+        chosen.close()
+    results = analyse(study)
+    written = f"written to {out / STORE}\n"
+    write_out(dump(as_json(study, results)) if shown == "json" else table(study, results) + written)
 
 
 def _constants(text: str) -> tuple[float, float, float]:
@@ -172,22 +189,33 @@ def _share(text: str) -> tuple[int, int]:
     return int(first) - 1, int(last)
 
 
-def _search(setting: Any, rates: int, base_rate: float | None, halvings: int) -> Any:
+def _base_rates(text: str | None, settings: Sequence[Setting]) -> dict[str, float]:
+    """The middle of the rates by optimizer: one number for all, or adam=0.01,sgd=0.2, or what suits the models here."""
     from verify.optimizers import BASE_RATES
-    from verify.search import Search
 
-    hidden = next(layer.rule for layer in setting.layers if layer.label.startswith("hidden"))
+    optimizers = list(dict.fromkeys(setting.optimizer for setting in settings))
+    if text is not None:
+        parts = [part.rpartition("=") for part in text.split(",")]
+        given = {name.strip(): value for name, _, value in parts}
+        values = read_numbers("--base-rate", ",".join(given.values()), float, "0.01, or adam=0.01,sgd=0.2")
+        if not all(SMALLEST_RATE <= value <= 1 / SMALLEST_RATE for value in values):
+            raise DeriveError(f"--base-rate {shorten(text)} is not allowed; give numbers from 1e-12 to 1e12")
+        rates = dict(zip(given, values, strict=True))
+        if set(rates) == {""}:
+            return dict.fromkeys(optimizers, rates[""])
+        if set(rates) != set(optimizers):
+            raise DeriveError(
+                f"--base-rate {shorten(text)} does not name the optimizers {', '.join(optimizers)}; give one number "
+                "for all, or one for each such as adam=0.01,sgd=0.2"
+            )
+        return rates
+    rules = {setting.optimizer: _hidden_rule(setting) for setting in settings}
     # BASE_RATES are safe; the best ones are somewhat above them.
-    return Search(base_rate or 4 * BASE_RATES[hidden], rates, halvings)
+    return {name: 4 * BASE_RATES[rule] for name, rule in rules.items()}
 
 
-def _check_models(conditions: Any, grid: Any) -> None:
-    """Sizes that do not fit, and layers without a parameter, are errors before anything is trained."""
-    from verify.batch import Loop, Structure
-
-    for each in grid.settings:
-        for width in grid.widths:
-            Loop(Structure.of(conditions, each.setting, width))
+def _hidden_rule(setting: Setting) -> str:
+    return next((layer.rule for layer in setting.layers if layer.label.startswith("hidden")), setting.layers[0].rule)
 
 
 def _engine(
@@ -203,7 +231,7 @@ def _engine(
 
         return Ray(address, corpus)
     count = processes or (available_cores() if jax.default_backend() == "cpu" else 1)
-    return InProcess(corpus) if count == 1 else Processes(count, path, vocabulary)
+    return InProcess(corpus) if count == 1 else Processes(count, path, vocabulary, corpus.fingerprint)
 
 
 def _at_once(conditions: Any, seeds: int) -> Callable[[Any, int], int]:
@@ -211,73 +239,6 @@ def _at_once(conditions: Any, seeds: int) -> Callable[[Any, int], int]:
     from verify.capacity import rates_at_once
 
     return cache(lambda setting, width: rates_at_once(Structure.of(conditions, setting, width), seeds))
-
-
-def _print(study: Any, out: Path, shown: str) -> None:
-    from derive.emit import dump
-    from verify.transfer import analyse
-
-    results = analyse(study)
-    write_out(
-        dump(as_json(study, results)) if shown == "json" else table(study, results) + f"written to {out / STORE}\n"
-    )
-
-
-def as_json(study: Any, results: Any) -> dict[str, Any]:
-    """The JSON contract of every verify command, with the study's conditions and one row per setting."""
-    from dataclasses import asdict
-
-    from verify.transfer import rows_json
-
-    return {
-        "schema": 1,
-        "command": "transfer",
-        "device": "; ".join(dict.fromkeys(record.device for record in study.records)),
-        "corpus": study.conditions.corpus,
-        "conditions": asdict(study.conditions),
-        "runs": len(study.records),
-        "rows": rows_json(results),
-    }
-
-
-def table(study: Any, results: Any) -> str:
-    """One line per setting: drift of the best rate, best losses, and what transferring the smallest width's costs."""
-    from derive.emit import terminal_table
-
-    conditions = study.conditions
-    rows, sections = [], []
-    for index, each in enumerate(results):
-        if not each.widths:
-            continue
-        if not index or results[index - 1].setting.optimizer != each.setting.optimizer:
-            sections.append(len(rows))
-        first, last = each.widths[0], each.widths[-1]
-        rows.append(
-            [
-                each.setting.name,
-                f"{first.best_rate:.3g}",
-                f"{last.best_rate:.3g}",
-                f"{each.drift.value:+.2f}",
-                f"{each.drift.low:+.2f} .. {each.drift.high:+.2f}",
-                f"{last.best_loss.value:.3f}",
-                f"{last.lost.value:.3f}",
-                str(sum(found.diverged for found in each.widths) or ""),
-                f"= {each.trained_as}" if each.trained_as else "",
-            ]
-        )
-    widths = sorted({record.width for record in study.records})
-    columns = ["setting", f"best rate at {widths[0]}", f"at {widths[-1]}", "drift", "95 % interval"]
-    columns += [f"loss at {widths[-1]}", "lost by transfer", "diverged", "trains like"]
-    kept = [index for index in range(len(columns)) if index < 7 or any(row[index] for row in rows)]
-    columns, rows = [columns[index] for index in kept], [[row[index] for index in kept] for row in rows]
-    seeds = len({record.seed for record in study.records})
-    heading = (
-        f"{conditions.model}, widths {','.join(map(str, widths))}, {seeds} seeds, {conditions.steps} steps, "
-        f"{len(study.records)} runs; {conditions.corpus}\n"
-        f"drift: best rate ~ n^drift, 0 is perfect transfer; lost: nats paid at {widths[-1]} "
-        f"for using the best rate of {widths[0]}\n"
-    )
-    return heading + terminal_table(columns, rows, sections) + "\n"
 
 
 def status(
@@ -289,46 +250,15 @@ def status(
     from rich.live import Live
 
     from verify.export import load
+    from verify.transfer_text import progress_table
 
     if not watch:
-        write_out(_progress_table(load(study)))
+        write_out(progress_table(load(study)))
         return
     with Live(console=Console(), auto_refresh=False) as live:
         while True:
-            live.update(_progress_table(load(study)), refresh=True)
+            live.update(progress_table(load(study)), refresh=True)
             sleep(WATCH_SECONDS)
-
-
-def _progress_table(study: Any) -> str:
-    """Settings down, widths across: finished runs and the lowest mean loss so far."""
-    from derive.emit import terminal_table
-
-    widths = sorted({record.width for record in study.records})
-    rows = []
-    for name in study.settings:
-        if study.source(name) != name:
-            continue
-        cells = []
-        for width in widths:
-            means = [float(losses.mean()) for losses in study.losses(name, width)[1]]
-            finished = [mean for mean in means if mean == mean]
-            runs = sum(map(len, study.runs(name, width).values()))
-            cells.append(f"{runs}  {min(finished):.3f}" if finished else str(runs or "-"))
-        rows.append([name, *cells])
-    diverged = sum(1 for _ in study.divergences())
-    speed = _runs_per_minute(study.records)
-    heading = (
-        f"{len(study.records)} of {study.planned} runs handed out are finished, {diverged} of them diverged"
-        f"{f', {speed:.0f} a minute' if speed else ''}; finished runs and lowest mean loss by width\n"
-    )
-    return heading + terminal_table(["setting", *map(str, widths)], rows, []) + "\n"
-
-
-def _runs_per_minute(records: Any) -> float | None:
-    """The speed of the last two hundred runs; None with too few to say."""
-    times = sorted(datetime.fromisoformat(record.finished) for record in records)[-200:]
-    seconds = (times[-1] - times[0]).total_seconds() if times else 0
-    return 60 * (len(times) - 1) / seconds if seconds else None
 
 
 def report(
@@ -337,11 +267,14 @@ def report(
 ) -> None:
     """Write a study as one self-contained page with its pictures, and as CSV and JSON."""
     from derive.emit import dump
-    from verify.export import export, load
+    from verify.export import DESCRIPTION, export, load
     from verify.report import write_report
     from verify.transfer import analyse
+    from verify.transfer_text import as_json
 
     found = load(study)
+    if (out / DESCRIPTION).exists():
+        raise DeriveError(f"--out {shorten(str(out))} already holds a report; give another folder, or move that one")
     make_folder(out)
     files = write_report(found, out)
     export(found, out)

@@ -111,19 +111,21 @@ class InProcess:
 class Processes:
     """One worker process per core, each on a core of its own: faster on a CPU than all cores on one network.
 
-    Workers end with the driver, even where it is killed.
+    Workers end with the driver, even where it is killed. They read the corpus for themselves, and refuse to train
+    where it is no longer the one with that fingerprint.
     """
 
-    def __init__(self, count: int, path: Path | None, vocabulary: int | None) -> None:
+    def __init__(self, count: int, path: Path | None, vocabulary: int | None, fingerprint: str) -> None:
         context = multiprocessing.get_context("spawn")
         order = context.Value("i", 0)
         self.capacity = count + 1  # one waits, so that no worker does
         self.pool = ProcessPoolExecutor(count, context, _begin, (order, path, vocabulary))
+        self.fingerprint = fingerprint
         self.running: dict[Future[list[Record]], Task] = {}
 
     def submit(self, task: Task) -> None:
         """Take a task."""
-        self.running[self.pool.submit(_work, task)] = task
+        self.running[self.pool.submit(_work, task, self.fingerprint)] = task
 
     def next(self) -> tuple[Task, list[Record]]:
         """Wait for a task to finish; EngineError where a worker died."""
@@ -170,6 +172,11 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _work(task: Task) -> list[Record]:
+def _work(task: Task, fingerprint: str) -> list[Record]:
     assert _corpus is not None  # noqa: S101
+    if _corpus.fingerprint != fingerprint:
+        raise EngineError(
+            f"the corpus changed while the study ran: it was {fingerprint} and is {_corpus.fingerprint}; "
+            "put the old text back, or start a new study in another folder"
+        )
     return perform(task, _corpus)

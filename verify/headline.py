@@ -4,6 +4,8 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from verify.fit import WIDEST_INTERVAL, Slope
 from verify.optimum import Estimate
 from verify.outcomes import SettingResult
@@ -128,8 +130,9 @@ def _lowest(comparison: Comparison, groups: Sequence[Group]) -> str:
     (best, first), others = known[0], known[1:]
     text = f"At width {comparison.width}, {best.label} ends lowest, at {interval(first.best_loss)} nats."
     if others:
-        text += f" Next is {others[0][0].label}, {interval(others[0][1].difference)} nats higher (paired over seeds)."
-    alike = [group.label for group, entry in others if entry.difference.low <= 0]
+        paired = " (paired over seeds)" if math.isfinite(others[0][1].difference.low) else ""
+        text += f" Next is {others[0][0].label}, {interval(others[0][1].difference)} nats higher{paired}."
+    alike = [group.label for group, entry in others if not entry.difference.low > 0]
     if alike:
         text += f" Not told apart from the lowest: {'; '.join(alike)}."
     if others[1:]:
@@ -143,7 +146,7 @@ def _transfer(groups: Sequence[Group]) -> str:
     """Which best rates transfer and which do not, by size of the drift."""
     ordered = sorted(groups, key=lambda group: abs(group.result.drift.value))
     parts: list[str] = []
-    for verdict, says in ((True, "transfers for"), (False, "does not for"), (None, "is undecided for")):
+    for verdict, says in ((True, "transfers for"), (False, "does not transfer for"), (None, "is undecided for")):
         alike = [group for group in ordered if transfers(group.result.drift) is verdict and group.result.widths]
         names = (
             f"{group.label} ({interval(group.result.drift)})"
@@ -162,7 +165,7 @@ def _divergence(groups: Sequence[Group]) -> str:
         for group in groups
         if group.result.divergence_width is not None
     ]
-    runs = sum(found.losses.size for group in groups for found in group.result.widths)
+    runs = sum(int((~np.isnan(found.losses)).sum()) for group in groups for found in group.result.widths)
     diverged = sum(found.diverged for group in groups for found in group.result.widths)
     if not runs:
         return ""

@@ -26,15 +26,13 @@ def shared_power(curves: Sequence[Curve]) -> float:
     return (low + high) / 2
 
 
-def limits(curves: Mapping[str, Curve], distinct: Sequence[str]) -> tuple[float, dict[str, float], list[str]]:
-    """p, L_inf by name, and the names of curves that do not fall (A <= 0); p from the `distinct` curves alone.
+def limits(curves: Mapping[str, Curve], distinct: Sequence[str]) -> tuple[float, dict[str, float]]:
+    """p and L_inf by name; p from the `distinct` curves alone.
 
     Every curve needs three widths or more. With three widths and one curve the three parameters meet it exactly.
     """
     power = shared_power([curves[name] for name in distinct])
-    fits = {name: _fit(np.array([power]), *curve) for name, curve in curves.items()}
-    falls = {name: bool(fit[1][0] > 0) for name, fit in fits.items()}
-    return power, {name: float(fit[0][0]) for name, fit in fits.items()}, [name for name in fits if not falls[name]]
+    return power, {name: float(_fit(np.array([power]), *curve)[0][0]) for name, curve in curves.items()}
 
 
 def _fit(powers: PerPower, widths: Sequence[int], losses: Losses) -> tuple[PerPower, PerPower, PerPower]:

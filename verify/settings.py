@@ -6,14 +6,17 @@ from dataclasses import dataclass, replace
 from sympy import Expr, S
 
 from derive.emit import layer_names
-from derive.errors import canonical
+from derive.errors import DeriveError, canonical
 from derive.exponents import KINDS
 from derive.parameterizations import equivalent
-from derive.solve import Prescription, prescribe, solve_kinds
+from derive.propagation import Problem
+from derive.solve import Prescription, prescribe, solve, solve_kinds
 from verify.optimizers import check_trainable, exact
 from verify.studies import GLOBAL, LayerScaling, Setting
 
 UNTUNED = (1.0, 1.0, 1.0)
+DECAYING = ("adamw", "lion")
+"""The rules of `verify.optimizers` that have decoupled weight decay."""
 
 
 @dataclass(frozen=True)
@@ -31,16 +34,18 @@ def prescribed(
     *,
     clip: bool = False,
     constants: tuple[float, float, float] = UNTUNED,
+    hidden_layers: int | None = None,
 ) -> Prescribed:
     """The setting of that triple; alignment "global" keeps everything of "full" but the rates, whose c is 0.
 
-    DeriveError for unknown names, for optimizers that cannot be trained here and for exponents with symbols.
+    One row stands for all hidden layers, or `hidden_layers` rows where depth makes them differ or the alignment names
+    them singly. DeriveError for unknown names, for optimizers that cannot be trained here, for exponents with symbols
+    and for an alignment of another depth.
     """
     raw = canonical(alignment) == GLOBAL
     prescription = prescribe(optimizer, parameterization, "full" if raw else alignment, clip_global_norm=clip)
     check_trainable({kind: row.name for kind, row in prescription.problem.optimizers.items()})
-    if prescription.problem.alignment.hidden_layers is None:
-        prescription = solve_kinds(prescription.problem)
+    prescription = _of_depth(prescription.problem, hidden_layers)
     if raw:
         flat = tuple(replace(layer, c=S.Zero, decay=S.Zero) for layer in prescription.layers)
         prescription = replace(prescription, layers=flat)
@@ -53,6 +58,37 @@ def prescribed(
     name = GLOBAL if raw else prescription.problem.alignment.name
     scheme = prescription.problem.parameterization.name
     return Prescribed(Setting(prescription.optimizer_name, scheme, name, tuple(layers), constants), prescription)
+
+
+def _of_depth(problem: Problem, hidden_layers: int | None) -> Prescription:
+    named = problem.alignment.hidden_layers
+    if named is not None and named != hidden_layers:
+        network = "this model's layers cannot be named" if hidden_layers is None else f"the network has {hidden_layers}"
+        raise DeriveError(f"alignment {problem.alignment.name} is of {named} hidden layers and {network}; give another")
+    if hidden_layers is None:
+        if problem.alignment.layers:
+            raise DeriveError(
+                f"alignment {problem.alignment.name} names single layers, which this model has not; use hidden"
+            )
+        return solve_kinds(problem)
+    listed = solve(replace(problem, hidden_layers=hidden_layers))
+    by_kind = solve_kinds(problem)
+    of_kind = {layer.kind: layer for layer in by_kind.layers}
+    alike = all(
+        (layer.c, layer.epsilon) == (of_kind[layer.kind].c, of_kind[layer.kind].epsilon) for layer in listed.layers
+    )
+    return replace(by_kind, notes=listed.notes) if alike else listed
+
+
+def check_effect(each: Prescribed, *, decays: bool, epsilon: bool) -> None:
+    """Raise DeriveError where a weight decay or an epsilon was given and no rule of the optimizer has it."""
+    rules = {layer.rule for layer in each.setting.layers}
+    if decays and not rules & set(DECAYING):
+        raise DeriveError(
+            f"--weight-decay has no effect on {each.setting.optimizer}; give {' or '.join(DECAYING)}, or leave it out"
+        )
+    if epsilon and all(layer.epsilon is None for layer in each.setting.layers):
+        raise DeriveError(f"--epsilon has no effect on {each.setting.optimizer}, which has none; leave it out")
 
 
 def train_alike(first: Prescribed, second: Prescribed, *, decays: bool, clips: bool) -> bool:

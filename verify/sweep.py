@@ -14,11 +14,14 @@ from pathlib import Path
 import numpy as np
 
 import derive
+from verify.batch import Loop, Structure
+from verify.data import Corpus
 from verify.engines import Engine, Task
 from verify.search import Search
 from verify.settings import UNTUNED, Prescribed, representatives
 from verify.store import Store
 from verify.studies import Batch, Conditions, Record, Setting
+from verify.train import TARGETS
 
 CODE = (
     "batch.py",
@@ -123,8 +126,8 @@ class Driver:
             task, records = self.engine.next()
             running -= 1
             for record in records:
-                self.store.finish(task.number, record)
-                self._learn(record)
+                if self.store.finish(task.number, record):
+                    self._learn(record)
             self.cells[task.batch.setting, task.batch.width].in_flight.difference_update(task.batch.rates)
             self.progress(len(records), self._total(cells))
 
@@ -155,6 +158,14 @@ class Driver:
                 cell.in_flight.update(rates)
                 return Task(self.store.add_batch(batch), self.conditions, cell.setting, batch)
         return None
+
+
+def check_trains(conditions: Conditions, settings: Sequence[Setting], widths: Sequence[int], corpus: Corpus) -> None:
+    """Raise what training would raise before anything is stored: sizes, layers and corpora that do not fit."""
+    loops = [Loop(Structure.of(conditions, setting, width)) for setting in settings for width in widths]
+    context, targets = loops[0].context, TARGETS[conditions.model]
+    corpus.batch("train", conditions.batch, context, 0, 0, targets)
+    corpus.batch("held_out", conditions.evaluation, context, 0, 0, targets)
 
 
 def tune_constants(

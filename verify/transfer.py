@@ -6,6 +6,7 @@ quality of the power law, the robustness of extrapolation and the loss at infini
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -240,38 +241,48 @@ def _with_limits(group: Mapping[str, SettingResult], sources: Mapping[str, str])
             curves.setdefault(seed, {})[key] = curve
     found: dict[str, dict[int, float]] = {key: {} for key in group}
     powers: dict[int, float] = {}
-    rising: set[str] = set()
     for seed, by_key in curves.items():
         distinct = list({sources[key]: key for key in by_key}.values())
-        powers[seed], values, not_falling = limits(by_key, distinct)
-        rising |= set(not_falling)
+        powers[seed], values = limits(by_key, distinct)
         for key, value in values.items():
             found[key][seed] = value
+    ends = sum(min(abs(power - end) for end in POWERS) < 0.01 for power in powers.values())
+    undetermined = f"p is at the end of its range for {ends} of {len(powers)} seeds, so the limit is unknown"
+    reasons = {key: [undetermined] if found[key] and ends else _no_limit(each) for key, each in group.items()}
+    if ends:
+        found = {key: {} for key in group}
     means = {key: over_seeds(np.array(list(by_seed.values()))) for key, by_seed in found.items()}
     lowest = min(means, key=lambda key: np.nan_to_num(means[key].value, nan=np.inf))
-    ends = any(min(abs(power - end) for end in POWERS) < 0.01 for power in powers.values())
     completed: dict[str, SettingResult] = {}
     for key, each in group.items():
-        notes = [
-            *([] if found[key] else [f"fewer than {FEWEST} widths have a best loss, so the limit is unknown"]),
-            *(["the best loss does not fall with the width"] if key in rising else []),
-            *(["p is at the end of its range, so the limit is not to be relied on"] if found[key] and ends else []),
-        ]
         completed[key] = replace(
             each,
             limit=means[key],
             power=over_seeds(np.array([powers[seed] for seed in found[key]])),
             penalty=over_seeds(_paired(found[key], found[lowest])),
-            notes=(*each.notes, *notes),
+            notes=(*each.notes, *reasons[key]),
         )
     return completed
 
 
-def _best_loss_curves(result: SettingResult) -> dict[int, Curve]:
-    """(widths, best losses) by seed, of the seeds that have one at every width that has any; none below FEWEST."""
+def _no_limit(result: SettingResult) -> list[str]:
+    """Why a setting has no limit and no part in the fit of p: curves that are no power law would spoil it for all."""
     known = [found for found in result.widths if np.isfinite(found.best_rate)]
+    losses = [found.best_loss.value for found in known]
     if len(known) < FEWEST:
+        return [f"fewer than {FEWEST} widths have a best loss, so the limit is unknown"]
+    if any(found.at_edge for found in known):
+        return ["a best rate is at the edge of those tried, so the limit is unknown"]
+    if any(later >= earlier for earlier, later in pairwise(losses)):
+        return ["the best loss does not fall from each width to the next, so the limit is unknown"]
+    return []
+
+
+def _best_loss_curves(result: SettingResult) -> dict[int, Curve]:
+    """(widths, best losses) by seed, of the seeds that have one at every width that has any; none without a limit."""
+    if _no_limit(result):
         return {}
+    known = [found for found in result.widths if np.isfinite(found.best_rate)]
     losses = np.array([found.best_losses for found in known])
     curves = {seed: ([found.width for found in known], losses[:, i]) for i, seed in enumerate(known[0].seeds)}
     return {seed: curve for seed, curve in curves.items() if not np.isnan(curve[1]).any()}
