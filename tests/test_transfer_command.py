@@ -153,7 +153,6 @@ def test_a_report_is_never_overwritten(tmp_path: Path, capsys: Capture) -> None:
         (["--epsilon", "1e-6", "--optimizer", "sgd"], "has no effect on sgd"),
         (["--alignment", "hidden.2.alpha=1/2"], "hidden.2"),
         (["--alignment", "hidden.0.alpha=1/2", "--model", "transformer", "--widths", "32,64"], "single layers"),
-        (["--evaluation", "100000000"], "corpus"),
         (["--base-rate", "nan"], "--base-rate 'nan' is not allowed"),
         (["--clip-global-norm", "-1"], "--clip-global-norm -1.0 is not allowed"),
         (["--halvings", "9"], "halvings"),
@@ -171,6 +170,13 @@ def test_bad_input_is_one_line_and_trains_nothing(
     code, printed, err = verify(capsys, "transfer", *SMALL, *arguments, "--out", str(out))
     assert code == 2 and message in err and err.count("\n") == 1 and printed == "", err
     assert not (out / "study.sqlite").exists()
+
+
+def test_a_corpus_too_small_is_said_before_anything_is_stored(tmp_path: Path, capsys: Capture) -> None:
+    (tmp_path / "text.txt").write_text("to be or not to be")
+    out = tmp_path / "study"
+    code, _, err = verify(capsys, "transfer", *SMALL, "--corpus", str(tmp_path / "text.txt"), "--out", str(out))
+    assert code == 2 and "too small" in err and err.count("\n") == 1 and not (out / "study.sqlite").exists()
 
 
 @pytest.mark.parametrize(

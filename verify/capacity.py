@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from verify.batch import Loop, Structure
+from verify.batch import EVALUATION_CHUNK, Loop, Structure
 
 MEMORY_SHARE = 0.5
 
@@ -14,9 +14,11 @@ MEMORY_SHARE = 0.5
 def bytes_per_run(loop: Loop) -> int:
     """An upper estimate of one run's memory: parameters, gradient, update, state, and every intermediate array twice.
 
-    The last is for the forward pass and its cotangents, as if nothing were fused.
+    The last is for the forward pass and its cotangents, as if nothing were fused, on a training batch or on as many
+    held-out windows as are evaluated at once, whichever is larger.
     """
-    tokens = jax.ShapeDtypeStruct((loop.conditions.batch, loop.context), jnp.int32)
+    windows = max(loop.conditions.batch, min(loop.conditions.evaluation, EVALUATION_CHUNK))
+    tokens = jax.ShapeDtypeStruct((windows, loop.context), jnp.int32)
     state = jax.eval_shape(loop.transform(jnp.zeros(len(loop.structure.layers))).init, loop.shapes)
     forward = jax.make_jaxpr(loop.model.apply)(loop.shapes, tokens)
     activations = sum(_bytes(variable.aval) for equation in forward.eqns for variable in equation.outvars)
