@@ -16,7 +16,7 @@ demo: .venv/installed
 	$(BIN)/derive table
 
 test: .venv/installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 # What takes minutes: the remaining parameterizations, widths to 4096, the transformer.
 test-slow: .venv/installed

@@ -1,6 +1,6 @@
 """Models per minute of a sweep, beside the same runs done one process at a time, as is usual.
 
-    python -m benchmarks.sweep [--widths 64,128,256] [--models 60]
+    python -m benchmarks.sweep [--widths 64,128,256] [--models 240]
 
 The same networks (MLP on text, Adam, 150 steps) at each width: by `verify transfer`'s engine, start of its worker
 processes and compilation included, and each in a process of its own, which imports, compiles and trains one. Both
@@ -109,7 +109,7 @@ def child(width: int, index: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--widths", default="64,128,256")
-    parser.add_argument("--models", type=int, default=60)
+    parser.add_argument("--models", type=int, default=240)
     parser.add_argument("--out", type=Path, help="write the JSON there as well")
     parser.add_argument("--child", nargs=2, type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -142,7 +142,10 @@ def report(options: argparse.Namespace) -> None:
                 "over_floor": cold / warm,
             }
         )
-    text = json.dumps({"device": device_name(), "steps": STEPS, "rows": rows}, indent=1)
+    single = sum(60 * row["models"] / row["one_process_at_a_time"] for row in rows)
+    together = sum(60 * row["models"] / row["models_per_minute"] for row in rows)
+    result = {"device": device_name(), "steps": STEPS, "rows": rows, "ratio_of_all": single / together}
+    text = json.dumps(result, indent=1)
     print(text)
     if options.out:
         options.out.write_text(text + "\n")

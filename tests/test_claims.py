@@ -49,6 +49,17 @@ def test_the_table_of_drifts_and_losses(results: list[SettingResult]) -> None:
     assert not missing, "\n".join(rows(results))
 
 
+def test_the_drifts_of_the_transformer() -> None:
+    found = {short(each.setting): each for each in analyse(load(MLP.parent / "transfer_transformer"))}
+    names = "SP full", "muP full", "SP prior", "SP none", "muP none", "MFP global", "muP global", "SP global"
+    assert f"| {' | '.join(names)} |" in README
+    drifts = f"| {' | '.join(interval(found[name].drift) for name in names)} |"
+    assert drifts in README, drifts
+    lost = {name: found[name].widths[-1].lost.value for name in names}
+    text = "{:.3f} nats in SP *full*, {:.3f} in muP *full*, and {:.2f} with one raw rate in SP"
+    assert text.format(lost["SP full"], lost["muP full"], lost["SP global"]) in README
+
+
 def test_the_differences_to_the_best(results: list[SettingResult]) -> None:
     """Every "NAME +0.123 [0.1, 0.2]" of the README's claims, by optimizer."""
     for comparison in comparisons(results):
