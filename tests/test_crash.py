@@ -15,7 +15,7 @@ from verify.store import read
 
 COMMAND = [
     *(sys.executable, "-m", "verify", "transfer", "--parameterization", "sp,ntk", "--alignment", "global,full"),
-    *("--widths", "16,32", "--rates", "5", "--seeds", "2", "--steps", "40", "--batch", "16", "--context", "4"),
+    *("--widths", "16,32", "--rates", "5", "--seeds", "2", "--steps", "200", "--batch", "16", "--context", "4"),
     *("--depth", "1", "--evaluation", "64"),
 ]
 
@@ -56,23 +56,21 @@ def runs(folder: Path) -> dict[tuple[Any, ...], tuple[Any, ...]]:
 
 
 def crash(tmp_path: Path, kills: int) -> None:
-    began = time.monotonic()
     assert start(tmp_path / "whole", tmp_path / "cache", 2).wait(300) == 0
-    duration = time.monotonic() - began
     expected = runs(tmp_path / "whole")
     assert len(expected) > 60
     chance = random.Random(kills)
     seen: dict[tuple[Any, ...], tuple[Any, ...]] = {}
     folder, interrupted = tmp_path / "killed", 0
     for count in range(kills):
-        before = len(seen)
+        before, began = len(seen), time.monotonic()
+        share = (len(expected) - before) // (kills - count + 1)  # so that something is left for every kill
+        goal = before + chance.randint(1, max(1, share))
+        patience = chance.uniform(0, 5) if count % 3 == 0 else 120  # some die while they start
         driver = start(folder, tmp_path / "cache", 1 + count % 2)
-        if count % 3:  # mostly while runs are being finished, which takes less time than starting
-            while driver.poll() is None and len(runs(folder)) == before:
-                time.sleep(0.02)
-            time.sleep(chance.uniform(0, 0.1 * duration))
-        else:
-            time.sleep(chance.uniform(0, duration))
+        while driver.poll() is None and len(runs(folder)) < goal and time.monotonic() - began < patience:
+            time.sleep(0.005)
+        time.sleep(chance.uniform(0, 0.03))
         interrupted += driver.poll() is None
         kill(driver)
         now = runs(folder)
