@@ -32,6 +32,7 @@ def test_one_run_needs_no_more_than_the_estimate(conditions: Conditions) -> None
     evaluated = loop.evaluate.lower(params, windows, goals).compile().memory_analysis()
     batches = sum(each.size * each.dtype.itemsize for each in (inputs, targets))
     for used in (trained, evaluated):
+        assert used is not None
         needed = used.argument_size_in_bytes + used.temp_size_in_bytes - batches
         assert 0 < needed <= capacity.bytes_per_run(loop)
 
