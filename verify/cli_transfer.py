@@ -48,7 +48,7 @@ def transfer(
         str | None, typer.Option(help="The middle one: 0.01, or adam=0.01,sgd=0.2.  [default: by optimizer]")
     ] = None,
     halvings: Annotated[int, typer.Option(help="How often to halve the spacing around the best.", min=0, max=6)] = 1,
-    seeds: Annotated[int, typer.Option(help="Networks per rate.")] = 2,
+    seeds: Annotated[int, typer.Option(help="Networks per rate.")] = 3,
     steps: Annotated[int, typer.Option(help="Training steps.")] = 100,
     batch: Annotated[int | None, typer.Option(help="Examples per step.  [default: 256; transformer 16]")] = None,
     context: Annotated[int | None, typer.Option(help="Tokens read at once.  [default: 8; transformer 64]")] = None,
