@@ -1,4 +1,4 @@
-"""Stores and exports of studies: nothing finished is lost, doubled or changed, whatever happens to the process."""
+"""Stores of studies: nothing finished is lost, doubled or changed, whatever happens to the process."""
 
 import hashlib
 import json
@@ -22,9 +22,9 @@ from typing import IO
 import pytest
 
 from verify.database import StoreError, snapshot
-from verify.export import export, load, load_export
-from verify.store import Store, as_row, merge, read
-from verify.studies import Batch, Conditions, LayerScaling, Record, Setting, Study, run_key
+from verify.export import export, load_export
+from verify.store import Store, as_row, read
+from verify.studies import Batch, Conditions, LayerScaling, Record, Setting, run_key
 
 CONDITIONS = Conditions("mlp", {"vocabulary": 256, "context": 16}, 64, 100, 32, 512, "corpus-1", "code-1", epsilon=1e-8)
 ROOT = Path(__file__).parent.parent
@@ -596,153 +596,3 @@ def test_a_second_driver_is_refused_until_the_first_is_dead(path: Path):
         assert store.add_settings([ADAM], {})
         with refused("another driver"):
             Store(path, CONDITIONS)
-
-
-def part(path: Path, batches: list[Batch], conditions: Conditions = CONDITIONS, loss: float | None = None) -> Path:
-    with Store(path, conditions) as store:
-        store.add_settings([ADAM, SGD], {})
-        for batch in batches:
-            number = store.add_batch(batch)
-            for run in batch.runs():
-                store.finish(number, record(batch.setting, batch.width, *run, loss=loss))
-    return path
-
-
-def test_stores_of_array_tasks_merge_into_what_one_driver_makes(tmp_path: Path, path: Path):
-    filled(path)
-    parts = [part(tmp_path / "1.sqlite", BATCHES[:5]), part(tmp_path / "2.sqlite", BATCHES[3:])]
-    before = contents(tmp_path)
-    merge(tmp_path / "merged.sqlite", [*parts, parts[0]])
-    assert {name: value for name, value in contents(tmp_path).items() if name != "merged.sqlite"} == before
-    merged, whole = read(tmp_path / "merged.sqlite"), read(path)
-    assert texts(merged.records) == texts(whole.records)
-    assert replace(merged, records=()) == replace(whole, records=())
-    assert rows(tmp_path / "merged.sqlite") == rows(path)  # keys and numbers of batches as well
-    with Store(tmp_path / "merged.sqlite", CONDITIONS) as store:
-        assert store.unfinished() == []
-
-
-def test_an_unfinished_batch_is_finished_by_merging(tmp_path: Path):
-    halves = []
-    for half in (0, 1):
-        with Store(tmp_path / f"{half}.sqlite", CONDITIONS) as store:
-            store.add_settings([ADAM], {})
-            number = store.add_batch(BATCHES[0])
-            for run in BATCHES[0].runs()[half::2]:
-                store.finish(number, record(ADAM.name, 64, *run))
-        halves.append(tmp_path / f"{half}.sqlite")
-    merge(tmp_path / "one.sqlite", halves[:1])
-    merge(tmp_path / "both.sqlite", halves)
-    with Store(tmp_path / "one.sqlite", CONDITIONS) as store:
-        assert store.unfinished() == [(1, BATCHES[0])]
-    with Store(tmp_path / "both.sqlite", CONDITIONS) as store:
-        assert store.unfinished() == []
-
-
-def test_stores_that_contradict_each_other_are_not_merged(tmp_path: Path):
-    first = part(tmp_path / "1.sqlite", BATCHES[:1])
-    other = part(tmp_path / "2.sqlite", BATCHES[:1], loss=1.5)
-    elsewhere = part(tmp_path / "3.sqlite", BATCHES[:1], replace(CONDITIONS, code="code-2"))
-    target = tmp_path / "merged.sqlite"
-    with unchanged(tmp_path):
-        with refused("adam muP full, width 64, rate 0.1, seed 0", "1.5", "1.sqlite", "2.sqlite"):
-            merge(target, [first, other])
-        with refused("made by code code-2, this is code-1", "3.sqlite"):
-            merge(target, [first, elsewhere])
-        with refused("no store at"):
-            merge(target, [first, tmp_path / "absent.sqlite"])
-        with refused("exists"):
-            merge(other, [first])
-        with refused("at least one"):
-            merge(target, [])
-        with refused("merged.sqlite"):
-            merge(tmp_path / "absent" / "merged.sqlite", [first])
-    assert {file.suffix for file in tmp_path.iterdir()} == {".sqlite", ".lock"}
-
-
-def test_equal_exponents_under_two_names_merge_into_one(tmp_path: Path):
-    prior, gauge = setting("adam", "1", "prior"), setting("adam", "3/4", "none")
-    paths = []
-    for number, each in enumerate([ADAM, prior, gauge]):
-        paths.append(tmp_path / f"{number}.sqlite")
-        with Store(paths[-1], CONDITIONS) as store:
-            alike = {gauge.name: ADAM.name, prior.name: ADAM.name}
-            store.add_settings([each] if number else [ADAM, prior, gauge], {} if number else alike)
-            batch = store.add_batch(Batch(each.name, 64 + number, (0.1,), (0,)))
-            store.finish(batch, record(each.name, 64 + number, 0.1, 0))
-    merge(tmp_path / "merged.sqlite", paths[:2])
-    merged = read(tmp_path / "merged.sqlite")
-    assert merged.widths(prior.name) == merged.widths(ADAM.name) == [64, 65]
-    with refused("'adam muP none' was trained in", "counts as 'adam muP full'"):
-        merge(tmp_path / "none.sqlite", paths)
-
-
-def exported(study: Study, folder: Path, compress: bool = False) -> Path:
-    export(study, folder, compress)
-    return folder
-
-
-@pytest.mark.parametrize("compress", [False, True])
-def test_an_export_reads_back_equal_and_is_the_same_twice(path: Path, compress: bool, monkeypatch: pytest.MonkeyPatch):
-    study = read(filled(path))
-    awkward = replace(study.records[0], device='NVIDIA "H200",\r\nμ', finished="2026-01-01T00:00:00+00:00", curve=())
-    study = replace(study, records=(awkward, *study.records[1:]), trained_as={"alias": ADAM.name})
-    one = exported(study, path.parent / "a" / "export", compress)
-    monkeypatch.setattr(time, "time", lambda: 1e9)
-    two = exported(study, path.parent / "b" / "export", compress)
-    back = load_export(one)
-    assert texts(back.records) == texts(study.records)
-    assert replace(back, records=()) == replace(study, records=())
-    assert contents(one) == contents(two)
-    assert {file.name for file in one.iterdir()} == {"study.json", "runs.csv.gz" if compress else "runs.csv"}
-
-
-def test_a_table_has_a_row_per_run_that_any_program_reads(path: Path):
-    folder = exported(read(filled(path)), path.parent)
-    header, *lines = (folder / "runs.csv").read_text().splitlines()
-    assert header == "setting,width,base_rate,seed,loss,diverged,curve,seconds,device,finished"
-    assert len(lines) == 80
-    first = lines[0].split(",")
-    made = planned()[0]
-    assert first[:5] == ["adam muP full", "64", "0.1", "0", repr(made.loss)]
-    assert first[6].split()[1] == f"2:{made.curve[1][1]!r}"
-    assert {line.split(",")[4] for line in lines} > {"nan", "inf"}
-
-
-def test_an_export_is_neither_overwritten_nor_trusted_when_changed(path: Path):
-    study = read(filled(path))
-    folder = exported(study, path.parent / "export")
-    with unchanged(folder), refused("already holds study.json"):
-        export(study, folder)
-    table = (folder / "runs.csv").read_bytes()
-    (folder / "runs.csv").write_bytes(table[: table.rindex(b"\n", 0, -1) + 1])
-    with refused("changed or cut short"):
-        load(folder)
-    (folder / "runs.csv").unlink()
-    with refused("is no export", "runs.csv"):
-        load(folder)
-    description = (folder / "study.json").read_text()
-    (folder / "runs.csv").write_bytes(table)
-    for wrong, said in (
-        ('{"schema": 1}', "cannot be read"),
-        (description.replace("1", "2", 1), "has schema 2"),
-        ("{", ""),
-    ):
-        (folder / "study.json").write_text(wrong)
-        with refused(said):
-            load(folder)
-    (path.parent / "file").touch()
-    with refused("cannot write to"):
-        export(study, path.parent / "file")
-
-
-def test_a_study_is_found_in_a_store_a_folder_and_an_export(path: Path):
-    study = read(filled(path))
-    folder = exported(study, path.parent / "export", compress=True)
-    for form in (path, path.parent, folder):
-        assert texts(load(form).records) == texts(study.records)
-    (path.parent / "nothing").mkdir()
-    with refused("neither study.sqlite nor an export"):
-        load(path.parent / "nothing")
-    with refused("no store at"):
-        load(path.parent / "absent")

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 from time import sleep
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -20,9 +20,10 @@ from verify.options import (
     write_error,
     write_out,
 )
-from verify.studies import Setting
 
-STORE = "study.sqlite"
+if TYPE_CHECKING:
+    from verify.studies import Setting
+
 TRIALS = "constants.sqlite"
 SMALLEST_RATE = 1e-12
 WATCH_SECONDS = 2
@@ -86,6 +87,7 @@ def transfer(
     """Train networks over base rates and widths: does the best rate transfer, and what does each prescription cost."""
     from derive.emit import dump
     from verify.exponents import check_widths
+    from verify.export import STORE
     from verify.search import Search
     from verify.settings import UNTUNED, check_effect, prescribed
     from verify.store import Store
@@ -189,7 +191,7 @@ def _share(text: str) -> tuple[int, int]:
     return int(first) - 1, int(last)
 
 
-def _base_rates(text: str | None, settings: Sequence[Setting]) -> dict[str, float]:
+def _base_rates(text: str | None, settings: "Sequence[Setting]") -> dict[str, float]:
     """The middle of the rates by optimizer: one number for all, or adam=0.01,sgd=0.2, or what suits the models here."""
     from verify.optimizers import BASE_RATES
 
@@ -209,13 +211,9 @@ def _base_rates(text: str | None, settings: Sequence[Setting]) -> dict[str, floa
                 "for all, or one for each such as adam=0.01,sgd=0.2"
             )
         return rates
-    rules = {setting.optimizer: _hidden_rule(setting) for setting in settings}
+    hidden = {s.optimizer: next(each.rule for each in s.layers if each.label.startswith("hidden")) for s in settings}
     # BASE_RATES are safe; the best ones are somewhat above them.
-    return {name: 4 * BASE_RATES[rule] for name, rule in rules.items()}
-
-
-def _hidden_rule(setting: Setting) -> str:
-    return next((layer.rule for layer in setting.layers if layer.label.startswith("hidden")), setting.layers[0].rule)
+    return {name: 4 * BASE_RATES[rule] for name, rule in hidden.items()}
 
 
 def _engine(

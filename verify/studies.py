@@ -7,7 +7,7 @@ import hashlib
 import json
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
@@ -140,7 +140,7 @@ class Study:
     settings: Mapping[str, Setting]
     trained_as: Mapping[str, str]
     records: tuple[Record, ...]
-    planned: int = field(default=0)
+    planned: int = 0
     """Runs of all batches handed out so far, finished or not."""
 
     @cached_property

@@ -162,7 +162,8 @@ class Driver:
 
 def check_trains(conditions: Conditions, settings: Sequence[Setting], widths: Sequence[int], corpus: Corpus) -> None:
     """Raise what training would raise before anything is stored: sizes, layers and corpora that do not fit."""
-    loops = [Loop(Structure.of(conditions, setting, width)) for setting in settings for width in widths]
+    structures = [Structure.of(conditions, setting, width) for setting in settings for width in widths]
+    loops = [Loop(each) for each in {repr(each): each for each in structures}.values()]  # one for all alignments
     context, targets = loops[0].context, TARGETS[conditions.model]
     corpus.batch("train", conditions.batch, context, 0, 0, targets)
     corpus.batch("held_out", conditions.evaluation, context, 0, 0, targets)
