@@ -43,21 +43,21 @@ def scale(width, base_width, base_rate=1.0):
 
 OPTAX = Template('''
 
-def optimizer(base_rate, width, base_width, labels, *, epsilon=$epsilon$decay_argument):
+def optimizer(base_rate, width, base_width, labels, *, epsilon=$epsilon, weight_decay=0.0):
     """The optax transform; `labels` is a tree like the parameters whose leaves are the keys of EXPONENTS.
 
-    `base_rate` may be a schedule. Keywords are the values at the base width.$remarks
+    `base_rate` may be a schedule. Keywords are the values at the base width; weight decay is decoupled.$remarks
     """
 
     def transform(layer):
         scaled = factor(layer, "rate", width, base_width)
         rate = (lambda step: base_rate(step) * scaled) if callable(base_rate) else base_rate * scaled
         eps = epsilon * factor(layer, "epsilon", width, base_width) if "epsilon" in EXPONENTS[layer] else 0.0
-        decay = $decay_value
-        return RULES[layer](rate, eps, decay)
+        decay = weight_decay * factor(layer, "decay", width, base_width)
+        return optax.chain(RULES[layer](eps), optax.add_decayed_weights(decay), optax.scale_by_learning_rate(rate))
 
     return optax.multi_transform({layer: transform(layer) for layer in EXPONENTS}, labels)
-
+$helpers
 
 RULES = {
 $rules
@@ -81,24 +81,43 @@ def optimizer(named_parameters, base_rate, width, base_width, **keywords):
     return torch.optim.$constructor(param_groups(named_parameters, base_rate, width, base_width, **keywords)$extra)
 ''')
 
-WITH_PARAMETER_SCALE = "optax.scale_by_param_block_rms(min_scale=0.0), optax.scale_by_learning_rate(rate)"
+ADAM = "optax.scale_by_adam(eps=eps)"
+TIMES_WEIGHT_SIZE = "optax.scale_by_param_block_rms(min_scale=0.0)"
 OPTAX_RULES = {
-    "sgd": "optax.sgd(rate)",
-    "momentum": "optax.sgd(rate, momentum=0.9)",
-    "nesterov": "optax.sgd(rate, momentum=0.9, nesterov=True)",
-    "adam": "optax.adam(rate, eps=eps)",
-    "adamw": "optax.adamw(rate, eps=eps, weight_decay=decay)",
-    "rmsprop": "optax.rmsprop(rate, eps=eps, eps_in_sqrt=False)",
+    "sgd": "optax.identity()",
+    "momentum": "optax.trace(0.9)",
+    "nesterov": "optax.trace(0.9, nesterov=True)",
+    "adam": ADAM,
+    "adamw": ADAM,
+    "rmsprop": "optax.scale_by_rms(eps=eps, eps_in_sqrt=False)",
     "adafactor": (
         "optax.chain(optax.scale_by_factored_rms(epsilon=eps, min_dim_size_to_factor=2), "
-        f"optax.clip_by_block_rms(1.0), {WITH_PARAMETER_SCALE})"
+        f"optax.clip_by_block_rms(1.0), {TIMES_WEIGHT_SIZE})"
     ),
-    "adam-ps": f"optax.chain(optax.scale_by_adam(eps=eps), {WITH_PARAMETER_SCALE})",
-    "lion": "optax.lion(rate, weight_decay=decay)",
-    "sign-sgd": "optax.sign_sgd(rate)",
-    "lamb": "optax.lamb(rate, eps=eps)",
-    "lars": "optax.lars(rate, trust_coefficient=1.0, eps=eps)",
+    "adam-ps": f"optax.chain({ADAM}, {TIMES_WEIGHT_SIZE})",
+    "lion": "optax.scale_by_lion()",
+    "sign-sgd": "optax.scale_by_sign()",
+    "lamb": f"optax.chain({ADAM}, optax.scale_by_trust_ratio())",
+    "lars": "optax.chain(optax.scale_by_trust_ratio(eps=eps), optax.trace(0.9))",
+    "normalised-sgd": "optax.stateless_with_tree_map(lambda g, _: g / (jnp.linalg.norm(g) + eps))",
+    "muon": "muon(eps, lambda fan_in, fan_out: 1.0)",
+    "muon-keller": "muon(eps, lambda fan_in, fan_out: max(1, fan_out / fan_in) ** 0.5)",
+    "muon-rms": "muon(eps, lambda fan_in, fan_out: 0.2 * max(fan_in, fan_out) ** 0.5)",
 }
+"""eps -> the transform of gradients into U, before decay and rate."""
+MUON = '''
+
+def muon(eps, scale):
+    """The polar factor of the first moment by Newton and Schulz, for matrices of fan_in x fan_out entries."""
+
+    def matrices(updates):
+        return jax.tree.map(lambda _: optax.contrib.MuonDimensionNumbers(), updates)
+
+    polar = optax.contrib.scale_by_muon(eps=eps, weight_dimension_numbers=matrices)
+    return optax.chain(polar, optax.stateless_with_tree_map(lambda u, _: u * scale(*u.shape)))
+'''
+NEEDS = {"muon(": ("jax", "optax.contrib"), "jnp.": ("jax.numpy as jnp",)}
+"""What emitted rules import, by what they mention."""
 TORCH_RULES = {
     "sgd": ("SGD", '"lr": rate', ""),
     "momentum": ("SGD", '"lr": rate', ", momentum=0.9"),
@@ -108,7 +127,7 @@ TORCH_RULES = {
     "rmsprop": ("RMSprop", '"lr": rate, "eps": eps', ""),
     "adafactor": ("Adafactor", '"lr": rate, "eps": (eps, 0.0)', ""),
 }
-DECAY_VALUE = 'weight_decay * factor(layer, "decay", width, base_width)'
+DECAY_LINE = '        decay = weight_decay * factor(layer, "decay", width, base_width)\n'
 FROM_ZERO = "\n    Steps are proportional to RMS(W): what starts at zero stays there, so draw vectors away from zero."
 BASE_EPSILON = {"adafactor": "1e-30", "lars": "0.0"}
 
@@ -156,16 +175,15 @@ def as_optax(prescription: Prescription) -> str:
         if rule not in OPTAX_RULES:
             raise _lacking("optax", rule, OPTAX_RULES)
         epsilons.add(BASE_EPSILON.get(rule, "1e-8"))
-        rules.append(f'    "{name}": lambda rate, eps, decay: {OPTAX_RULES[rule]},')
-    decays = any("decay)" in rule for rule in rules)
+        rules.append(f'    "{name}": lambda eps: {OPTAX_RULES[rule]},')
     code = OPTAX.substitute(
         rules="\n".join(rules),
         epsilon=max(epsilons, key=float),
-        decay_argument=", weight_decay=0.0" if decays else "",
-        decay_value=DECAY_VALUE if decays else "0.0",
         remarks=FROM_ZERO if "scale_by_param_block_rms" in "".join(rules) else "",
+        helpers=MUON if "muon(" in "".join(rules) else "",
     )
-    return _header(prescription, "\nimport optax\n") + code
+    needed = {"optax", *(module for mark, modules in NEEDS.items() if mark in code for module in modules)}
+    return _header(prescription, "\n" + "".join(f"import {module}\n" for module in sorted(needed))) + code
 
 
 def as_torch(prescription: Prescription) -> str:
@@ -186,6 +204,6 @@ def as_torch(prescription: Prescription) -> str:
         extra=extra,
         epsilon=BASE_EPSILON.get(rule, "1e-8"),
         decay_argument=", weight_decay=0.0" if decays else "",
-        decay_line=f"        decay = {DECAY_VALUE}\n" if decays else "",
+        decay_line=DECAY_LINE if decays else "",
     )
     return _header(prescription, "\nimport torch\n") + code

@@ -72,13 +72,15 @@ class Optimizer:
     """An update rule U(g, m, v, w, eps), with Delta W = rate x U, and the exponents that follow from it.
 
     `update` is the rule in the language of `derive list rules`; `source` says where it comes from;
-    `scaled_epsilon` is False where eps is held constant instead of following what it is added to.
+    `scaled_epsilon` is False where eps is held constant instead of following what it is added to; `trainable` is
+    False where `verify` has no transform of it, so that its exponents are derived and not measured.
     """
 
     name: str
     update: str
     source: str = "given by the user"
     scaled_epsilon: bool = True
+    trainable: bool = True
 
     @cached_property
     def rule(self) -> Expr:
@@ -100,6 +102,16 @@ class Optimizer:
     def has_epsilon(self) -> bool:
         """Whether the rule has an eps at all."""
         return self.rule.has(EPSILON)
+
+    @property
+    def is_spectral(self) -> bool:
+        """Whether U is made of the gradient's singular values, so that RMS(U) depends on the gradient's rank."""
+        return self.rule.has(spectral)
+
+    @property
+    def is_matrix_rule(self) -> bool:
+        """Whether ||U||_op is set by the gradient as a whole, not entry by entry nor by the weights (THEORY 3)."""
+        return self.is_spectral or (self.rule.has(norm, opnorm) and not self.rule.has(WEIGHT))
 
     @cached_property
     def epsilon_companion(self) -> Expr | None:
@@ -247,8 +259,14 @@ REGISTRY: tuple[Optimizer, ...] = (
         "kfac",
         "spectral(g,sigma/(sqrt(sigma**2+eps)*sqrt(sigma**2+eps)))",
         "Martens & Grosse 2015, 1503.05671: both inverse factors together sigma^-2",
+        trainable=False,
     ),
-    Optimizer("sophia", "clip(m/max(v,eps))", "Liu et al. 2023, 2305.14342, alg. 3, v the Hessian's diagonal"),
+    Optimizer(
+        "sophia",
+        "clip(m/max(v,eps))",
+        "Liu et al. 2023, 2305.14342, alg. 3, v the Hessian's diagonal",
+        trainable=False,
+    ),
 )
 
 

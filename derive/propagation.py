@@ -165,10 +165,15 @@ class Problem:
         later, so the larger of the two updates counts.
         """
         start = self.chain()
-        moved = _smallest((start.a[-1] + start.b[-1], start.a[-1] + start.s[-1] + c[-1]))
+        moved = trained_readout_gradient(start, c)
         later = start if moved == start.a[-1] + start.b[-1] else self.chain(moved)
         sizes = [_smallest(pair) for pair in zip(start.s, later.s, strict=True)]
         return [a + rate + s for a, rate, s in zip(start.a, c, sizes, strict=True)]
+
+
+def trained_readout_gradient(chain: Chain, c: Sequence[Expr]) -> Expr:
+    """d loss/d z_L = n^-this once the readout has moved at the rate n^-c: min(a + b, a + s + c) of the readout."""
+    return _smallest((chain.a[-1] + chain.b[-1], chain.a[-1] + chain.s[-1] + c[-1]))
 
 
 def _smallest(values: tuple[Expr, ...]) -> Expr:

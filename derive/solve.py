@@ -24,7 +24,17 @@ from derive.optimizers import Optimizer
 from derive.optimizers import optimizers as read_optimizers
 from derive.parameterizations import Parameterization
 from derive.parameterizations import parameterization as read_parameterization
-from derive.propagation import Chain, Extremum, Loss, Number, Optimizers, Problem, residuals
+from derive.propagation import (
+    Chain,
+    Extremum,
+    Loss,
+    Number,
+    Optimizers,
+    Problem,
+    gradients,
+    residuals,
+    trained_readout_gradient,
+)
 
 Decay = Literal["independent", "sqrt", "constant"]
 DECAYS: dict[Decay, Expr] = {"independent": S.One, "sqrt": Rational(1, 2), "constant": S.Zero}
@@ -302,6 +312,18 @@ def residuals_at(problem: Problem, c: Sequence[Expr]) -> list[Expr]:
     numeric = chain.is_numeric and all(isinstance(rate, Rational) for rate in c)
     changes = problem.changes(c)
     return residuals(chain.a, chain.b, changes, chain.alpha, chain.omega, chain.u, min if numeric else smallest)
+
+
+def trained_gradients(prescription: Prescription) -> tuple[Expr, ...]:
+    """g_l of every layer once the readout has moved, RMS(d loss/d W_l) = n^-g_l, embedding first (THEORY 3).
+
+        g_l = min(a + b, a + s + c)_{L+1} + a_l      g_{L+1} = a_{L+1}
+
+    `Layer.g` is the same at initialisation, with a + b alone. They differ where the readout's update outgrows its
+    initial weights, s + c < b, and then by b - s - c on every layer but the readout. Everett et al. 2024, section 3.
+    """
+    chain = prescription.chain
+    return tuple(gradients(chain.a, trained_readout_gradient(chain, prescription.c)))
 
 
 def _spreads(problem: Problem) -> list[tuple[Expr, Expr]] | None:

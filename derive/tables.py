@@ -246,7 +246,15 @@ def epsilon_onsets(found: Sequence[Onset], value: float, base_width: int, output
 
 
 def _optimizer_rows() -> list[dict[str, str]]:
-    return [{"name": row.name, "update": row.update, "source": row.source} for row in REGISTRY]
+    return [
+        {
+            "name": row.name,
+            "trained by verify": "yes" if row.trainable else "derive only",
+            "update": row.update,
+            "source": row.source,
+        }
+        for row in REGISTRY
+    ]
 
 
 def _scheme_rows() -> list[dict[str, str]]:

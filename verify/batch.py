@@ -1,4 +1,4 @@
-"""Networks of one width trained side by side in one compiled loop, every seed with every rate.
+"""Networks of one width trained in one compiled loop, every seed with every rate.
 
 Rates and seeds are traced values, so one compilation serves every base rate, alignment and set of constants at
 that width. The shape of a batch is part of its record: a batch done again in the same shape gives the same bits.
@@ -20,11 +20,11 @@ import optax
 
 from derive.exponents import KINDS, Kind
 from verify.data import Corpus
-from verify.exponents import device_name
-from verify.models import Model, Scaling, loss
+from verify.each import for_each
+from verify.models import Model, Scaling, computed_in, loss
 from verify.optimizers import ScaledRule, base_epsilon, label_layers, per_layer
 from verify.studies import Batch, Conditions, LayerScaling, Record, Setting
-from verify.train import TARGETS, build, log_spaced
+from verify.train import TARGETS, build, device_name, log_spaced
 
 SEGMENT = 50
 """Steps in one compiled call: its batches are held at once, and a batch that has diverged ends after it."""
@@ -60,13 +60,14 @@ class Structure:
     conditions: Conditions
     layers: tuple[LayerScaling, ...]
     width: int
+    epsilon: float | None = None
 
     @classmethod
     def of(cls, conditions: Conditions, setting: Setting, width: int) -> "Structure":
         """The structure that the setting shares with others of its optimizer and parameterization."""
         decays = conditions.weight_decay > 0
         layers = (replace(layer, c="", decay=layer.decay if decays else "0") for layer in setting.layers)
-        return cls(conditions, tuple(layers), width)
+        return cls(conditions, tuple(layers), width, conditions.epsilon if setting.epsilon is None else setting.epsilon)
 
     @property
     def ratio(self) -> float:
@@ -83,6 +84,7 @@ class Loop:
     def __init__(self, structure: Structure) -> None:
         self.conditions, self.structure = structure.conditions, structure
         self.model = model_at(self.conditions, structure.layers, structure.width)
+        self.apply = computed_in(self.conditions.dtype, self.model.apply)
         self.shapes = jax.eval_shape(self.model.init, jax.random.key(0))
         self.labels = label_layers((layer.label for layer in structure.layers), self.model.labels(self.shapes))
         self.start = jax.jit(self._start)
@@ -99,7 +101,7 @@ class Loop:
         conditions, ratio = self.conditions, self.structure.ratio
         rules = []
         for index, layer in enumerate(self.structure.layers):
-            start = base_epsilon(layer.rule) if conditions.epsilon is None else conditions.epsilon
+            start = base_epsilon(layer.rule) if self.structure.epsilon is None else self.structure.epsilon
             epsilon = start * ratio ** -float(Fraction(layer.epsilon or 0))
             decay = conditions.weight_decay * ratio ** -float(Fraction(layer.decay))
             rules.append(ScaledRule(layer.label, layer.rule, rates[index], epsilon, decay))
@@ -109,30 +111,9 @@ class Loop:
         return optax.chain(optax.clip_by_global_norm(conditions.clip), updates)
 
     def _each(self, function: Any, over: Any) -> Any:
-        """The function of one run for all of them: side by side on an accelerator, one after the other on a CPU.
-
-        A CPU has its hands full with one network, whose arrays then stay in its cache. `over` says of every argument
-        whether it has an axis of seeds and one of rates.
-        """
-        if jax.default_backend() != "cpu":
-            inner = jax.vmap(function, in_axes=tuple(0 if rates else None for _, rates in over))
-            return jax.vmap(inner, in_axes=tuple(0 if seeds else None for seeds, _ in over))
-
-        def map_over(axis: int, function: Any) -> Any:
-            def mapped(*arguments: Any) -> Any:
-                along = [each for each, axes in zip(arguments, over, strict=True) if axes[axis]]
-
-                def call(taken: Any) -> Any:
-                    rest = iter(taken)
-                    return function(
-                        *(next(rest) if axes[axis] else each for each, axes in zip(arguments, over, strict=True))
-                    )
-
-                return jax.lax.map(call, along)
-
-            return mapped
-
-        return map_over(0, map_over(1, function))
+        """The function of one run for all of them; `over`: whether an argument has axes of (seeds, rates)."""
+        inner = for_each(function, [rates for _, rates in over])
+        return for_each(inner, [seeds for seeds, _ in over])
 
     def _start(self, keys: Any, rates: Any) -> tuple[Any, Any]:
         def begin(key: Any, rate: Any) -> tuple[Any, Any]:
@@ -147,9 +128,9 @@ class Loop:
         def run(params: Any, state: Any, rates: Any, inputs: Any, targets: Any) -> Any:
             def body(index: Any, carry: Any) -> Any:
                 params, state, losses = carry
-                value, gradients = jax.value_and_grad(
-                    lambda p: loss(self.model.apply(p, inputs[index]), targets[index])
-                )(params)
+                value, gradients = jax.value_and_grad(lambda p: loss(self.apply(p, inputs[index]), targets[index]))(
+                    params
+                )
                 updates, state = self.transform(rates).update(gradients, state, params)
                 return optax.apply_updates(params, updates), state, losses.at[index].set(value)
 
@@ -162,7 +143,7 @@ class Loop:
         """Mean loss [seeds, rates] over held-out windows [chunks, chunk, ...], chunk by chunk."""
 
         def run(params: Any) -> Any:
-            return jax.lax.map(lambda pair: loss(self.model.apply(params, pair[0]), pair[1]), (inputs, targets)).mean()
+            return jax.lax.map(lambda pair: loss(self.apply(params, pair[0]), pair[1]), (inputs, targets)).mean()
 
         return self._each(run, [(True, True)])(params)
 

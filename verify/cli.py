@@ -7,7 +7,7 @@ import typer
 
 from derive.cli import run
 from derive.errors import DeriveError, shorten
-from verify import cli_transfer
+from verify import cli_transfer, cli_updates
 from verify.options import Progress, check_positive, make_folder, read_choice, read_corpus, read_numbers, write_out
 
 app = typer.Typer(
@@ -30,6 +30,7 @@ app.command()(cli_transfer.transfer)
 app.command()(cli_transfer.status)
 app.command()(cli_transfer.report)
 app.command()(cli_transfer.merge)
+app.command()(cli_updates.updates)
 
 
 @app.command()
@@ -49,7 +50,8 @@ def exponents(
     base_rate: Annotated[float | None, typer.Option(help="Learning rate at the base width.")] = None,
     batch: Annotated[int, typer.Option(help="Examples per training step.")] = 256,
     corpus: Annotated[Path | None, typer.Option(help="Text file, folder, or *.bin token shards.")] = None,
-    vocab: Annotated[int | None, typer.Option(help="Vocabulary of token shards.")] = None,
+    vocab: Annotated[int | None, typer.Option(help="Vocabulary of token shards; 16 reads text as half bytes.")] = None,
+    context: Annotated[int | None, typer.Option(help="Tokens read at once.  [default: 16; transformer 64]")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for measured.json, sizes.csv and pictures.")] = None,
     output_format: Annotated[str, typer.Option("--format", help="table or json.")] = "table",
 ) -> None:
@@ -62,7 +64,7 @@ def exponents(
 
     name = read_choice("model", model, ("mlp", "transformer"))
     chosen = read_choice("--format", output_format, ("table", "json"))
-    check_positive(seeds=seeds, steps=steps, base_width=base_width, base_rate=base_rate, batch=batch)
+    check_positive(seeds=seeds, steps=steps, base_width=base_width, base_rate=base_rate, batch=batch, context=context)
     sizes = read_numbers("--widths", widths, int, "128,256,512")
     check_widths(sizes)
     prescription = prescribe(optimizer, parameterization, alignment)
@@ -75,10 +77,11 @@ def exponents(
     config = Config(
         prescription,
         base_width or sizes[0],
-        base_rate or BASE_RATES[rules["hidden"]],
+        base_rate or min(BASE_RATES[rule] for rule in rules.values()),
         model=name,  # type: ignore[arg-type]
         batch=batch,
         sizes={"vocabulary": text.vocabulary}
+        | ({"context": context} if context else {})
         | ({"hidden_layers": hidden_layers} if hidden_layers and name == "mlp" else {}),
     )
     if out is not None:

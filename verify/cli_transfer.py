@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 TRIALS = "constants.sqlite"
 SMALLEST_RATE = 1e-12
 WATCH_SECONDS = 2
+DTYPES = ("float32", "bfloat16")
 SIZES = {
     "mlp": {"batch": 256, "context": 8, "evaluation": 2048},
     "transformer": {"batch": 16, "context": 64, "evaluation": 128},
@@ -67,6 +68,10 @@ def transfer(
     clip_global_norm: Annotated[float | None, typer.Option(help="Clip the whole gradient's norm there.")] = None,
     epsilon: Annotated[float | None, typer.Option(help="epsilon at the base width.  [default: by optimizer]")] = None,
     weight_decay: Annotated[float, typer.Option(help="lambda at the base width.", min=0)] = 0.0,
+    decay: Annotated[
+        str, typer.Option(help="How decoupled decay goes with the width: independent, sqrt or constant.")
+    ] = "independent",
+    dtype: Annotated[str, typer.Option(help="float32, or bfloat16 with parameters in float32.")] = "float32",
     train_equivalents: Annotated[
         bool,
         typer.Option(
@@ -86,6 +91,7 @@ def transfer(
 ) -> None:
     """Train networks over base rates and widths: does the best rate transfer, and what does each prescription cost."""
     from derive.emit import dump
+    from derive.solve import DECAYS
     from verify.exponents import check_widths
     from verify.export import STORE
     from verify.search import Search
@@ -99,6 +105,8 @@ def transfer(
     model = read_choice("model", model, tuple(SIZES))
     shown = read_choice("--format", output_format, ("table", "json"))
     engine = read_choice("engine", engine, ("local", "ray"))
+    convention: Any = read_choice("--decay", decay, tuple(DECAYS))
+    precision = read_choice("--dtype", dtype, DTYPES)
     if address is not None and engine == "local":
         raise DeriveError(f"--address {shorten(address)} goes with --engine ray; give both, or leave it out")
     if processes is not None and engine == "ray":
@@ -122,13 +130,13 @@ def transfer(
         )
     clips, layers = clip_global_norm is not None, depth if model == "mlp" else None
     settings = tuple(
-        prescribed(name, scheme, assumed, clip=clips, constants=factors, hidden_layers=layers)
+        prescribed(name, scheme, assumed, clip=clips, constants=factors, hidden_layers=layers, decay=convention)
         for name in split_values(optimizer, ["adam"])
         for scheme in split_values(parameterization, ["sp", "mup"])
         for assumed in split_values(alignment, ["global", "full"])
     )
     for each in settings:
-        check_effect(each, decays=weight_decay > 0, epsilon=epsilon is not None)
+        check_effect(each, epsilon=epsilon is not None)
     for note in dict.fromkeys(note for each in settings for note in each.prescription.notes):
         write_error(f"note: {note}")
     text = read_corpus(corpus, vocab)
@@ -146,6 +154,7 @@ def transfer(
         epsilon=epsilon,
         weight_decay=weight_decay,
         clip=clip_global_norm,
+        dtype=precision,
     )
     centres = _base_rates(base_rate, [each.setting for each in settings])
     searches = {name: Search(centre, rates, halvings) for name, centre in centres.items()}

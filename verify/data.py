@@ -1,4 +1,4 @@
-"""Text to token batches: bytes of any text, or uint16 token shards; the default is Python's own sources.
+"""Text to token batches: bytes or half bytes of any text, or uint16 token shards; the default is Python's own sources.
 
 A corpus is one long row of tokens. Its last tenth is held out; windows are drawn wholly inside one split, by a
 pure function of (seed, step), so that any batch of any run can be drawn again alone.
@@ -24,6 +24,7 @@ Windows = Int[np.ndarray, "size context+1"]
 Batch = tuple[Int[np.ndarray, "size context"], Int[np.ndarray, "size ..."]]
 
 BYTES = 256
+HALF_BYTES = 16
 LARGEST_VOCABULARY = 2**16
 STANDARD_LIBRARY_BYTES = 8 * 2**20
 # pydoc_data is one large file of prose, which alone would make up most of the held-out tenth.
@@ -105,27 +106,30 @@ def load_corpus(path: Path | None = None, vocabulary: int | None = None) -> Corp
 
     `path` is one of
       - a text file, or a folder: all its text files, recursively, in the order of their relative paths. Text is
-        read as bytes (vocabulary 256). Files that contain a NUL byte are binary and are skipped, as are hidden
-        files and folders;
+        read as bytes (vocabulary 256), or with vocabulary 16 as half bytes, the upper half first. Files that
+        contain a NUL byte are binary and are skipped, as are hidden files and folders;
       - a file *.bin, or a folder with such files at its top level: raw little-endian uint16 tokens without a
         header, `vocabulary` of them. One file is mapped, several are read into memory in the order of their names.
 
-    DataError for a path that is missing, unreadable or empty, and for shards without a vocabulary, with half a
-    token, or with tokens outside the vocabulary.
+    DataError for a path that is missing, unreadable or empty, for text with another vocabulary, and for shards
+    without a vocabulary, with half a token, or with tokens outside the vocabulary.
     """
     try:
         if path is not None and (shards := _shards(path)):
             return _read_shards(path, shards, vocabulary)
-        if vocabulary not in (None, BYTES):
+        if vocabulary not in (None, BYTES, HALF_BYTES):
             raise DataError(
-                f"vocabulary {vocabulary} was given for text, which is read as bytes and has {BYTES}; "
-                "leave it out, or give uint16 token shards (*.bin)"
+                f"vocabulary {vocabulary} was given for text, which is read as {BYTES} bytes or {HALF_BYTES} half "
+                f"bytes; leave it out, give {HALF_BYTES}, or give uint16 token shards (*.bin)"
             )
         if path is None:
             name, text = f"python-{platform.python_version()}", _standard_library()
         else:
             name, text = path.resolve().name, _read_text(path)
-        return Corpus(name, np.frombuffer(text, dtype=np.uint8), BYTES)
+        tokens = np.frombuffer(text, dtype=np.uint8)
+        if vocabulary == HALF_BYTES:
+            return Corpus(f"{name}, half bytes", np.stack([tokens >> 4, tokens & 15], axis=1).ravel(), HALF_BYTES)
+        return Corpus(name, tokens, BYTES)
     except OSError as error:
         raise DataError(f"cannot read {_named(error.filename or path)}: {error.strerror}; give {ALLOWED}") from None
 

@@ -2,8 +2,6 @@
 
 import csv
 import math
-import os
-import platform
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -17,8 +15,8 @@ import numpy as np
 from derive import __version__
 from derive.solve import Prescription
 from verify.data import Corpus
-from verify.fit import Row, Slope, Table, verdicts
-from verify.train import Config, Run, study
+from verify.fit import RANK, Row, Slope, Table, verdicts
+from verify.train import Config, Run, device_name, study
 
 
 class StudyError(ValueError):
@@ -117,12 +115,6 @@ def row_json(row: Row) -> dict[str, Any]:
     }
 
 
-def device_name() -> str:
-    """What the study ran on: the accelerator's name, or the processor's architecture and cores."""
-    device = jax.devices()[0]
-    return device.device_kind if device.platform != "cpu" else f"cpu, {platform.machine()}, {os.cpu_count()} cores"
-
-
 def as_json(result: Result, command: str = "exponents") -> dict[str, Any]:
     """The JSON contract of every verify command, with what is needed to repeat the study."""
     config, problem = result.config, result.config.prescription.problem
@@ -163,15 +155,15 @@ def write_sizes(result: Result, path: Path) -> None:
 
 
 def summary(prescription: Prescription, rows: Sequence[Row]) -> str:
-    """Which of the four steps failed, in one line."""
+    """Which of the four steps failed, in one line; what depends on the gradient's rank is not counted."""
     groups = {
-        "update sizes": {"delta_w"},
+        "update sizes": {"delta_w", "operator_norm", "gain"},
         "propagation": {"cancellation", "nonlinearity"},
         "assumed alignments": {"alpha", "omega", "u"},
         "changes": {"delta_z"},
     }
     parts = []
     for name, quantities in groups.items():
-        verdict = [row.verdict for row in rows if row.quantity in quantities]
+        verdict = [row.verdict for row in rows if row.quantity in quantities and row.reason != RANK]
         parts.append(f"{name} {verdict.count('holds')}/{len(verdict)} hold")
     return f"{prescription.problem.parameterization.name}: " + "; ".join(parts)

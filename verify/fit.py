@@ -3,30 +3,46 @@
 A slope across widths has no constant offset, which a ratio at one width has; so verdicts go by slopes. The four
 steps (THEORY 8) say which part of a prediction failed:
 
-1. the optimizer: RMS(DW_l) ~ n^-(c_l + s_l)
+1. the optimizer: RMS(DW_l) ~ n^-(c_l + s_l); for matrix rules ||DW_l||_op ~ n^-(c_l - p_l), and the gain
+   RMS(DW_l z_0) / RMS(z_0) ~ n^-(c_l + s_l - alpha_l), since s_l and alpha_l each depend on the gradient's rank
 2. the propagation: the terms of Dh do not cancel, and the nonlinearity preserves size
 3. the assumption: alpha, omega, u
 4. the result: RMS(Dz_l) ~ n^-r_l, from the assumed and from the measured alignments
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float
 from scipy.special import stdtrit
+from sympy import Expr
 
 from derive.emit import layer_names
 from derive.exponents import Kind
+from derive.optimizers import Optimizer
 from derive.solve import Layer, Prescription
 
 Sizes = Float[np.ndarray, "widths seeds"]
-Quantity = Literal["delta_w", "cancellation", "nonlinearity", "alpha", "omega", "u", "delta_z", "gradient"]
+Quantity = Literal[
+    "delta_w",
+    "operator_norm",
+    "gain",
+    "cancellation",
+    "nonlinearity",
+    "alpha",
+    "omega",
+    "u",
+    "delta_z",
+    "gradient",
+]
 Verdict = Literal["holds", "fails", "open", "not measured"]
 
 TOLERANCES: Mapping[Quantity, float] = {
     "delta_w": 0.05,
+    "operator_norm": 0.1,
+    "gain": 0.1,
     "cancellation": 0.1,
     "nonlinearity": 0.1,
     "alpha": 0.1,
@@ -38,6 +54,7 @@ TOLERANCES: Mapping[Quantity, float] = {
 """How far a slope may be from its prediction at widths of hundreds; all tell 1/2 from 0."""
 WIDEST_INTERVAL = 0.25  # half-width beyond which 0 and 1/2 cannot be told apart
 CURVED = 0.15
+RANK = "depends on the gradient's rank; operator_norm and gain do not"
 
 
 @dataclass(frozen=True)
@@ -57,6 +74,11 @@ class Slope:
     def negated(self) -> "Slope":
         """The exponent x of size n^-x."""
         return Slope(-self.value, -self.high, -self.low, tuple(-each for each in self.local), self.curved)
+
+    def plus(self, exponent: float) -> "Slope":
+        """The slope of the size times n^exponent."""
+        local = tuple(each + exponent for each in self.local)
+        return Slope(self.value + exponent, self.low + exponent, self.high + exponent, local, self.curved)
 
 
 def student_half_width(spread: float, freedom: int) -> float:
@@ -138,6 +160,26 @@ def alignment_slopes(widths: Sequence[int], sizes: Mapping[str, Sizes]) -> dict[
     }
 
 
+def update_laws(
+    widths: Sequence[int], sizes: Mapping[str, Sizes], layer: Layer, rule: Optimizer
+) -> Iterator[tuple[Quantity, Slope, Expr, str | None]]:
+    """(quantity, exponent x of size n^-x, predicted x, why it cannot fail) of one layer's updates (THEORY 3).
+
+    RMS(DW) ~ n^-(c + s), and for matrix rules, where measured, ||DW||_op ~ n^-(c - p) and
+    RMS(DW z_0) / RMS(z_0) ~ n^-(c + s - alpha) with alpha as capped. Where the rule acts on singular values s is that
+    of full rank, and open; but for a lookup, whose rank is at most its fixed number of rows, and which has no z_0.
+    """
+    looked_up = "input" not in sizes
+    opened = RANK if rule.is_spectral and not looked_up else None
+    yield "delta_w", slope(widths, sizes["delta_w"]).negated(), layer.c + layer.s, opened
+    if "operator_norm" in sizes:
+        largest = rule.operator_norm(layer.kind, layer.g, layer.b)
+        yield "operator_norm", slope(widths, sizes["operator_norm"]).negated(), layer.c - largest, None
+        if not looked_up:
+            gain = slope(widths, sizes["term_alpha"] / sizes["input"]).negated()
+            yield "gain", gain, layer.c + layer.s - layer.alpha, None  # type: ignore[operator]
+
+
 def single_width_ratio(ratio: Sizes, fan_in: int) -> float:
     """log(ratio) / log(fan_in) at one width, the usual log-alignment ratio, with its constant offset."""
     return float(np.log(ratio).mean() / np.log(fan_in)) if fan_in > 1 else float("nan")
@@ -159,13 +201,19 @@ def rss(sizes: Mapping[str, Sizes]) -> Sizes:
 
 
 def implied_change(
-    layer: Layer, measured: Mapping[Quantity, Slope], weights: Mapping[str, float], before: float
+    layer: Layer,
+    measured: Mapping[Quantity, Slope],
+    weights: Mapping[str, float],
+    before: float,
+    update: float | None = None,
 ) -> float:
     """r of a layer from theory's d = a + c + s and a + b, the measured alignments and the measured sizes of terms.
 
-    Each term's exponent is that of section 4; they are averaged by the terms' shares of |Dh|^2.
+    Each term's exponent is that of section 4; they are averaged by the terms' shares of |Dh|^2. `update` is c + s as
+    measured, where s depends on the gradient's rank as the alignments do.
     """
-    d, total = float(layer.a + layer.c + layer.s), float(layer.a + layer.b)
+    d = float(layer.a) + (float(layer.c + layer.s) if update is None else update)
+    total = float(layer.a + layer.b)
     if not measured:
         return d
     exponents = {
@@ -211,23 +259,32 @@ def _verdicts(
         sizes = table[name]
         kind: Kind = kinds[name]
         layer = predicted[name if prescription.per_layer else kind]
+        rule = prescription.problem.optimizers[layer.kind]
 
-        def add(quantity: Quantity, measured: Slope, value: Any, reference: float | None = None) -> None:
+        def add(
+            quantity: Quantity, measured: Slope, value: Any, reference: float | None = None, opened: str | None = None
+        ) -> None:
             exact = None if value is None else str(value)
             target = reference if reference is not None else None if value is None else float(value)
             verdict, reason = judge(measured, target, tolerances[quantity])
+            if opened is not None and verdict != "not measured":
+                verdict, reason = "open", opened
             rows.append(Row(name, layer.kind, step, quantity, exact, measured, target, verdict, reason))  # noqa: B023
 
-        add("delta_w", slope(widths, sizes["delta_w"]).negated(), layer.c + layer.s)
+        laws = list(update_laws(widths, sizes, layer, rule))
+        for quantity, measured, value, opened in laws:
+            add(quantity, measured, value, opened=opened)
+        _, update, _, by_rank = laws[0]
         add("cancellation", slope(widths, sizes["delta_output"] / rss(sizes)), 0)
         follower = table[names[index + 1]] if chain and index + 1 < len(names) else None
         if follower is not None:
             add("nonlinearity", slope(widths, follower["delta_input"] / _scaled(widths, sizes, layer)), 0)
         alignments = alignment_slopes(widths, sizes)
         for quantity, measured in alignments.items():
-            add(quantity, measured, {"alpha": layer.alpha, "omega": layer.omega, "u": layer.u}[quantity])
+            assumed = {"alpha": layer.alpha, "omega": layer.omega, "u": layer.u}[quantity]
+            add(quantity, measured, assumed, opened=None if quantity == "omega" else by_rank)
         arriving = before if chain or "delta_input" not in sizes else -slope(widths, sizes["delta_input"]).value
-        before = implied_change(layer, alignments, shares(sizes), arriving)
+        before = implied_change(layer, alignments, shares(sizes), arriving, update.value if by_rank else None)
         change = follower["delta_input"] if follower is not None else _scaled(widths, sizes, layer)
         add("delta_z", slope(widths, change).negated(), layer.r, before)
         if "gradient" in sizes:

@@ -4,17 +4,22 @@ For a dense op W z, with 0 at initialisation and D the change since:  D(W z) = D
 Everything is measured on one fixed probe batch, so that Dz holds what training changed and nothing else.
 """
 
+from collections.abc import Collection
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from derive.propagation import Optimizers
 from verify.trace import DenseOp, Trace
 
 Scalar = Float[Array, ""]
 Sizes = dict[str, dict[str, Scalar]]
 """Per dense op, by quantity; a quantity that does not exist (a lookup has no Dz) is absent."""
+
+LANCZOS_STEPS = 48
+"""Enough for a relative error of 3e-4 where thousands of singular values crowd at the top, as Muon's do."""
 
 
 def root_mean_square(x: Array) -> Scalar:
@@ -26,25 +31,74 @@ def root_mean_square(x: Array) -> Scalar:
     return jnp.sqrt(jnp.mean(jnp.square(x.astype(jnp.float32) * scale))) / scale
 
 
+def operator_norm(matrix: Float[Array, "rows columns"]) -> Scalar:
+    """||A||_op, the largest singular value, from below: the root of A^T A's largest Ritz value.
+
+    Lanczos' recurrence in float32, from a fixed vector and without orthogonalising again: rounding makes copies of
+    Ritz values and does not move the largest. A zero matrix has norm 0. Golub & Van Loan, Matrix Computations, 10.1.
+    """
+    largest = jnp.max(jnp.abs(matrix)).astype(jnp.float32)
+    tall = matrix if matrix.shape[0] >= matrix.shape[1] else matrix.T
+    tall = tall.astype(jnp.float32) / jnp.where(largest > 0, largest, 1)
+
+    def step(carry: Any, _: None) -> Any:
+        residual, size, before = carry
+        vector = residual / jnp.where(size > 0, size, 1)  # once the space is exhausted, zeros
+        image = (tall @ vector) @ tall
+        diagonal = image @ vector
+        residual = image - diagonal * vector - size * before
+        size = jnp.linalg.norm(residual)
+        return (residual, size, vector), (diagonal, size)
+
+    start = jax.random.normal(jax.random.key(0), tall.shape[1:])
+    carry = (start, jnp.linalg.norm(start), jnp.zeros_like(start))
+    _, (diagonal, beside) = jax.lax.scan(step, carry, length=min(LANCZOS_STEPS, tall.shape[1]))
+    ritz = jnp.linalg.eigvalsh(jnp.diag(diagonal) + jnp.diag(beside[:-1], 1) + jnp.diag(beside[:-1], -1))
+    return largest * jnp.sqrt(ritz[-1])
+
+
+def matrix_ops(trace: Trace, kinds: Any, optimizers: Optimizers) -> frozenset[str]:
+    """The dense ops whose weight is a matrix that a matrix rule updates; `kinds` is the parameters' tree of kinds."""
+    kind_of = {_path(path): kind for path, kind in jax.tree_util.tree_leaves_with_path(kinds)}
+    return frozenset(
+        op.name for op in trace.ops if len(op.weight_shape) == 2 and optimizers[kind_of[op.path]].is_matrix_rule
+    )
+
+
+def _path(path: Any) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator=".")
+
+
 def initial_inputs(trace: Trace, params: Any, probe: Array) -> dict[str, Array]:
     """z_0 of every dense op on the probe batch: all that is kept of the initial network."""
     return {name: operands.input for name, operands in trace.run(params, probe)[1].items()}
 
 
-def measure(trace: Trace, initial: Any, inputs: dict[str, Array], params: Any, probe: Array) -> Sizes:
+def measure(
+    trace: Trace,
+    initial: Any,
+    inputs: dict[str, Array],
+    params: Any,
+    probe: Array,
+    normed: Collection[str] = (),
+) -> Sizes:
     """RMS of everything that the three alignments and the propagation are made of, per dense op.
 
     `initial` are the parameters W_0 (drawn again from their key), `inputs` is `initial_inputs` and `params` are the
     present ones. Quantities: weight W_0, delta_w DW, input z_0, delta_input Dz, the terms DW z_0 (alpha), W_0 Dz
-    (omega) and DW Dz (u), and delta_output, their sum. Costs a forward pass and three products per op.
+    (omega) and DW Dz (u), and delta_output, their sum; for the ops in `normed` also operator_norm ||DW||_op. Costs a
+    forward pass and three products per op, and for an operator norm a hundred matrix-vector products.
     """
     _, now = trace.run(params, probe)
     _, then = trace.run(initial, probe)  # only its weights are used: compiled, its products are left out
-    return {op.name: _measure_op(trace, op, then[op.name].weight, inputs[op.name], *now[op.name]) for op in trace.ops}
+    return {
+        op.name: _measure_op(trace, op, then[op.name].weight, inputs[op.name], *now[op.name], op.name in normed)
+        for op in trace.ops
+    }
 
 
 def _measure_op(
-    trace: Trace, op: DenseOp, weight: Array, z: Array, z_now: Array, weight_now: Array
+    trace: Trace, op: DenseOp, weight: Array, z: Array, z_now: Array, weight_now: Array, normed: bool
 ) -> dict[str, Scalar]:
     rms = root_mean_square
     change = weight_now - weight
@@ -53,6 +107,8 @@ def _measure_op(
     else:
         total = trace.product(op, z, change)
     sizes = {"weight": rms(weight), "delta_w": rms(change), "term_alpha": rms(total)}
+    if normed:
+        sizes["operator_norm"] = operator_norm(change)
     if op.primitive != "gather":
         shift = z_now - z
         forward, second = trace.product(op, shift, weight), trace.product(op, shift, change)
@@ -63,5 +119,4 @@ def _measure_op(
 
 def gradient_sizes(gradients: Any) -> dict[str, Scalar]:
     """RMS of the gradient of every parameter, by path."""
-    leaves = jax.tree_util.tree_leaves_with_path(gradients)
-    return {jax.tree_util.keystr(path, simple=True, separator="."): root_mean_square(leaf) for path, leaf in leaves}
+    return {_path(path): root_mean_square(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(gradients)}

@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import optax
+import optax.contrib
 from jaxtyping import Array, Float
 from sympy import Expr, Rational
 
@@ -18,60 +19,105 @@ from derive.emit import layer_names
 from derive.errors import DeriveError, unknown_name
 from derive.exponents import KINDS
 from derive.solve import Prescription
+from verify.atan2 import scale_by_adam_atan2
+from verify.preconditioners import normalise_by_norm, scale_by_shampoo, scale_by_soap
 
 Rate = float | Float[Array, ""]
-Rule = Callable[[Rate, Rate, Rate], optax.GradientTransformation]
+Direction = Callable[[Rate], optax.GradientTransformation]
 
 
-def _with_parameter_scale(direction: optax.GradientTransformation, rate: Rate) -> optax.GradientTransformation:
+def _times_weight_size(direction: optax.GradientTransformation) -> optax.GradientTransformation:
     """Steps proportional to RMS(W); optax's floor under it is 0 here, since the theory has none."""
-    return optax.chain(direction, optax.scale_by_param_block_rms(min_scale=0.0), optax.scale_by_learning_rate(rate))
+    return optax.chain(direction, optax.scale_by_param_block_rms(min_scale=0.0))
 
 
-def _adafactor(rate: Rate, epsilon: Rate, decay: Rate) -> optax.GradientTransformation:  # noqa: ARG001
+def _adafactor(epsilon: Rate) -> optax.GradientTransformation:
     # optax keeps second moments whole below 128 units and factors them above: another rule, in the midst of the widths.
     factored = optax.scale_by_factored_rms(epsilon=epsilon, min_dim_size_to_factor=2)  # type: ignore[arg-type]
-    direction = optax.chain(factored, optax.clip_by_block_rms(1.0))
-    return _with_parameter_scale(direction, rate)
+    return _times_weight_size(optax.chain(factored, optax.clip_by_block_rms(1.0)))
 
 
-RULES: Mapping[str, Rule] = {
-    "sgd": lambda rate, _epsilon, _decay: optax.sgd(rate),
-    "momentum": lambda rate, _epsilon, _decay: optax.sgd(rate, momentum=0.9),
-    "adam": lambda rate, epsilon, _decay: optax.adam(rate, eps=epsilon),  # type: ignore[arg-type]
-    "adamw": lambda rate, epsilon, decay: optax.adamw(rate, eps=epsilon, weight_decay=decay),  # type: ignore[arg-type]
+def _adam(epsilon: Rate) -> optax.GradientTransformation:
+    return optax.scale_by_adam(eps=epsilon)  # type: ignore[arg-type]
+
+
+def _muon(epsilon: Rate, scale: Callable[[int, int], float] = lambda _fan_in, _fan_out: 1.0) -> Any:
+    """The polar factor by Newton and Schulz, times a number made of a matrix's fan_in and fan_out."""
+
+    def all_matrices(updates: Any) -> Any:
+        return jax.tree.map(lambda _: optax.contrib.MuonDimensionNumbers(), updates)
+
+    polar = optax.contrib.scale_by_muon(eps=epsilon, weight_dimension_numbers=all_matrices)  # type: ignore[arg-type]
+
+    def scaled(update: Any, _: Any) -> Any:
+        return update * scale(*update.shape)
+
+    return optax.chain(polar, optax.stateless_with_tree_map(scaled))
+
+
+DIRECTIONS: Mapping[str, Direction] = {
+    "sgd": lambda _: optax.identity(),
+    "momentum": lambda _: optax.trace(0.9),
+    "nesterov": lambda _: optax.trace(0.9, nesterov=True),
+    "adam": _adam,
+    "adamw": _adam,
+    "rmsprop": lambda epsilon: optax.scale_by_rms(eps=epsilon, eps_in_sqrt=False),  # type: ignore[arg-type]
     "adafactor": _adafactor,
-    "adam-ps": lambda rate, epsilon, _decay: _with_parameter_scale(optax.scale_by_adam(eps=epsilon), rate),  # type: ignore[arg-type]
-    "lion": lambda rate, _epsilon, decay: optax.lion(rate, weight_decay=decay),  # type: ignore[arg-type]
-    "sign-sgd": lambda rate, _epsilon, _decay: optax.sign_sgd(rate),
+    "adam-ps": lambda epsilon: _times_weight_size(_adam(epsilon)),
+    "lion": lambda _: optax.scale_by_lion(),
+    "sign-sgd": lambda _: optax.scale_by_sign(),
+    "lamb": lambda epsilon: optax.chain(_adam(epsilon), optax.scale_by_trust_ratio()),
+    "lars": lambda epsilon: optax.chain(optax.scale_by_trust_ratio(eps=epsilon), optax.trace(0.9)),  # type: ignore[arg-type]
+    "adam-atan2": lambda _: scale_by_adam_atan2(),
+    "normalised-sgd": normalise_by_norm,
+    "muon": _muon,
+    "muon-keller": lambda epsilon: _muon(epsilon, lambda fan_in, fan_out: max(1, fan_out / fan_in) ** 0.5),
+    "muon-rms": lambda epsilon: _muon(epsilon, lambda fan_in, fan_out: 0.2 * max(fan_in, fan_out) ** 0.5),
+    "shampoo": scale_by_shampoo,
+    "soap": scale_by_soap,
+    "soap-left": lambda epsilon: scale_by_soap(epsilon, rotate_in=False),
+    "soap-right": lambda epsilon: scale_by_soap(epsilon, rotate_out=False),
 }
-"""(rate, epsilon, decay) -> transform, by the optimizer's name in `derive list`."""
+"""epsilon -> the transform of gradients into U, by the optimizer's name in `derive list`: DW = -rate (U + decay W)."""
 
 BASE_RATES: Mapping[str, float] = {
     "sgd": 0.1,
     "momentum": 0.02,
+    "nesterov": 0.02,
     "adam": 1e-3,
     "adamw": 1e-3,
+    "rmsprop": 3e-4,
     "adafactor": 0.02,
     "adam-ps": 0.02,
     "lion": 1e-3,
     "sign-sgd": 1e-3,
+    "lamb": 0.02,
+    "lars": 5e-3,
+    "adam-atan2": 1e-3,
+    "normalised-sgd": 0.05,
+    "muon": 0.05,
+    "muon-keller": 0.05,
+    "muon-rms": 5e-3,
+    "shampoo": 0.05,
+    "soap": 1e-3,
+    "soap-left": 1e-3,
+    "soap-right": 1e-3,
 }
 """Rates at the base width at which the two models here move but do not diverge; a start, not a tuned value."""
 
-BASE_EPSILON: Mapping[str, float] = {"adafactor": 1e-30}
+BASE_EPSILON: Mapping[str, float] = {"adafactor": 1e-30, "lars": 0.0}
 
 
 def base_epsilon(name: str) -> float:
-    """The usual epsilon of that optimizer at the base width: 1e-8, or 1e-30 where it is added to a square."""
+    """The usual epsilon of that optimizer at the base width; 1e-8 for most."""
     return BASE_EPSILON.get(name, 1e-8)
 
 
 def check_trainable(names: Mapping[Any, str]) -> None:
     """Raise DeriveError for an optimizer that has no transform here."""
     for name in names.values():
-        if name not in RULES:
-            raise unknown_name("trainable optimizer", name, RULES)
+        if name not in DIRECTIONS:
+            raise unknown_name("trainable optimizer", name, DIRECTIONS)
 
 
 def exact(label: str, *exponents: Expr | None) -> list[Rational]:
@@ -115,13 +161,19 @@ class ScaledRule:
     epsilon: Rate
     decay: Rate
 
+    def transform(self) -> optax.GradientTransformation:
+        """W <- W - rate (U + decay W): decay is decoupled from the rule, whichever it is."""
+        return optax.chain(
+            DIRECTIONS[self.rule](self.epsilon),
+            *([] if isinstance(self.decay, float) and self.decay == 0 else [optax.add_decayed_weights(self.decay)]),  # type: ignore[arg-type]
+            optax.scale_by_learning_rate(self.rate),
+        )
+
 
 def per_layer(rules: Sequence[ScaledRule], labels: Any) -> optax.GradientTransformation:
     """The transform that applies to every parameter the rule of its label; DeriveError for a rule without one."""
     check_trainable({each.label: each.rule for each in rules})
-    transforms: dict[Hashable, optax.GradientTransformation] = {
-        each.label: RULES[each.rule](each.rate, each.epsilon, each.decay) for each in rules
-    }
+    transforms: dict[Hashable, optax.GradientTransformation] = {each.label: each.transform() for each in rules}
     return optax.multi_transform(transforms, labels)
 
 

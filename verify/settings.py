@@ -10,13 +10,11 @@ from derive.errors import DeriveError, canonical
 from derive.exponents import KINDS
 from derive.parameterizations import equivalent
 from derive.propagation import Problem
-from derive.solve import Prescription, prescribe, solve, solve_kinds
+from derive.solve import Decay, Prescription, prescribe, solve, solve_kinds
 from verify.optimizers import check_trainable, exact
 from verify.studies import GLOBAL, LayerScaling, Setting
 
 UNTUNED = (1.0, 1.0, 1.0)
-DECAYING = ("adamw", "lion")
-"""The rules of `verify.optimizers` that have decoupled weight decay."""
 
 
 @dataclass(frozen=True)
@@ -35,32 +33,44 @@ def prescribed(
     clip: bool = False,
     constants: tuple[float, float, float] = UNTUNED,
     hidden_layers: int | None = None,
+    decay: Decay = "independent",
+    epsilon: float | None = None,
+    constant_epsilon: bool = False,
 ) -> Prescribed:
     """The setting of that triple; alignment "global" keeps everything of "full" but the rates, whose c is 0.
 
-    One row stands for all hidden layers, or `hidden_layers` rows where depth makes them differ or the alignment names
-    them singly. DeriveError for unknown names, for optimizers that cannot be trained here, for exponents with symbols
-    and for an alignment of another depth.
+    `epsilon` is its value at the base width, the same at every width with `constant_epsilon` (e = 0; the rates stay
+    those of a negligible one); `decay` is the convention of decoupled weight decay. One row stands for all hidden
+    layers, or `hidden_layers` rows where depth makes them differ or the alignment names them singly. DeriveError for
+    unknown names, for optimizers that cannot be trained here, for exponents with symbols and for an alignment of
+    another depth.
     """
     raw = canonical(alignment) == GLOBAL
     prescription = prescribe(optimizer, parameterization, "full" if raw else alignment, clip_global_norm=clip)
     check_trainable({kind: row.name for kind, row in prescription.problem.optimizers.items()})
-    prescription = _of_depth(prescription.problem, hidden_layers)
+    prescription = _of_depth(prescription.problem, hidden_layers, decay)
     if raw:
         flat = tuple(replace(layer, c=S.Zero, decay=S.Zero) for layer in prescription.layers)
         prescription = replace(prescription, layers=flat)
+    if constant_epsilon:
+        fixed = tuple(
+            layer if layer.epsilon is None else replace(layer, epsilon=S.Zero) for layer in prescription.layers
+        )
+        prescription = replace(prescription, layers=fixed)
     layers = []
     for label, layer in zip(layer_names(prescription), prescription.layers, strict=True):
         rule = prescription.problem.optimizers[layer.kind].name
         exact(label, layer.c, layer.epsilon, layer.decay)
-        epsilon = None if layer.epsilon is None else str(layer.epsilon)
-        layers.append(LayerScaling(label, rule, str(layer.a), str(layer.b), str(layer.c), epsilon, str(layer.decay)))
+        scaled = None if layer.epsilon is None else str(layer.epsilon)
+        layers.append(LayerScaling(label, rule, str(layer.a), str(layer.b), str(layer.c), scaled, str(layer.decay)))
     name = GLOBAL if raw else prescription.problem.alignment.name
     scheme = prescription.problem.parameterization.name
-    return Prescribed(Setting(prescription.optimizer_name, scheme, name, tuple(layers), constants), prescription)
+    width_rule = "constant" if constant_epsilon else "per layer"
+    setting = Setting(prescription.optimizer_name, scheme, name, tuple(layers), constants, decay, epsilon, width_rule)
+    return Prescribed(setting, prescription)
 
 
-def _of_depth(problem: Problem, hidden_layers: int | None) -> Prescription:
+def _of_depth(problem: Problem, hidden_layers: int | None, decay: Decay) -> Prescription:
     named = problem.alignment.hidden_layers
     if named is not None and named != hidden_layers:
         network = "this model's layers cannot be named" if hidden_layers is None else f"the network has {hidden_layers}"
@@ -70,9 +80,9 @@ def _of_depth(problem: Problem, hidden_layers: int | None) -> Prescription:
             raise DeriveError(
                 f"alignment {problem.alignment.name} names single layers, which this model has not; use hidden"
             )
-        return solve_kinds(problem)
-    listed = solve(replace(problem, hidden_layers=hidden_layers))
-    by_kind = solve_kinds(problem)
+        return solve_kinds(problem, decay)
+    listed = solve(replace(problem, hidden_layers=hidden_layers), decay)
+    by_kind = solve_kinds(problem, decay)
     of_kind = {layer.kind: layer for layer in by_kind.layers}
     alike = all(
         (layer.c, layer.epsilon) == (of_kind[layer.kind].c, of_kind[layer.kind].epsilon) for layer in listed.layers
@@ -80,13 +90,8 @@ def _of_depth(problem: Problem, hidden_layers: int | None) -> Prescription:
     return replace(by_kind, notes=listed.notes) if alike else listed
 
 
-def check_effect(each: Prescribed, *, decays: bool, epsilon: bool) -> None:
-    """Raise DeriveError where a weight decay or an epsilon was given and no rule of the optimizer has it."""
-    rules = {layer.rule for layer in each.setting.layers}
-    if decays and not rules & set(DECAYING):
-        raise DeriveError(
-            f"--weight-decay has no effect on {each.setting.optimizer}; give {' or '.join(DECAYING)}, or leave it out"
-        )
+def check_effect(each: Prescribed, *, epsilon: bool) -> None:
+    """Raise DeriveError where an epsilon was given and no rule of the optimizer has one."""
     if epsilon and all(layer.epsilon is None for layer in each.setting.layers):
         raise DeriveError(f"--epsilon has no effect on {each.setting.optimizer}, which has none; leave it out")
 

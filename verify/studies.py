@@ -24,7 +24,7 @@ class Conditions:
 
     `epsilon` and `weight_decay` are values at the base width (None: the rule's usual one), `clip` is a threshold on the
     whole gradient's norm, the same at every width; `evaluation` is the number of held-out windows on which the final
-    loss is taken.
+    loss is taken; `dtype` is that of activations and of the weights that meet them, parameters are float32.
     """
 
     model: str
@@ -38,6 +38,7 @@ class Conditions:
     epsilon: float | None = None
     weight_decay: float = 0.0
     clip: float | None = None
+    dtype: str = "float32"
 
     def differences(self, other: "Conditions") -> list[str]:
         """One "name: this, not that" for every entry in which the two differ."""
@@ -62,7 +63,9 @@ class LayerScaling:
 class Setting:
     """One prescription to be trained: names to show, and exponents per layer, which alone decide what is trained.
 
-    `constants` multiply the base rate on embedding, hidden and readout layers.
+    `constants` multiply the base rate on embedding, hidden and readout layers; `decay` names the convention that the
+    layers' decay exponents come from; `epsilon` is the value at the base width where the setting has one of its own,
+    and `epsilon_rule` says whether it follows the layers' gradients or is constant.
     """
 
     optimizer: str
@@ -70,16 +73,24 @@ class Setting:
     alignment: str
     layers: tuple[LayerScaling, ...]
     constants: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    decay: str = "independent"
+    epsilon: float | None = None
+    epsilon_rule: str = "per layer"
 
     @property
     def name(self) -> str:
-        """Such as "adam muP full", with the constants where they are not all 1."""
+        """Such as "adam muP full", with constants, decay and epsilon where they are not the usual ones."""
         tuned = "" if self.constants == (1.0, 1.0, 1.0) else " x " + ",".join(f"{each:g}" for each in self.constants)
-        return f"{self.optimizer} {self.parameterization} {self.alignment}{tuned}"
+        decay = "" if self.decay == "independent" else f", {self.decay} decay"
+        value = "" if self.epsilon is None else f" {self.epsilon:g}"
+        usual = self.epsilon is None and self.epsilon_rule == "per layer"
+        epsilon = "" if usual else f", epsilon{value} {self.epsilon_rule}"
+        return f"{self.optimizer} {self.parameterization} {self.alignment}{tuned}{decay}{epsilon}"
 
     def content(self) -> dict[str, Any]:
         """Everything that decides what is trained, and no name."""
-        return {"layers": [asdict(layer) for layer in self.layers], "constants": list(self.constants)}
+        layers = [asdict(layer) for layer in self.layers]
+        return {"layers": layers, "constants": list(self.constants), "epsilon": self.epsilon}
 
 
 @dataclass(frozen=True)

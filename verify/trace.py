@@ -103,13 +103,16 @@ class Trace:
     _signature: dict[str, str] = field(repr=False, compare=False)
     _output: Tree = field(repr=False, compare=False)
 
-    def run(self, params: Tree, inputs: Tree) -> tuple[Tree, dict[str, Operands]]:
+    def run(
+        self, params: Tree, inputs: Tree, shifts: Mapping[str, Array] | None = None
+    ) -> tuple[Tree, dict[str, Operands]]:
         """Evaluate the function: its outputs, and the operands of every dense op by name.
 
         Pure; may be jitted, differentiated and vmapped. These are apply's own ops in apply's order and outputs are
         equal bit for bit, but for one case: a part that apply compiles (jit, scan) is run op by op here where it has
-        dense ops, and may be rounded otherwise. To compare, compile both sides. TraceError for arguments that differ
-        in structure, shape or dtype from those traced.
+        dense ops, and may be rounded otherwise. To compare, compile both sides. `shifts` are added to the outputs of
+        the ops of those names: the derivative at shifts of zero is the cotangent of each output. TraceError for
+        arguments that differ in structure, shape or dtype from those traced, and for shifts that fit no op.
         """
         given, traced = _signature(params, inputs), self._signature
         for leaf in {**traced, **given}:
@@ -118,7 +121,15 @@ class Trace:
                     f"{leaf} is {given.get(leaf, 'missing')} and was {traced.get(leaf, 'missing')} when traced; "
                     "give arguments of the same structure, or trace again"
                 )
-        walk = _Walk()
+        shifts, shapes = shifts or {}, {op.name: op.output_shape for op in self.ops}
+        for name, shift in shifts.items():
+            if shift.shape != shapes.get(name):
+                raise TraceError(
+                    f"a shift of {name} has shape {shift.shape}, and "
+                    + (f"its output {shapes[name]}" if name in shapes else "there is no dense op of that name")
+                    + "; give one array of output_shape per op of Trace.ops"
+                )
+        walk = _Walk(shifts)
         outputs = walk.program(self._closed, self._paths, [jnp.asarray(x) for x in jax.tree.leaves((params, inputs))])
         return jax.tree.unflatten(jax.tree.structure(self._output), outputs), walk.operands
 
@@ -203,6 +214,7 @@ class _Tagged(NamedTuple):
 class _Walk:
     """One evaluation of the equations, on arrays or on abstract values, that notes the dense ops it passes."""
 
+    shifts: Mapping[str, Array] = field(default_factory=dict)
     ops: list[DenseOp] = field(default_factory=list)
     products: list[Product] = field(default_factory=list)
     operands: dict[str, Operands] = field(default_factory=dict)
@@ -235,11 +247,16 @@ class _Walk:
             raise TraceError(f"{name} of {met} and an activation is not supported; use jax.lax.dot_general instead")
         if _holds_product(eqn):
             if name in CALLS:
-                body = next(eqn.params[key] for key in BODIES if key in eqn.params)
+                body, before = next(eqn.params[key] for key in BODIES if key in eqn.params), len(self.ops)
                 outputs = self.jaxpr(_closed(body), arguments, iteration)
                 if name not in CUSTOM:
                     return outputs
                 # The rule for derivatives belongs to the call and not to its body: take the call's own values.
+                for lost in (op.name for op in self.ops[before:] if op.name in self.shifts):
+                    raise TraceError(
+                        f"{lost} is inside a function with a derivative rule of its own, through which no shift of "
+                        "its output passes; give no shift for it, or write the function without the rule"
+                    )
                 return [_Tagged(x, output.origin) for x, output in zip(_bind(eqn, arguments), outputs, strict=True)]
             if met and name != "scan":
                 raise TraceError(
@@ -251,7 +268,7 @@ class _Walk:
                 return self.scan(eqn, arguments, iteration)
         outputs = _bind(eqn, arguments)
         if name in LABELS:
-            self.note(eqn, arguments[0], arguments[1], outputs[0], iteration)
+            outputs = [self.note(eqn, arguments[0], arguments[1], outputs[0], iteration)]
         return [_Tagged(output, origin) for output in outputs]
 
     def scan(self, eqn: JaxprEqn, arguments: list[_Tagged], iteration: tuple[int, ...]) -> list[_Tagged]:
@@ -271,7 +288,8 @@ class _Walk:
         columns = zip(*(rows[step] for step in steps), strict=True)
         return [*carry, *(_Tagged(jnp.stack([x for x, _ in column]), _join(column)) for column in columns)]
 
-    def note(self, eqn: JaxprEqn, left: _Tagged, right: _Tagged, output: Any, iteration: tuple[int, ...]) -> None:
+    def note(self, eqn: JaxprEqn, left: _Tagged, right: _Tagged, output: Any, iteration: tuple[int, ...]) -> Any:
+        """The output, shifted where that is asked for."""
         primitive, params = LABELS[eqn.primitive.name], eqn.params
         indices = "".join(f"[{index}]" for index in iteration)
         if left.origin is None and right.origin is None and primitive != "gather":
@@ -280,7 +298,7 @@ class _Walk:
         position = 0 if right.origin is None else 1
         weight, activation = (left, right) if position == 0 else (right, left)
         if not weight.origin or activation.origin is not None or (primitive == "gather" and position == 1):
-            return
+            return output
         shape = weight.value.shape
         if primitive == "conv" and position == 0:
             raise TraceError(
@@ -296,6 +314,7 @@ class _Walk:
         sizes = (activation.value.shape, shape, output.shape, *_fans(primitive, params, shape, position))
         self.ops.append(DenseOp(name, path, primitive, params, position, iteration, *sizes))
         self.operands[name] = Operands(activation.value, weight.value)
+        return output + self.shifts[name].astype(output.dtype) if name in self.shifts else output
 
     def unique(self, name: str) -> str:
         self.uses[name] += 1

@@ -1,5 +1,7 @@
 """One run: a network of one width, several seeds at once, measured at log-spaced steps."""
 
+import os
+import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -15,8 +17,9 @@ from derive.emit import layer_names
 from derive.exponents import Kind
 from derive.solve import Prescription
 from verify.data import Corpus, next_token, sequence
-from verify.measure import gradient_sizes, initial_inputs, measure
-from verify.models import Model, Scaling, loss
+from verify.each import for_each
+from verify.measure import gradient_sizes, initial_inputs, matrix_ops, measure
+from verify.models import Model, Scaling, computed_in, loss
 from verify.models.mlp import MLP
 from verify.models.transformer import Transformer
 from verify.optimizers import label_layers, optimizer
@@ -44,6 +47,7 @@ class Config:
     probe: int = 64
     epsilon: float | None = None
     weight_decay: float = 0.0
+    dtype: str = "float32"
     sizes: dict[str, Any] = field(default_factory=dict)
 
     def at(self, width: int) -> Model:
@@ -79,6 +83,12 @@ class Run:
     diverged: dict[int, int]
 
 
+def device_name() -> str:
+    """What the study ran on: the accelerator's name, or the processor's architecture and cores."""
+    device = jax.devices()[0]
+    return device.device_kind if device.platform != "cpu" else f"cpu, {platform.machine()}, {os.cpu_count()} cores"
+
+
 def log_spaced(steps: int) -> list[int]:
     """1, 2, 5, 10, 20, 50, ... up to and with `steps`."""
     marks = [digit * 10**power for power in range(len(str(steps))) for digit in (1, 2, 5)]
@@ -86,7 +96,7 @@ def log_spaced(steps: int) -> list[int]:
 
 
 class Trainer:
-    """Everything compiled for one width, vmapped over seeds; arrays have a leading axis of seeds."""
+    """Everything compiled for one width and all seeds; arrays have a leading axis of seeds."""
 
     def __init__(self, config: Config, width: int, seeds: Sequence[int]) -> None:
         self.config, self.width, self.seeds = config, width, list(seeds)
@@ -103,13 +113,16 @@ class Trainer:
             epsilon=config.epsilon,
             weight_decay=config.weight_decay,
         )
-        self._draw = jax.jit(jax.vmap(self.model.init))
-        self.init_state = jax.jit(jax.vmap(self.transform.init))
-        self.step = jax.jit(jax.vmap(self._step), donate_argnums=(0, 1))
+        self.apply = computed_in(config.dtype, self.model.apply)
+        self._draw = jax.jit(for_each(self.model.init, [True]))
+        self.init_state = jax.jit(for_each(self.transform.init, [True]))
+        self.step = jax.jit(for_each(self._step, [True] * 4), donate_argnums=(0, 1))
         tokens = jax.ShapeDtypeStruct((config.probe, self.context), jnp.int32)
         self.trace: Trace = trace(self.model.apply, shapes, tokens)
-        self.initial_inputs = jax.jit(jax.vmap(partial(initial_inputs, self.trace), in_axes=(0, None)))
-        self.measure = jax.jit(jax.vmap(partial(measure, self.trace), in_axes=(0, 0, 0, None)))
+        self.initial_inputs = jax.jit(for_each(partial(initial_inputs, self.trace), [True, False]))
+        normed = matrix_ops(self.trace, kinds, config.prescription.problem.optimizers)
+        measured = partial(measure, self.trace, normed=normed)
+        self.measure = jax.jit(for_each(measured, [True, True, True, False]))
 
     @property
     def context(self) -> int:
@@ -121,7 +134,7 @@ class Trainer:
         return self._draw(self.keys)
 
     def _step(self, params: Any, state: Any, inputs: Any, targets: Any) -> tuple[Any, Any, Any, Any]:
-        value, gradients = jax.value_and_grad(lambda p: loss(self.model.apply(p, inputs), targets))(params)
+        value, gradients = jax.value_and_grad(lambda p: loss(self.apply(p, inputs), targets))(params)
         updates, state = self.transform.update(gradients, state, params)
         return optax.apply_updates(params, updates), state, value, gradient_sizes(gradients)
 

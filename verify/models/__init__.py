@@ -5,6 +5,7 @@ At the base width every parameterization is the same model, bit for bit; only th
     multiplier_l = (width / base_width)^-a_l        init std_l = base std_l (width / base_width)^-b_l
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol, SupportsFloat, get_args
 
@@ -125,6 +126,14 @@ def draw(parameters: Params, key: Key[Array, ""]) -> Params:
 def label(parameters: Params, params: Params) -> Params:
     """The kinds of a tree of Parameter, checked to have the structure of `params`."""
     return jax.tree.map(lambda parameter, _: parameter.kind, parameters, params)
+
+
+def computed_in(dtype: str, apply: Callable[[Params, Any], Array]) -> Callable[[Params, Any], Array]:
+    """The model's `apply` with every weight rounded to that dtype, and thereby every activation and gradient.
+
+    Parameters stay as they are, and what is added to them too: rounding is part of the function and its derivative.
+    """
+    return lambda params, tokens: apply(jax.tree.map(lambda weight: weight.astype(dtype), params), tokens)
 
 
 def loss(logits: Float[Array, "*batch vocabulary"], targets: Int[Array, "*batch"]) -> Float[Array, ""]:
