@@ -99,6 +99,7 @@ OPTAX_RULES = {
     "sign-sgd": "optax.scale_by_sign()",
     "lamb": f"optax.chain({ADAM}, optax.scale_by_trust_ratio())",
     "lars": "optax.chain(optax.scale_by_trust_ratio(eps=eps), optax.trace(0.9))",
+    "adam-atan2": "adam_atan2()",
     "normalised-sgd": "optax.stateless_with_tree_map(lambda g, _: g / (jnp.linalg.norm(g) + eps))",
     "muon": "muon(eps, lambda fan_in, fan_out: 1.0)",
     "muon-keller": "muon(eps, lambda fan_in, fan_out: max(1, fan_out / fan_in) ** 0.5)",
@@ -116,8 +117,30 @@ def muon(eps, scale):
     polar = optax.contrib.scale_by_muon(eps=eps, weight_dimension_numbers=matrices)
     return optax.chain(polar, optax.stateless_with_tree_map(lambda u, _: u * scale(*u.shape)))
 '''
-NEEDS = {"muon(": ("jax", "optax.contrib"), "jnp.": ("jax.numpy as jnp",)}
-"""What emitted rules import, by what they mention."""
+ADAM_ATAN2 = '''
+
+def adam_atan2(b1=0.9, b2=0.999):
+    """U = atan2(m, sqrt(v)), debiased, without an epsilon; the second moment is kept as its root, in float32."""
+
+    def init(params):
+        zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, jnp.float32), params)
+        return jnp.zeros([], jnp.int32), zeros, zeros
+
+    def update(gradients, state, params=None):
+        steps, m, root = state[0] + 1, *state[1:]
+        m = jax.tree.map(lambda m, g: b1 * m + (1 - b1) * g, m, gradients)
+        root = jax.tree.map(lambda r, g: jnp.hypot(b2**0.5 * r, (1 - b2) ** 0.5 * g), root, gradients)
+        one, two = (-jnp.expm1(steps * jnp.log1p(beta - 1)) for beta in (b1, b2))
+        debias = jnp.sqrt(two) / one
+        updates = jax.tree.map(lambda m, r, g: jnp.arctan2(debias * m, r).astype(g.dtype), m, root, gradients)
+        return updates, (steps, m, root)
+
+    return optax.GradientTransformation(init, update)
+'''
+HELPERS = {"muon(": MUON, "adam_atan2(": ADAM_ATAN2}
+"""What an emitted rule is made of that optax does not have, by what the rule mentions."""
+IMPORTS = {"jax.tree": "jax", "jnp.": "jax.numpy as jnp", "optax.": "optax", "optax.contrib": "optax.contrib"}
+"""Modules by what emitted code mentions."""
 TORCH_RULES = {
     "sgd": ("SGD", '"lr": rate', ""),
     "momentum": ("SGD", '"lr": rate', ", momentum=0.9"),
@@ -180,10 +203,10 @@ def as_optax(prescription: Prescription) -> str:
         rules="\n".join(rules),
         epsilon=max(epsilons, key=float),
         remarks=FROM_ZERO if "scale_by_param_block_rms" in "".join(rules) else "",
-        helpers=MUON if "muon(" in "".join(rules) else "",
+        helpers="".join(code for mark, code in HELPERS.items() if mark in "".join(rules)),
     )
-    needed = {"optax", *(module for mark, modules in NEEDS.items() if mark in code for module in modules)}
-    return _header(prescription, "\n" + "".join(f"import {module}\n" for module in sorted(needed))) + code
+    imports = "".join(f"import {module}\n" for mark, module in IMPORTS.items() if mark in code)
+    return _header(prescription, f"\n{imports}") + code
 
 
 def as_torch(prescription: Prescription) -> str:

@@ -230,7 +230,7 @@ def solve(problem: Problem, decay: Decay = "independent") -> Prescription:
         for index, kind in enumerate(chain.kinds)
     )
     return Prescription(
-        problem, chain, layers, unique, r[-2].is_zero, (*problem.alignment.notes, *_warnings(problem, r))
+        problem, chain, layers, unique, r[-2].is_zero, (*problem.alignment.notes, *_warnings(problem, r)), decay=decay
     )
 
 

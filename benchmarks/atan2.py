@@ -1,0 +1,133 @@
+"""What a step of Adam-atan2 costs beside one of optax's Adam, and whether a public implementation takes the same steps.
+
+    python -m benchmarks.atan2 [--rounds 31]
+
+A step is `update` and `apply_updates` on the parameters, compiled, with parameters and state given away. The floor
+reads and writes the same arrays and computes nothing to speak of: parameters, gradient and two moments in, all but
+the gradient out. The public implementation is the package adam-atan2-pytorch, which is no dependency of this project.
+"""
+
+import argparse
+import json
+import platform
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from benchmarks.measure import alternating_medians
+from verify.atan2 import adam_atan2
+
+SHAPES = {"a 2048 x 2048 and a 4096 x 1024 matrix": [(2048, 2048), (4096, 1024)], "a 256 x 256 matrix": [(256, 256)]}
+RATE = 1e-3
+
+
+def accumulate() -> optax.GradientTransformation:
+    """The floor: two moments as running sums."""
+
+    def init(params: Any) -> Any:
+        return jax.tree.map(jnp.zeros_like, params), jax.tree.map(jnp.zeros_like, params)
+
+    def update(updates: Any, state: Any, params: Any = None) -> Any:
+        del params
+        sums = tuple(jax.tree.map(jnp.add, each, updates) for each in state)
+        return jax.tree.map(lambda g: -RATE * g, updates), sums
+
+    return optax.GradientTransformation(init, update)
+
+
+def stepper(transform: optax.GradientTransformation, shapes: list[tuple[int, ...]]) -> Any:
+    """An action that takes one step, from where the last one ended."""
+    keys = jax.random.split(jax.random.key(0), 2 * len(shapes))
+    params = [jax.random.normal(key, shape) for key, shape in zip(keys, shapes, strict=False)]
+    gradients = [1e-3 * jax.random.normal(key, shape) for key, shape in zip(keys[len(shapes) :], shapes, strict=True)]
+
+    def step(params: Any, state: Any, gradients: Any) -> Any:
+        updates, state = transform.update(gradients, state, params)
+        return optax.apply_updates(params, updates), state
+
+    compiled, held = jax.jit(step, donate_argnums=(0, 1)), [params, transform.init(params)]
+
+    def action() -> Any:
+        held[:] = compiled(*held, gradients)
+        return held
+
+    return action
+
+
+def cost(shapes: list[tuple[int, ...]], rounds: int) -> dict[str, float]:
+    names = {"floor": accumulate(), "adam": optax.adam(RATE), "atan2": adam_atan2(RATE)}
+    ours = dict(
+        zip(names, alternating_medians([stepper(each, shapes) for each in names.values()], rounds), strict=True)
+    )
+    return {
+        "adam_ms": ours["adam"] * 1e3,
+        "atan2_ms": ours["atan2"] * 1e3,
+        "atan2_over_adam": ours["atan2"] / ours["adam"],
+        "atan2_over_floor": ours["atan2"] / ours["floor"],
+    }
+
+
+def against_pytorch(scale: float, steps: int = 50) -> dict[str, float]:
+    """Largest difference of the weights' changes after `steps` steps, relative to their RMS, ours and theirs.
+
+    Both are also held against the formula in double precision.
+    """
+    import torch  # type: ignore[import-not-found]
+    from adam_atan2_pytorch import AdamAtan2  # type: ignore[import-not-found]
+
+    b1, b2, a, b, decay = 0.9, 0.99, 1.27, 1.0, 0.1
+    generator = np.random.default_rng(0)
+    start = generator.normal(size=(64, 64)).astype(np.float32)
+    gradients = (scale * generator.normal(size=(steps, 64, 64))).astype(np.float32)
+
+    theirs = torch.nn.Parameter(torch.tensor(start))
+    peer = AdamAtan2([theirs], lr=RATE, betas=(b1, b2), a=a, b=b, weight_decay=decay)
+    transform = adam_atan2(RATE, b1, b2, a, b, decay)
+    ours, state = jnp.asarray(start), transform.init(jnp.asarray(start))
+    exact, m, v = start.astype(np.float64), np.zeros((64, 64)), np.zeros((64, 64))
+    for step, gradient in enumerate(gradients, start=1):
+        theirs.grad = torch.tensor(gradient)
+        peer.step()
+        updates, state = transform.update(jnp.asarray(gradient), state, ours)
+        ours = optax.apply_updates(ours, updates)
+        m, v = b1 * m + (1 - b1) * gradient, b2 * v + (1 - b2) * np.float64(gradient) ** 2
+        direction = a * np.arctan2(m / (1 - b1**step), b * np.sqrt(v / (1 - b2**step)))
+        exact = (1 - RATE * decay) * exact - RATE * direction
+    changes = [np.asarray(each, dtype=np.float64) - start for each in (ours, theirs.detach().numpy(), exact)]
+    size = float(np.sqrt(np.mean(changes[2] ** 2)))
+    return {
+        "scale": scale,
+        "ours_against_theirs": float(np.max(np.abs(changes[0] - changes[1]))) / size,
+        "ours_against_formula": float(np.max(np.abs(changes[0] - changes[2]))) / size,
+        "theirs_against_formula": float(np.max(np.abs(changes[1] - changes[2]))) / size,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=31)
+    parser.add_argument("--out", type=Path, help="write the JSON there as well")
+    options = parser.parse_args()
+    device = jax.devices()[0]
+    name = f"{platform.machine()} CPU" if device.platform == "cpu" else device.device_kind
+    result: dict[str, Any] = {
+        "device": f"{name}, Python {platform.python_version()}, JAX {jax.__version__}",
+        "cost": {name: cost(shapes, options.rounds) for name, shapes in SHAPES.items()},
+    }
+    if find_spec("torch") and find_spec("adam_atan2_pytorch"):
+        result["against_pytorch"] = [against_pytorch(scale) for scale in (1.0, 1e-3, 1e-10, 1e-25)]
+    else:
+        result["against_pytorch"] = "not compared: pip install torch adam-atan2-pytorch, then run again"
+    text = json.dumps(result, indent=1)
+    print(text)
+    if options.out:
+        options.out.write_text(text + "\n")
+
+
+if __name__ == "__main__":
+    main()
