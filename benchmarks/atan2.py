@@ -24,6 +24,8 @@ from verify.atan2 import adam_atan2
 
 SHAPES = {"a 2048 x 2048 and a 4096 x 1024 matrix": [(2048, 2048), (4096, 1024)], "a 256 x 256 matrix": [(256, 256)]}
 RATE = 1e-3
+STEPS = 10
+"""In one timing, so that the call's own cost does not rule that of a small matrix."""
 
 
 def accumulate() -> optax.GradientTransformation:
@@ -41,7 +43,7 @@ def accumulate() -> optax.GradientTransformation:
 
 
 def stepper(transform: optax.GradientTransformation, shapes: list[tuple[int, ...]]) -> Any:
-    """An action that takes one step, from where the last one ended."""
+    """An action that takes some steps, from where the last one ended."""
     keys = jax.random.split(jax.random.key(0), 2 * len(shapes))
     params = [jax.random.normal(key, shape) for key, shape in zip(keys, shapes, strict=False)]
     gradients = [1e-3 * jax.random.normal(key, shape) for key, shape in zip(keys[len(shapes) :], shapes, strict=True)]
@@ -53,7 +55,8 @@ def stepper(transform: optax.GradientTransformation, shapes: list[tuple[int, ...
     compiled, held = jax.jit(step, donate_argnums=(0, 1)), [params, transform.init(params)]
 
     def action() -> Any:
-        held[:] = compiled(*held, gradients)
+        for _ in range(STEPS):
+            held[:] = compiled(*held, gradients)
         return held
 
     return action
@@ -65,8 +68,8 @@ def cost(shapes: list[tuple[int, ...]], rounds: int) -> dict[str, float]:
         zip(names, alternating_medians([stepper(each, shapes) for each in names.values()], rounds), strict=True)
     )
     return {
-        "adam_ms": ours["adam"] * 1e3,
-        "atan2_ms": ours["atan2"] * 1e3,
+        "adam_ms": ours["adam"] / STEPS * 1e3,
+        "atan2_ms": ours["atan2"] / STEPS * 1e3,
         "atan2_over_adam": ours["atan2"] / ours["adam"],
         "atan2_over_floor": ours["atan2"] / ours["floor"],
     }
@@ -82,7 +85,7 @@ def against_pytorch(scale: float, steps: int = 50) -> dict[str, float]:
 
     b1, b2, a, b, decay = 0.9, 0.99, 1.27, 1.0, 0.1
     generator = np.random.default_rng(0)
-    start = generator.normal(size=(64, 64)).astype(np.float32)
+    start = (0.01 * generator.normal(size=(64, 64))).astype(np.float32)
     gradients = (scale * generator.normal(size=(steps, 64, 64))).astype(np.float32)
 
     theirs = torch.nn.Parameter(torch.tensor(start))

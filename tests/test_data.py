@@ -103,6 +103,22 @@ def test_text_file_and_folder(tmp_path: Path):
     assert single.fingerprint != folder.fingerprint
 
 
+def test_half_bytes_of_text(tmp_path: Path):
+    (tmp_path / "text.txt").write_bytes(b"Az\xff\x01")
+    corpus = load_corpus(tmp_path / "text.txt", vocabulary=16)
+    assert corpus.tokens.tolist() == [0x4, 0x1, 0x7, 0xA, 0xF, 0xF, 0x0, 0x1]
+    assert (corpus.vocabulary, corpus.tokens.dtype, corpus.name) == (16, np.uint8, "text.txt, half bytes")
+    whole, half = load_corpus(), load_corpus(vocabulary=16)
+    pairs = half.tokens.reshape(-1, 2)
+    assert np.array_equal(16 * pairs[:, 0] + pairs[:, 1], whole.tokens)
+    assert half.fingerprint != whole.fingerprint and half.name != whole.name
+    assert set(np.unique(half.tokens)) == set(range(16))
+
+
+def test_shards_of_a_vocabulary_of_16_are_tokens(tmp_path: Path):
+    assert load_corpus(shard(tmp_path / "a.bin", [15, 3]), vocabulary=16).tokens.tolist() == [15, 3]
+
+
 def test_shards_are_joined_in_the_order_of_their_names(tmp_path: Path):
     shard(tmp_path / "train_1.bin", [500, 2])
     single = shard(tmp_path / "train_0.bin", [7, 50_000])

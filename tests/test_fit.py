@@ -3,7 +3,17 @@
 import numpy as np
 import pytest
 
-from verify.fit import WIDEST_INTERVAL, Slope, implied_change, judge, shares, single_width_ratio, slope
+from verify.fit import (
+    RANK,
+    WIDEST_INTERVAL,
+    Slope,
+    implied_change,
+    judge,
+    shares,
+    single_width_ratio,
+    slope,
+    update_laws,
+)
 
 WIDTHS = (64, 128, 256, 512)
 
@@ -84,3 +94,33 @@ def test_the_largest_term_rules_a_sum() -> None:
 def test_the_ratio_at_one_width_has_the_base_of_the_fan_in() -> None:
     assert single_width_ratio(np.array([16.0, 16.0]), 256) == pytest.approx(0.5)
     assert np.isnan(single_width_ratio(np.array([16.0]), 1))
+
+
+def test_a_power_of_the_width_is_added_to_every_slope() -> None:
+    moved = Slope(0.5, 0.25, 0.75, (0.5, 0.5)).plus(-1)
+    assert moved == Slope(-0.5, -0.75, -0.25, (-0.5, -0.5))
+
+
+def test_the_laws_of_an_update_of_a_few_examples() -> None:
+    """Muon on a gradient of rank r: RMS(U) = sqrt r / n and alpha = 1 on a hidden layer, and at full rank 1/2 each."""
+    from derive.solve import prescribe
+
+    hidden = prescribe("muon", "sp", "full")
+    layer, rule = hidden.layers[1], hidden.problem.optimizers["hidden"]
+    sizes = {
+        "delta_w": powers([-1.0]),
+        "operator_norm": powers([0.0]),
+        "term_alpha": powers([0.0]),
+        "input": powers([0.0]),
+    }
+    laws = {name: (found, value, opened) for name, found, value, opened in update_laws(WIDTHS, sizes, layer, rule)}
+    assert laws["delta_w"][0].value == pytest.approx(1.0)
+    assert (laws["delta_w"][1], laws["delta_w"][2]) == (layer.s, RANK) and float(layer.s) == 0.5
+    for quantity in ("operator_norm", "gain"):
+        found, value, opened = laws[quantity]
+        assert (float(value), opened) == (0.0, None)
+        assert judge(found, float(value), 0.1)[0] == "holds"
+        assert judge(found.plus(0.5), float(value), 0.1)[0] == "fails"
+    # The embedding's rate grows as its update shrinks: c = -s.
+    looked_up = list(update_laws(WIDTHS, {"delta_w": powers([0.0])}, hidden.layers[0], rule))
+    assert [(name, float(value), opened) for name, _, value, opened in looked_up] == [("delta_w", 0.0, None)]

@@ -1,5 +1,6 @@
 """What is measured, against numpy on the weights themselves."""
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -10,9 +11,10 @@ import pytest
 from derive.parameterizations import MUP
 from derive.solve import prescribe, solve_kinds
 from verify.data import load_corpus
-from verify.measure import initial_inputs, measure, root_mean_square
+from verify.measure import initial_inputs, measure, operator_norm, root_mean_square
 from verify.models import Scaling
 from verify.models.mlp import MLP
+from verify.optimizers import DIRECTIONS
 from verify.trace import trace
 from verify.train import Config, Trainer, log_spaced
 
@@ -31,7 +33,8 @@ def measured() -> dict[str, Any]:
     probe = jax.random.randint(jax.random.key(1), (8, 4), 0, 16)
     traced = trace(MODEL.apply, initial, probe)
     inputs = initial_inputs(traced, initial, probe)
-    sizes = jax.jit(lambda *arguments: measure(traced, *arguments))(initial, inputs, params, probe)
+    normed = {"embedding", "hidden.1"}
+    sizes = jax.jit(partial(measure, traced, normed=normed))(initial, inputs, params, probe)
     return {"initial": initial, "params": params, "probe": np.asarray(probe), "sizes": sizes}
 
 
@@ -64,6 +67,8 @@ def test_every_size_of_a_dense_layer(measured: dict[str, Any], name: str, positi
         "term_u": rms((now - z) @ update),
         "delta_output": rms(now @ (w + update) - z @ w),
     }
+    if name == "hidden.1":
+        expected["operator_norm"] = float(np.linalg.norm(update, 2))
     found = measured["sizes"][name]
     assert set(found) == set(expected)
     for quantity, value in expected.items():
@@ -71,7 +76,10 @@ def test_every_size_of_a_dense_layer(measured: dict[str, Any], name: str, positi
 
 
 def test_an_embedding_has_no_alignment_to_measure(measured: dict[str, Any]) -> None:
-    assert set(measured["sizes"]["embedding"]) == {"weight", "delta_w", "term_alpha", "delta_output"}
+    found = measured["sizes"]["embedding"]
+    assert set(found) == {"weight", "delta_w", "term_alpha", "delta_output", "operator_norm"}
+    change = measured["params"]["embedding"] - measured["initial"]["embedding"]
+    assert float(found["operator_norm"]) == pytest.approx(np.linalg.norm(change, 2), rel=1e-5)
 
 
 def test_nothing_trained_measures_exactly_zero_and_stays_unmeasured(measured: dict[str, Any]) -> None:
@@ -91,6 +99,50 @@ def test_nothing_trained_measures_exactly_zero_and_stays_unmeasured(measured: di
 def test_root_mean_square_of_tiny_and_huge_entries(scale: float) -> None:
     x = np.random.default_rng(0).normal(size=1000).astype(np.float32)
     assert float(root_mean_square(jnp.asarray(x) * scale)) == pytest.approx(rms(x) * scale, rel=1e-5)
+
+
+def spectrum(singular: np.ndarray, rows: int, columns: int) -> np.ndarray:
+    """A matrix with these singular values and random singular vectors."""
+    generator = np.random.default_rng(0)
+    left, right = (np.linalg.qr(generator.normal(size=(size, len(singular))))[0] for size in (rows, columns))
+    return (left * singular) @ right.T
+
+
+MATRICES = {
+    "full rank": np.random.default_rng(1).normal(size=(300, 300)),
+    "wide": np.random.default_rng(2).normal(size=(16, 500)),
+    "rank one": spectrum(np.ones(1), 200, 300),
+    "low rank": spectrum(np.arange(1, 65) ** -1.0, 400, 300),
+    "all equal": spectrum(np.ones(300), 300, 300),
+    "crowded": spectrum(np.linspace(0.7, 1.2, 500), 500, 500),
+    "crowded at the top": spectrum(1.2 - np.linspace(0, 0.7, 500) ** 2, 500, 500),
+    "one entry": np.outer(np.eye(50)[7], np.eye(50)[3]),
+}
+
+
+@pytest.mark.parametrize("scale", [1e-12, 1.0, 1e6])
+@pytest.mark.parametrize("name", MATRICES)
+def test_the_operator_norm_against_numpys(name: str, scale: float) -> None:
+    found = float(operator_norm(jnp.asarray(MATRICES[name] * scale, jnp.float32)))
+    assert found == pytest.approx(np.linalg.norm(MATRICES[name], 2) * scale, rel=1e-3)
+
+
+@pytest.mark.parametrize(("rule", "batch"), [("muon", 64), ("muon", 1024), ("normalised-sgd", 64)])
+def test_the_operator_norm_of_updates_against_numpys(rule: str, batch: int) -> None:
+    """Gradients of a batch with examples of unlike size, of fewer and of more examples than units."""
+    generator = np.random.default_rng(0)
+    inputs, cotangents = (generator.normal(size=(batch, 384)) for _ in range(2))
+    weighted = cotangents * np.arange(1, batch + 1)[:, None] ** -1.0
+    gradient: Any = {"hidden": jnp.asarray(inputs.T @ weighted, jnp.float32)}
+    transform = DIRECTIONS[rule](1e-8)
+    updates: Any = transform.update(gradient, transform.init(gradient), gradient)[0]
+    update = updates["hidden"]
+    assert float(operator_norm(update)) == pytest.approx(np.linalg.norm(update, 2), rel=1e-3)
+
+
+def test_the_operator_norm_of_nothing_and_of_what_is_not_finite() -> None:
+    assert float(operator_norm(jnp.zeros((20, 30)))) == 0
+    assert np.isnan(float(operator_norm(jnp.ones((20, 30)).at[3, 4].set(jnp.nan))))
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "sgd"])

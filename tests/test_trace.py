@@ -325,6 +325,70 @@ def test_the_gradient_through_run_is_that_of_apply(apply: Apply, params: Any):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), gradient, expected)
 
 
+def test_shifts_are_added_to_the_outputs_of_their_ops():
+    """Against the same function with the sums written into it; one op shifted, then all."""
+    params = stack_params()
+    traced = trace(stack, params, INPUT)
+    shifts = {op.name: normal(i, *op.output_shape) for i, op in enumerate(traced.ops)}
+
+    def shifted(given: dict[str, Array]) -> tuple[Array, Array]:
+        z, means = INPUT @ params["embedding"] + given.get("embedding", 0), []
+        for i in range(DEPTH):
+            means.append(jnp.mean(z))
+            inner = jnp.tanh(params["gains"][i] * (z @ params["layers"][i] + given.get(f"layers[{i}]", 0)))
+            z = inner @ params["shared"] + given.get(f"shared[{i}]", 0)
+        return z @ params["readout"] + given.get("readout", 0), jnp.stack(means)
+
+    plain = traced.run(params, INPUT)[0]
+    for given in ({"layers[1]": shifts["layers[1]"]}, shifts):
+        outputs, _ = traced.run(params, INPUT, given)
+        assert_close(outputs, shifted(given))
+        assert float(jnp.max(jnp.abs(outputs[0] - plain[0]))) > 0.1
+    zeros = jax.tree.map(jnp.zeros_like, shifts)
+    assert_same(traced.run(params, INPUT, zeros)[0], plain)
+
+
+@pytest.mark.parametrize("wrap", [jax.checkpoint, jax.jit])
+def test_shifts_reach_into_checkpoint_and_jit(wrap: Callable[[Apply], Apply]):
+    params = mlp_params()
+    traced, plain = trace(lambda p, x: 2 * wrap(mlp)(p, x), params, INPUT), trace(mlp, params, INPUT)
+    shifts = {op.name: normal(i, *op.output_shape) for i, op in enumerate(traced.ops)}
+    assert_close(traced.run(params, INPUT, shifts)[0], 2 * plain.run(params, INPUT, shifts)[0])
+
+
+def test_a_shift_has_the_precision_of_the_output_it_is_added_to():
+    params = {name: leaf.astype(jnp.bfloat16) for name, leaf in LOOKUP.items()}
+    traced = trace(lookup, params, TOKENS)
+    shifts = {op.name: jnp.ones(op.output_shape) for op in traced.ops}
+    outputs, operands = traced.run(params, TOKENS, shifts)
+    assert outputs.dtype == operands["readout"].input.dtype == jnp.bfloat16
+    assert_same(operands["readout"].input, params["table"][TOKENS] + 1)
+
+
+def test_shifts_that_fit_no_op_are_named():
+    traced = trace(mlp, mlp_params(), INPUT)
+    with pytest.raises(
+        TraceError, match=r"^a shift of hidden\.7 has shape \(5, 16\), and there is no dense op of that name"
+    ):
+        traced.run(mlp_params(), INPUT, {"hidden.7": jnp.zeros((BATCH, WIDTH))})
+    with pytest.raises(TraceError, match=r"^a shift of hidden\.1 has shape \(16,\), and its output \(5, 16\); give"):
+        traced.run(mlp_params(), INPUT, {"hidden.1": jnp.zeros(WIDTH)})
+
+
+def test_a_shift_under_a_derivative_rule_of_its_own_is_refused_and_others_pass():
+    @jax.custom_vjp
+    def dense(z: Array, weight: Array) -> Array:
+        return z @ weight
+
+    dense.defvjp(lambda z, w: (z @ w, (z, w)), lambda saved, g: (g @ saved[1].T, saved[0].T @ g))
+    params = {"a": normal(0, FEATURES, WIDTH), "b": normal(1, WIDTH, CLASSES)}
+    traced = trace(lambda p, x: dense(x @ p["a"], p["b"]), params, INPUT)
+    with pytest.raises(TraceError, match=r"^b is inside a function with a derivative rule of its own"):
+        traced.run(params, INPUT, {"b": jnp.zeros((BATCH, CLASSES))})
+    shift = normal(2, BATCH, WIDTH)
+    assert_close(traced.run(params, INPUT, {"a": shift})[0], (INPUT @ params["a"] + shift) @ params["b"])
+
+
 def test_run_vmaps_over_parameters():
     params = [mlp_params(), jax.tree.map(lambda leaf: leaf / 2, mlp_params())]
     traced = trace(mlp, params[0], INPUT)

@@ -50,6 +50,22 @@ def test_the_table_names_every_layer(capsys: Capture) -> None:
     assert all(name in out for name in ("hidden.1", "readout", "delta_w", "95 % interval", "hold"))
 
 
+def test_a_mixture_is_judged_layer_by_layer(capsys: Capture) -> None:
+    sizes = ["--widths", "16,32", "--seeds", "2", "--steps", "1", "--batch", "8", "--vocab", "16", "--context", "2"]
+    code, out, err = verify(capsys, "--optimizer", "adam,hidden=muon", *sizes, "--format", "json")
+    assert code == 0
+    assert err.count("\n") == 1 and err.startswith("note: the embedding has 32 rows and the smallest width is 16")
+    found = json.loads(out)
+    assert found["base_rate"] == 1e-3  # the smaller of Adam's and Muon's: neither may diverge
+    rows = {(row["layer"], row["quantity"]): row for row in found["rows"]}
+    of_norms = {(layer, quantity) for layer, quantity in rows if quantity in ("operator_norm", "gain")}
+    assert of_norms == {(f"hidden.{index}", quantity) for index in (0, 1) for quantity in ("operator_norm", "gain")}
+    assert "rank" not in (rows["readout", "delta_w"]["reason"] or "")
+    assert found["sizes"] == {"vocabulary": 16, "context": 2}
+    assert rows["hidden.0", "delta_w"]["holds"] is None and "rank" in rows["hidden.0", "delta_w"]["reason"]
+    assert rows["hidden.0", "operator_norm"]["predicted"] == "0"
+
+
 def test_a_study_is_never_overwritten_and_goes_back_into_the_command(tmp_path: Path, capsys: Capture) -> None:
     first = tmp_path / "first"
     assert verify(capsys, *SMALL, "--out", str(first))[0] == 0
@@ -90,6 +106,8 @@ def test_measured_json_is_read_by_derive(tmp_path: Path, capsys: Capture) -> Non
         (["--alignment", "alpha=x,u=x"], "symbols"),
         (["--seeds", "0"], "above 0"),
         (["--steps", "-3"], "above 0"),
+        (["--context", "0"], "above 0"),
+        (["--vocab", "20"], "16 half bytes"),
         (["--base-rate", "nan"], "above 0"),
         (["--corpus", "/no/such/text"], "/no/such/text"),
         (["--out", "/proc/nothing"], "cannot write"),

@@ -15,7 +15,8 @@ def bytes_per_run(loop: Loop) -> int:
     """An upper estimate of one run's memory: parameters, gradient, update, state, and every intermediate array twice.
 
     The last is for the forward pass and its cotangents, as if nothing were fused, on a training batch or on as many
-    held-out windows as are evaluated at once, whichever is larger.
+    held-out windows as are evaluated at once, whichever is larger. Where alignments are measured while training, W_0
+    comes on top with the random words that it is drawn from, and the change since.
     """
     windows = max(loop.conditions.batch, min(loop.conditions.evaluation, EVALUATION_CHUNK))
     tokens = jax.ShapeDtypeStruct((windows, loop.context), jnp.int32)
@@ -23,7 +24,8 @@ def bytes_per_run(loop: Loop) -> int:
     forward = jax.make_jaxpr(loop.model.apply)(loop.shapes, tokens)
     activations = sum(_bytes(variable.aval) for equation in forward.eqns for variable in equation.outvars)
     weights = sum(map(_bytes, jax.tree.leaves(loop.shapes)))
-    return 3 * weights + sum(map(_bytes, jax.tree.leaves(state))) + 2 * activations
+    copies = 6 if loop.online else 3
+    return copies * weights + sum(map(_bytes, jax.tree.leaves(state))) + 2 * activations
 
 
 def _bytes(array: Any) -> int:

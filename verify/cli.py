@@ -7,7 +7,7 @@ import typer
 
 from derive.cli import run
 from derive.errors import DeriveError, shorten
-from verify import cli_transfer, cli_updates
+from verify import cli_decay, cli_epsilon, cli_transfer, cli_updates
 from verify.options import Progress, check_positive, make_folder, read_choice, read_corpus, read_numbers, write_out
 
 app = typer.Typer(
@@ -31,6 +31,8 @@ app.command()(cli_transfer.status)
 app.command()(cli_transfer.report)
 app.command()(cli_transfer.merge)
 app.command()(cli_updates.updates)
+app.command()(cli_decay.decay)
+app.command()(cli_epsilon.epsilon)
 
 
 @app.command()
@@ -88,6 +90,8 @@ def exponents(
         make_folder(out)
         if (out / "measured.json").exists():
             raise DeriveError(f"--out {shorten(str(out))} already holds a study; give another folder, or move that one")
+    if name == "mlp" and any(rule.is_matrix_rule for rule in prescription.problem.optimizers.values()):
+        cli_updates.note_fixed_dimensions(config.at(sizes[0]).context * text.vocabulary, sizes[0])  # type: ignore[attr-defined]
     with Progress("training and measuring", len(sizes) * steps) as bar:
         result = measured_exponents(config, sizes, range(seeds), steps, text, bar.advance)
     if out is not None:

@@ -40,7 +40,10 @@ def transfer(
     parameterization: Annotated[list[str] | None, typer.Option(help="sp, ntk, mup, mfp.  [default: sp,mup]")] = None,
     alignment: Annotated[
         list[str] | None,
-        typer.Option(help="full, none, prior, ... or global, one raw rate everywhere.  [default: global,full]"),
+        typer.Option(
+            help="full, none, prior, ... as in derive; global, one raw rate everywhere; or measured-online, the rates "
+            "following alignments measured after steps 1, 3, 9, ...  [default: global,full]"
+        ),
     ] = None,
     model: Annotated[str, typer.Option(help="mlp or transformer.")] = "mlp",
     widths: Annotated[str, typer.Option(help="Growing widths.")] = "64,128,256",

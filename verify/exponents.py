@@ -129,6 +129,7 @@ def as_json(result: Result, command: str = "exponents") -> dict[str, Any]:
         "parameterization": problem.parameterization.name,
         "alignment": problem.alignment.name,
         "model": config.model,
+        "sizes": config.sizes,
         "widths": list(result.widths),
         "seeds": list(result.seeds),
         "base_width": config.base_width,

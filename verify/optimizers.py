@@ -105,7 +105,14 @@ BASE_RATES: Mapping[str, float] = {
 }
 """Rates at the base width at which the two models here move but do not diverge; a start, not a tuned value."""
 
-BASE_EPSILON: Mapping[str, float] = {"adafactor": 1e-30, "lars": 0.0}
+BASE_EPSILON: Mapping[str, float] = {
+    "adafactor": 1e-30,
+    "lars": 0.0,
+    "shampoo": 1e-5,
+    "soap": 3e-4,
+    "soap-left": 3e-4,
+    "soap-right": 3e-4,
+}
 
 
 def base_epsilon(name: str) -> float:

@@ -6,15 +6,16 @@ from dataclasses import dataclass, replace
 from sympy import Expr, S
 
 from derive.emit import layer_names
-from derive.errors import DeriveError, canonical
+from derive.errors import DeriveError, canonical, shorten
 from derive.exponents import KINDS
 from derive.parameterizations import equivalent
 from derive.propagation import Problem
 from derive.solve import Decay, Prescription, prescribe, solve, solve_kinds
 from verify.optimizers import check_trainable, exact
-from verify.studies import GLOBAL, LayerScaling, Setting
+from verify.studies import GLOBAL, GROWTH, ONLINE, LayerScaling, Setting
 
 UNTUNED = (1.0, 1.0, 1.0)
+LARGEST_GROWTH = 10**6
 
 
 @dataclass(frozen=True)
@@ -39,16 +40,21 @@ def prescribed(
 ) -> Prescribed:
     """The setting of that triple; alignment "global" keeps everything of "full" but the rates, whose c is 0.
 
+    "measured-online" begins as "full" and measures after steps 1, k, k^2, ...; k is 3, or 2 in "measured-online:2".
     `epsilon` is its value at the base width, the same at every width with `constant_epsilon` (e = 0; the rates stay
     those of a negligible one); `decay` is the convention of decoupled weight decay. One row stands for all hidden
     layers, or `hidden_layers` rows where depth makes them differ or the alignment names them singly. DeriveError for
     unknown names, for optimizers that cannot be trained here, for exponents with symbols and for an alignment of
     another depth.
     """
-    raw = canonical(alignment) == GLOBAL
-    prescription = prescribe(optimizer, parameterization, "full" if raw else alignment, clip_global_norm=clip)
+    raw, online = canonical(alignment) == GLOBAL, _growth(alignment)
+    assumed = "full" if raw or online else alignment
+    prescription = prescribe(optimizer, parameterization, assumed, clip_global_norm=clip)
     check_trainable({kind: row.name for kind, row in prescription.problem.optimizers.items()})
-    prescription = _of_depth(prescription.problem, hidden_layers, decay)
+    if online and hidden_layers is not None:  # the rates of layers that start alike will differ
+        prescription = solve(replace(prescription.problem, hidden_layers=hidden_layers), decay)
+    else:
+        prescription = _of_depth(prescription.problem, hidden_layers, decay)
     if raw:
         flat = tuple(replace(layer, c=S.Zero, decay=S.Zero) for layer in prescription.layers)
         prescription = replace(prescription, layers=flat)
@@ -64,10 +70,30 @@ def prescribed(
         scaled = None if layer.epsilon is None else str(layer.epsilon)
         layers.append(LayerScaling(label, rule, str(layer.a), str(layer.b), str(layer.c), scaled, str(layer.decay)))
     name = GLOBAL if raw else prescription.problem.alignment.name
+    if online:
+        name = ONLINE if online == GROWTH else f"{ONLINE}:{online}"
+        follows = f"after steps 1, {online}, {online**2}, ... alignments are measured, and the rates follow them"
+        prescription = replace(prescription, notes=(*prescription.notes, f"{name} begins as full; {follows}"))
     scheme = prescription.problem.parameterization.name
     width_rule = "constant" if constant_epsilon else "per layer"
-    setting = Setting(prescription.optimizer_name, scheme, name, tuple(layers), constants, decay, epsilon, width_rule)
+    labels = (prescription.optimizer_name, scheme, name)
+    setting = Setting(*labels, tuple(layers), constants, decay, epsilon, width_rule, online)
     return Prescribed(setting, prescription)
+
+
+def _growth(alignment: str) -> int | None:
+    """k of measured-online:k, None for every other alignment; DeriveError where k is no whole number from 2."""
+    name, colon, growth = alignment.partition(":")
+    if canonical(name) != canonical(ONLINE):
+        return None
+    if not colon:
+        return GROWTH
+    if not (growth.isdecimal() and 2 <= int(growth) <= LARGEST_GROWTH):
+        raise DeriveError(
+            f"alignment {shorten(alignment)} is not allowed; give {ONLINE}, or {ONLINE}:k with a whole number k from 2 "
+            f"to {LARGEST_GROWTH}: alignments are measured after steps 1, k, k^2, ..."
+        )
+    return int(growth)
 
 
 def _of_depth(problem: Problem, hidden_layers: int | None, decay: Decay) -> Prescription:
@@ -100,13 +126,18 @@ def train_alike(first: Prescribed, second: Prescribed, *, decays: bool, clips: b
     """Whether the two train alike, step for step: the shifts of `derive equivalent` turn one into the other.
 
     c' = c + rate shift, e' = e + epsilon shift and, where weights decay, eta lambda unchanged. A clipping threshold
-    does not follow a gauge shift of the gradients, so that with clipping only equal exponents are alike.
+    does not follow a gauge shift of the gradients, so that with clipping only equal exponents are alike. Alignments
+    measured online are ratios, which no gauge shift changes: what is alike at first stays so.
     """
     if first.setting.content() == second.setting.content():
         return True
+    if first.setting.online != second.setting.online:
+        return False
+    if decays and first.setting.online and first.setting.decay != second.setting.decay:
+        return False
     one, other = first.prescription, second.prescription
     rules = [layer.rule for layer in first.setting.layers]
-    if clips or first.setting.constants != second.setting.constants:
+    if clips or first.setting.constants != second.setting.constants or first.setting.epsilon != second.setting.epsilon:
         return False
     if rules != [layer.rule for layer in second.setting.layers]:
         return False

@@ -14,8 +14,14 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from derive.exponents import KINDS, Kind
+
 GLOBAL = "global"
 """The alignment's name where one raw rate is used for all layers at every width: c = 0."""
+ONLINE = "measured-online"
+"""The alignment's name where it is measured while training, and the rates follow it."""
+GROWTH = 3
+"""By what the step grows after which alignments are measured online, if nothing else is said: 1, 3, 9, 27, ..."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +64,11 @@ class LayerScaling:
     epsilon: str | None
     decay: str
 
+    @property
+    def kind(self) -> Kind:
+        """The kind of a layer with a label such as hidden or hidden.3."""
+        return next(kind for kind in KINDS if self.label.split(".")[0] == kind)
+
 
 @dataclass(frozen=True)
 class Setting:
@@ -65,7 +76,8 @@ class Setting:
 
     `constants` multiply the base rate on embedding, hidden and readout layers; `decay` names the convention that the
     layers' decay exponents come from; `epsilon` is the value at the base width where the setting has one of its own,
-    and `epsilon_rule` says whether it follows the layers' gradients or is constant.
+    and `epsilon_rule` says whether it follows the layers' gradients or is constant. `online` is k where alignments are
+    measured while training, after steps 1, k, k^2, ..., and the rates follow; the exponents are then the first ones.
     """
 
     optimizer: str
@@ -76,6 +88,7 @@ class Setting:
     decay: str = "independent"
     epsilon: float | None = None
     epsilon_rule: str = "per layer"
+    online: int | None = None
 
     @property
     def name(self) -> str:
@@ -90,7 +103,10 @@ class Setting:
     def content(self) -> dict[str, Any]:
         """Everything that decides what is trained, and no name."""
         layers = [asdict(layer) for layer in self.layers]
-        return {"layers": layers, "constants": list(self.constants), "epsilon": self.epsilon}
+        content = {"layers": layers, "constants": list(self.constants), "epsilon": self.epsilon}
+        if self.online is not None:  # where exponents change, what decay follows does not show in them
+            content["online"] = [self.online, self.decay]
+        return content
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,8 @@ from verify.train import TARGETS
 CODE = (
     "batch.py",
     "data.py",
+    "measure.py",
+    "online.py",
     "optimizers.py",
     "train.py",
     "models/__init__.py",

@@ -1,0 +1,247 @@
+"""`verify updates` and matrix rules in `verify exponents`: what is judged for which rule, and that it can fail."""
+
+import json
+from dataclasses import asdict, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from derive.cli import run
+from derive.optimizers import REGISTRY
+from derive.solve import prescribe, solve_kinds
+from verify import updates as module
+from verify.cli import app
+from verify.data import Corpus, load_corpus
+from verify.exponents import Result, StudyError, exponents
+from verify.fit import RANK
+from verify.updates import Conditions, Updates, explained, paired, rows, train
+
+Capture = pytest.CaptureFixture[str]
+WIDTHS = (64, 128, 256)
+MIXTURE = "adam,hidden=muon"
+
+
+@cache
+def corpus() -> Corpus:
+    return load_corpus(vocabulary=16)
+
+
+def conditions(optimizer: str, **changes: Any) -> Conditions:
+    shared = {"widths": WIDTHS, "seeds": 3, "steps": 1, "base_width": 64, "batch": 128, "context": 4}
+    named = f"{corpus().name} {corpus().fingerprint}"
+    return Conditions.of(optimizer, "sp", **{**shared, "hidden_layers": 1, "corpus": named, **changes})
+
+
+@cache
+def result(optimizer: str) -> Result:
+    found: list[Result] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "exponents", lambda *arguments: found.append(exponents(*arguments)) or found[0])
+        train(conditions(optimizer), corpus())
+    return found[0]
+
+
+def study(optimizer: str) -> Updates:
+    return Updates.of(conditions(optimizer), result(optimizer))
+
+
+def judged(optimizer: str) -> dict[tuple[str, str], module.Row]:
+    return {(row.layer, row.quantity): row for row in rows(study(optimizer))}
+
+
+def test_matrix_rules_are_those_of_theory() -> None:
+    """THEORY 3's last row, custom rules included."""
+    named = {row.name for row in REGISTRY if row.is_matrix_rule}
+    assert named == {
+        *("muon", "muon-keller", "muon-rms", "shampoo", "kfac", "normalised-sgd"),
+        *("soap", "soap-left", "soap-right"),
+    }
+    assert {row.name for row in REGISTRY if row.is_spectral} == named - {"normalised-sgd"}
+
+
+def test_muons_operator_norm_and_gain_hold() -> None:
+    found = judged("muon")
+    assert set(found) == {
+        ("embedding", "s"),
+        *((layer, exponent) for layer in ("hidden.0", "readout") for exponent in ("p", "alpha - s")),
+        ("embedding", "p"),
+    }
+    assert {row.verdict for row in found.values()} == {"holds"}, found
+    expected = {"embedding": {"s": 0.5, "p": 0.0}, "readout": {"p": 0.0, "alpha - s": 0.5}}
+    for (layer, exponent), row in found.items():
+        predicted = expected.get(layer, {"p": 0.0, "alpha - s": 0.0})[exponent]
+        assert float(row.predicted) == predicted
+        assert row.measured.value == pytest.approx(predicted, abs=0.1)
+
+
+def test_each_layer_has_the_quantities_of_its_own_rule() -> None:
+    found = judged(MIXTURE)
+    assert {layer for layer, exponent in found if exponent == "s"} == {"embedding", "readout"}
+    assert {layer for layer, exponent in found if exponent == "p"} == {"hidden.0"}
+    assert all(row.verdict == "holds" for row in found.values())
+    assert all(abs(found[layer, "s"].measured.value) < 0.02 for layer in ("embedding", "readout"))
+    sizes = study(MIXTURE).sizes[1]
+    assert {name for name, of in sizes.items() if "operator_norm" in of} == {"hidden.0"}
+
+
+def test_the_rate_is_taken_out() -> None:
+    """Adam's readout rate falls as 1/n and its update's entries do not."""
+    sizes = study(MIXTURE).sizes[1]["readout"]["delta_w"]
+    assert np.polyfit(np.log(WIDTHS), np.log(sizes.mean(axis=1)), 1)[0] == pytest.approx(-1, abs=0.02)
+    assert judged(MIXTURE)["readout", "s"].measured.value == pytest.approx(0, abs=0.02)
+
+
+@pytest.mark.parametrize(
+    ("pretended", "layer", "quantity"), [("muon-rms", "hidden", "p"), ("muon-keller", "embedding", "p")]
+)
+def test_a_wrong_p_is_seen_to_fail(pretended: str, layer: str, quantity: str) -> None:
+    """Muon's networks, trained at Muon's own rates, judged as if p were larger by 1/2."""
+    muon = study("muon")
+    rates = muon.conditions.prescription()
+    other = prescribe(pretended, "sp").problem
+    mixed = solve_kinds(other)
+    wrong = replace(
+        mixed, layers=tuple(replace(one, c=own.c) for one, own in zip(mixed.layers, rates.layers, strict=True))
+    )
+
+    class Pretended(Conditions):
+        def prescription(self) -> Any:
+            return wrong
+
+    found = rows(replace(muon, conditions=Pretended(**asdict(muon.conditions))))
+    verdict = {row.verdict for row in found if row.kind == layer and row.quantity == quantity}
+    assert verdict == {"fails"}
+
+
+def test_exponents_judges_muon_by_what_its_rank_does_not_change() -> None:
+    found = {(row.layer, row.quantity): row for row in result("muon").rows}
+    for layer in ("hidden.0", "readout"):
+        for quantity in ("delta_w", "alpha", "u"):
+            assert (found[layer, quantity].verdict, found[layer, quantity].reason) == ("open", RANK)
+        for quantity in ("operator_norm", "gain"):
+            assert found[layer, quantity].verdict == "holds", found[layer, quantity]
+        assert found[layer, "omega"].verdict != "open"
+    assert found["embedding", "delta_w"].verdict == "holds"
+    assert ("embedding", "gain") not in found
+    # 128 examples and up to 256 units: the change of the output is implied by the measured sizes, not by full rank.
+    for layer in ("hidden.0", "readout"):
+        row = found[layer, "delta_z"]
+        assert row.reference is not None and row.measured.value == pytest.approx(row.reference, abs=0.15)
+
+
+def test_a_stored_study_is_read_and_not_trained_again(tmp_path: Path) -> None:
+    path = tmp_path / "muon.json"
+    study("muon").write(path)
+    again = Updates.read(path, conditions("muon"))
+    for one, other in zip(rows(again), rows(study("muon")), strict=True):
+        assert (one.key, one.step, one.verdict, one.predicted) == (
+            other.key,
+            other.step,
+            other.verdict,
+            other.predicted,
+        )
+        assert one.measured.value == pytest.approx(other.measured.value, abs=1e-5)
+    assert (again.code, again.device, again.date) == (study("muon").code, study("muon").device, study("muon").date)
+    with pytest.raises(StudyError, match=r"made with seeds: 3, not 5; steps: 1, not 7; give another --out"):
+        Updates.read(path, conditions("muon", seeds=5, steps=7))
+    with pytest.raises(StudyError, match=r"base_rate: 0\.05, not 0\.1"):
+        Updates.read(path, replace(conditions("muon"), base_rate=0.1))
+    path.write_text('{"conditions": 3}')
+    with pytest.raises(StudyError, match="is not a study"):
+        Updates.read(path, conditions("muon"))
+
+
+def test_what_diverged_is_stored_as_null(tmp_path: Path) -> None:
+    sizes = {1: {"readout": {"delta_w": np.array([[1.0, np.nan], [2.0, 3.0]])}}}
+    lost = replace(study("muon"), sizes=sizes, diverged=("width 64, seed 1",))
+    lost.write(tmp_path / "muon.json")
+    again = Updates.read(tmp_path / "muon.json", conditions("muon"))
+    assert np.array_equal(again.sizes[1]["readout"]["delta_w"], sizes[1]["readout"]["delta_w"], equal_nan=True)
+    assert again.diverged == lost.diverged
+
+
+def test_reasons_that_were_noted_are_shown(tmp_path: Path) -> None:
+    found = rows(study("muon"))
+    assert explained(found, tmp_path) == found
+    (tmp_path / "reasons.csv").write_text('optimizer,layer,quantity,step,reason\nmuon,readout,p,1,"few, really"\n')
+    changed = {(row.layer, row.quantity): row.reason for row in explained(found, tmp_path)}
+    assert changed["readout", "p"] == "few, really"
+    assert changed["hidden.0", "p"] is None
+    (tmp_path / "reasons.csv").write_text("optimizer,why\nmuon,none\n")
+    with pytest.raises(StudyError, match="optimizer,layer,quantity,step,reason"):
+        explained(found, tmp_path)
+
+
+SMALL = ["--widths", "32,64", "--context", "2", "--depth", "1", "--seeds", "2", "--steps", "2", "--batch", "32"]
+
+
+def verify(capsys: Capture, *arguments: str) -> tuple[int, str, str]:
+    code = run(lambda: app(["updates", *arguments], standalone_mode=False), "verify", (ValueError,))
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def test_the_command_goes_on_with_its_folder(tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = [*SMALL, "--out", str(tmp_path)]
+    code, out, err = verify(capsys, "--optimizer", "sgd", *arguments, "--format", "json")
+    assert (code, err) == (0, "")
+    content = json.loads(out)
+    assert content == json.loads((tmp_path / "updates.json").read_text())
+    assert (content["schema"], content["command"], content["parameterization"]) == (1, "updates", "SP")
+    assert corpus().fingerprint in content["corpus"]
+    assert {"optimizer", "code", "base_rate", "epsilon", "device", "date"} == content["optimizers"][0].keys() - {
+        "diverged"
+    }
+    keys = {"optimizer", "layer", "step", "quantity", "predicted", "measured", "low", "high", "holds"}
+    assert keys <= content["rows"][0].keys()
+    assert [row["step"] for row in content["rows"]] == [1] * 3 + [2] * 3
+
+    trained: list[Any] = []
+
+    def fake(conditions: Conditions, *_: Any) -> Updates:
+        trained.append(conditions.optimizer)
+        return replace(Updates.read(tmp_path / "sgd.json", replace(conditions, optimizer="sgd")), conditions=conditions)
+
+    monkeypatch.setattr(module, "train", fake)
+    monkeypatch.setattr(Conditions, "differences", lambda *_: [])
+    code, out, err = verify(capsys, "--optimizer", "sgd,momentum", *arguments)
+    assert (code, err, trained) == (0, "", ["momentum"])
+    assert out.count("\n sgd ") == out.count("\n momentum ") == 3
+    assert "step 1: s" in out and "step 2: s" in out
+    monkeypatch.undo()
+    code, out, err = verify(capsys, "--optimizer", "sgd", *arguments, "--context", "4")
+    assert (code, out) == (2, "") and err.count("\n") == 2
+    note, error = err.splitlines()
+    assert note.startswith("note: the embedding has 64 rows and the smallest width is 32")
+    assert "sgd.json in --out was made with context: 2, not 4" in error
+
+
+def test_both_steps_stand_in_one_row() -> None:
+    first = rows(study(MIXTURE))
+    later = [replace(row, step=10) for row in first]
+    assert list(paired([*first, *later])) == list(zip(first, later, strict=True))
+    assert list(paired(first)) == [(row, row) for row in first]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--optimizer", "kfac"], "unknown trainable optimizer"),
+        (["--optimizer", "adm"], "did you mean adam?"),
+        (["--parameterization", "xyz"], "unknown parameterization"),
+        (["--widths", "64"], "at least two"),
+        (["--context", "0"], "above 0"),
+        (["--vocab", "17"], "16 half bytes"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(
+    arguments: list[str], message: str, tmp_path: Path, capsys: Capture
+) -> None:
+    code, out, err = verify(capsys, *SMALL, "--out", str(tmp_path / "new"), *arguments)
+    assert (code, out) == (2, "")
+    assert err.count("\n") == 1 and err.startswith("verify: ")
+    assert message in err
+    assert not (tmp_path / "new").exists()

@@ -1,0 +1,118 @@
+"""The picture of a study of weight decay: RMS(W) at equilibrium per layer with both predicted powers, and the loss.
+
+Colours are the conventions (Okabe & Ito's), each with a marker of its own. Widths not at equilibrium are hollow.
+"""
+
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from verify.decay_results import Study
+from verify.equilibrium import Network, Row
+from verify.plots import STYLE
+
+LOOKS = {"independent": ("#0072b2", "o"), "sqrt": ("#009e73", "s"), "constant": ("#d55e00", "^")}
+MEANINGS = {"independent": "n^0", "sqrt": "n^(-c/2)", "constant": "n^-c"}
+MARGIN = 1.15
+LOSS = "held-out loss (nats)"
+
+
+def against_width(study: Study) -> Figure:
+    """A row per parameterization; a column per layer with RMS(W), and one with the held-out loss."""
+    settings, rows = study.settings(), study.by_layer()
+    schemes = list(dict.fromkeys(scheme for _, scheme in settings))
+    names = list(study.trained[0].network.kinds)
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(2.5 * (len(names) + 1), 2.5 * len(schemes) + 1.3), layout="constrained")
+        axes = figure.subplots(len(schemes), len(names) + 1, squeeze=False)
+        for line, scheme in enumerate(schemes):
+            for column, name in enumerate(names):
+                _widths(axes[line, column], study.widths)
+                axes[line, column].set_yscale("log")
+                texts = []
+                for (decay, of), networks in settings.items():
+                    if of == scheme:
+                        weight = rows[decay, scheme, name]["weight"]
+                        _weights(axes[line, column], networks, name, weight)
+                        texts.append((decay, f"{-weight.measured.value:+.2f}".replace("-0.00", "+0.00")))
+                _title(axes[line, column], f"{scheme}  {name}", texts)
+            _widths(axes[line, -1], study.widths)
+            axes[line, -1].set_title(f"{scheme}  {LOSS}", pad=16)
+            for (decay, of), networks in settings.items():
+                if of == scheme:
+                    _losses(axes[line, -1], networks, decay)
+            axes[line, 0].set_ylabel("RMS(W) at equilibrium")
+        for column in range(len(names) + 1):
+            _share(axes[:, column])
+        for axis in axes[-1]:
+            axis.set_xlabel("width n")
+        figure.suptitle(
+            f"{study.conditions.optimizer} with decoupled weight decay, {study.conditions.steps} steps: "
+            "weights where decay and updates are in balance (measured powers of n above each panel)",
+            fontsize="medium",
+        )
+        figure.legend(handles=_legend(study), loc="outside lower center", ncols=6, fontsize=8)
+    return figure
+
+
+def _widths(axis: Any, widths: list[int]) -> None:
+    axis.set(xscale="log", xticks=widths, xlim=(widths[0] / MARGIN, widths[-1] * MARGIN))
+    axis.set_xticklabels([str(width) for width in widths])
+    axis.minorticks_off()
+
+
+def _weights(axis: Any, networks: list[Network], layer: str, weight: Row) -> None:
+    colour, marker = LOOKS[networks[0].decay]
+    widths = np.array([network.width for network in networks], dtype=float)
+    sizes = np.stack([network.sizes[layer]["now_weight"] for network in networks])
+    start = np.exp(np.log(sizes[0]).mean())
+    for exponent, style in ((weight.predicted, "-"), (weight.coherent, "--")):
+        power = -float(exponent)  # type: ignore[arg-type]
+        axis.plot(widths, start * (widths / widths[0]) ** power, style, color=colour, linewidth=0.9, alpha=0.8)
+    for network, width, of_seeds in zip(networks, widths, sizes, strict=True):
+        face = colour if network.at_equilibrium(layer) else "white"
+        axis.plot([width] * len(of_seeds), of_seeds, marker, color=colour, markerfacecolor=face, markersize=4.5)
+
+
+def _title(axis: Any, title: str, texts: list[tuple[str, str]]) -> None:
+    axis.set_title(title, pad=16)
+    for place, (decay, text) in enumerate(texts):
+        where = (0.02 + 0.34 * place, 1.03)
+        axis.annotate(f"n^{text}", where, xycoords="axes fraction", fontsize=7.5, color=LOOKS[decay][0])
+
+
+def _losses(axis: Any, networks: list[Network], decay: str) -> None:
+    colour, marker = LOOKS[decay]
+    widths = [network.width for network in networks]
+    losses = np.stack([network.held_out for network in networks])
+    axis.plot(widths, losses.mean(axis=1), "-", color=colour, linewidth=1)
+    for width, of_seeds in zip(widths, losses, strict=True):
+        axis.plot([width] * len(of_seeds), of_seeds, marker, color=colour, markersize=3.5)
+
+
+def _share(axes: Any) -> None:
+    """The same range in a column, so that parameterizations are compared by eye."""
+    limits = [axis.get_ylim() for axis in axes]
+    for axis in axes:
+        axis.set_ylim(min(low for low, _ in limits), max(high for _, high in limits))
+
+
+def _legend(study: Study) -> list[Line2D]:
+    conventions = list(dict.fromkeys(decay for decay, _ in study.settings()))
+    grey: Any = {"color": "#404040"}
+    handles = [
+        Line2D([], [], color=colour, marker=marker, linestyle="", label=f"{name}: rate x decay ~ {MEANINGS[name]}")
+        for name, (colour, marker) in ((name, LOOKS[name]) for name in conventions)
+    ]
+    handles.append(Line2D([], [], linestyle="-", linewidth=0.9, label="uncorrelated updates", **grey))
+    handles.append(Line2D([], [], linestyle="--", linewidth=0.9, label="coherent updates", **grey))
+    if not all(
+        network.at_equilibrium(name) for each in study.trained for network in [each.network] for name in network.kinds
+    ):
+        handles.append(
+            Line2D([], [], marker="o", markerfacecolor="white", linestyle="", label="not at equilibrium", **grey)
+        )
+    return handles
