@@ -94,26 +94,33 @@ def test_the_rate_is_taken_out() -> None:
     assert judged(MIXTURE)["readout", "s"].measured.value == pytest.approx(0, abs=0.02)
 
 
-@pytest.mark.parametrize(
-    ("pretended", "layer", "quantity"), [("muon-rms", "hidden", "p"), ("muon-keller", "embedding", "p")]
-)
-def test_a_wrong_p_is_seen_to_fail(pretended: str, layer: str, quantity: str) -> None:
+@pytest.mark.parametrize(("pretended", "kind"), [("muon-rms", "hidden"), ("muon-keller", "embedding")])
+def test_a_wrong_p_is_seen_to_fail(pretended: str, kind: str) -> None:
     """Muon's networks, trained at Muon's own rates, judged as if p were larger by 1/2."""
-    muon = study("muon")
-    rates = muon.conditions.prescription()
-    other = prescribe(pretended, "sp").problem
-    mixed = solve_kinds(other)
-    wrong = replace(
-        mixed, layers=tuple(replace(one, c=own.c) for one, own in zip(mixed.layers, rates.layers, strict=True))
-    )
+    muon, rates = study("muon"), study("muon").conditions.prescription()
+    other = solve_kinds(prescribe(pretended, "sp").problem)
+    layers = (replace(one, c=own.c) for one, own in zip(other.layers, rates.layers, strict=True))
+    wrong = replace(other, layers=tuple(layers))
 
     class Pretended(Conditions):
         def prescription(self) -> Any:
             return wrong
 
     found = rows(replace(muon, conditions=Pretended(**asdict(muon.conditions))))
-    verdict = {row.verdict for row in found if row.kind == layer and row.quantity == quantity}
-    assert verdict == {"fails"}
+    judged = {(str(row.predicted), row.verdict) for row in found if row.kind == kind and row.quantity == "p"}
+    assert judged == {("1/2", "fails")}
+
+
+def test_a_wide_interval_excuses_no_slope() -> None:
+    """Slopes of 0.02, 0.08 and 0.14 are 0.08 on average; their interval contains 0, which is further off than 0.05."""
+    widths = np.array(WIDTHS, dtype=float)[:, None]
+    rate = widths**-1.0  # Adam's, on the readout
+    for slopes, verdict in (([0.02, 0.08, 0.14], "fails"), ([-0.03, 0.03, 0.09], "holds")):
+        sizes = {1: {"readout": {"delta_w": rate * widths ** -np.array(slopes)}}}
+        made_up = Updates(conditions("adam"), {"readout": "readout"}, sizes, (), "", "", "")
+        (row,) = rows(made_up)
+        assert row.measured.low < 0 < row.measured.high
+        assert (row.measured.value, row.verdict) == (pytest.approx(np.mean(slopes)), verdict)
 
 
 def test_exponents_judges_muon_by_what_its_rank_does_not_change() -> None:
@@ -163,13 +170,18 @@ def test_what_diverged_is_stored_as_null(tmp_path: Path) -> None:
     assert again.diverged == lost.diverged
 
 
-def test_reasons_that_were_noted_are_shown(tmp_path: Path) -> None:
-    found = rows(study("muon"))
+def test_noted_reasons_are_shown_with_what_fails(tmp_path: Path) -> None:
+    held, *others = rows(study("muon"))
+    failed = [replace(row, verdict="fails", reason="curved") for row in others]
+    found = [held, *failed]
     assert explained(found, tmp_path) == found
-    (tmp_path / "reasons.csv").write_text('optimizer,layer,quantity,step,reason\nmuon,readout,p,1,"few, really"\n')
-    changed = {(row.layer, row.quantity): row.reason for row in explained(found, tmp_path)}
-    assert changed["readout", "p"] == "few, really"
-    assert changed["hidden.0", "p"] is None
+    noted = 'optimizer,layer,quantity,step,reason\nmuon,hidden.*,p,1,"few, really"\nmuon*,*,p,*,many\nadam,*,*,*,none\n'
+    (tmp_path / "reasons.csv").write_text(noted)
+    after = explained(found, tmp_path)
+    assert after[0] == held
+    expected = {("hidden.0", "p"): "few, really", ("embedding", "p"): "many", ("readout", "p"): "many"}
+    for row in after[1:]:
+        assert row.reason == expected.get((row.layer, row.quantity), "curved")
     (tmp_path / "reasons.csv").write_text("optimizer,why\nmuon,none\n")
     with pytest.raises(StudyError, match="optimizer,layer,quantity,step,reason"):
         explained(found, tmp_path)

@@ -14,8 +14,6 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float
 
-TINY = float(np.finfo(np.float32).tiny)
-
 
 def _arctangent_coefficients(degree: int = 8) -> list[float]:
     """Of atan(t)/t as a polynomial in t^2 for t in [0, 1], by interpolation at Chebyshev points: error 2e-8."""
@@ -32,19 +30,20 @@ COEFFICIENTS = _arctangent_coefficients()
 
 
 def angle(y: Float[Array, "..."], x: Float[Array, "..."]) -> Float[Array, "..."]:
-    """atan2(y, x) for x >= 0, in float32 to 3 units in the last place; 0 where both are 0.
+    """atan2(y, x) for x >= 0, in float32 to 3 units in the last place; 0 where both are 0, NaN where either is.
 
     XLA's own atan2 calls a scalar function for every entry, which takes ten times as long as the rest of Adam.
     """
     height = jnp.abs(y)
-    ratio = jnp.minimum(height, x) / jnp.maximum(jnp.maximum(height, x), TINY)
-    # At most 1 it is already, but XLA writes to memory the result of a division that is used more than once.
-    ratio = jnp.minimum(ratio, 1.0)
+    steep = height > x
+    small, large = jnp.where(steep, x, height), jnp.where(steep, height, x)
+    # This choice also leaves the division one user: XLA writes to memory the result of one that has more.
+    ratio = jnp.where(large == 0, 0.0, small / large)
     square, series = ratio * ratio, jnp.float32(COEFFICIENTS[-1])
     for coefficient in COEFFICIENTS[-2::-1]:
         series = series * square + coefficient
-    small = ratio * series
-    return jnp.copysign(jnp.where(height > x, jnp.float32(np.pi / 2) - small, small), y)
+    positive = jnp.where(steep, jnp.float32(np.pi / 2) - ratio * series, ratio * series)
+    return jnp.where(y < 0, -positive, positive)
 
 
 def root_mean(root: Float[Array, "..."], new: Float[Array, "..."], decay: float) -> Float[Array, "..."]:
@@ -91,7 +90,8 @@ def scale_by_adam_atan2(
         moment = jax.tree.map(lambda m, g: b1 * m + (1 - b1) * g, state.moment, gradients)
         root = jax.tree.map(lambda r, g: root_mean(r, g, b2), state.root, gradients)
         # expm1, since 1 - 0.999^1 in float32 has lost five of its seven digits.
-        one, two = (-jnp.expm1(jnp.asarray(steps, jnp.float32) * math.log(beta)) for beta in (b1, b2))
+        logs = (math.log(beta) if beta else -math.inf for beta in (b1, b2))
+        one, two = (-jnp.expm1(jnp.asarray(steps, jnp.float32) * each) for each in logs)
         debias = jnp.sqrt(two) / one / b
         directions = jax.tree.map(lambda m, r, g: (a * angle(debias * m, r)).astype(g.dtype), moment, root, updates)
         return directions, AdamAtan2State(steps, moment, root)

@@ -84,9 +84,7 @@ def decay(
     prescribed = [prescription(optimizer, scheme, convention) for convention in conventions for scheme in schemes]
     enough = steps_needed(prescribed, rate, strength, [width / base for width in growing])
     if steps is not None and steps < enough:
-        write_error(
-            f"note: the slowest layer needs {enough} steps to forget its start; {steps} given"
-        )
+        write_error(f"note: the slowest layer needs {enough} steps to forget its start; {steps} given")
     text = read_corpus(corpus, vocab)
     conditions = Conditions(
         optimizer=prescribed[0].optimizer_name,
@@ -144,7 +142,7 @@ def table(study: "Study") -> str:
 
 LAYER_COLUMNS = (
     *("decay", "parameterization", "layer", "W predicted", "W measured", "95 % interval", "updates"),
-    *("a needed", "a measured", "95 % interval", "z", "95 % interval", "alpha", "why"),
+    *("a needed", "a measured", "95 % interval", "z", "alpha", "why"),
 )
 
 
@@ -163,7 +161,7 @@ def _layers(study: "Study") -> tuple[list[list[str]], list[int]]:
                 *place,
                 *(span, *_measured(weight.measured), weight.verdict),
                 *(["-"] * 3 if alignment is None else [str(alignment.predicted), *_measured(alignment.measured)]),
-                *_measured(feature.measured),
+                _measured(feature.measured)[0],
                 _measured(rows["alpha"].measured)[0] if "alpha" in rows else "-",
                 _why(weight, feature),
             ]

@@ -9,13 +9,15 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import LogLocator
 
 from verify.decay_results import Study
 from verify.equilibrium import Network, Row
 from verify.plots import STYLE
+from verify.transfer_plots import plain_numbers
 
 LOOKS = {"independent": ("#0072b2", "o"), "sqrt": ("#009e73", "s"), "constant": ("#d55e00", "^")}
-MEANINGS = {"independent": "n^0", "sqrt": "n^(-c/2)", "constant": "n^-c"}
+MEANINGS = {"independent": "$n^0$", "sqrt": "$n^{-c/2}$", "constant": "$n^{-c}$"}
 MARGIN = 1.15
 LOSS = "held-out loss (nats)"
 
@@ -32,26 +34,28 @@ def against_width(study: Study) -> Figure:
             for column, name in enumerate(names):
                 _widths(axes[line, column], study.widths)
                 axes[line, column].set_yscale("log")
+                axes[line, column].yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+                plain_numbers(axes[line, column].yaxis)
                 texts = []
                 for (decay, of), networks in settings.items():
                     if of == scheme:
                         weight = rows[decay, scheme, name]["weight"]
                         _weights(axes[line, column], networks, name, weight)
-                        texts.append((decay, f"{-weight.measured.value:+.2f}".replace("-0.00", "+0.00")))
+                        texts.append((decay, weight.measured.value))
                 _title(axes[line, column], f"{scheme}  {name}", texts)
             _widths(axes[line, -1], study.widths)
             axes[line, -1].set_title(f"{scheme}  {LOSS}", pad=16)
             for (decay, of), networks in settings.items():
                 if of == scheme:
                     _losses(axes[line, -1], networks, decay)
-            axes[line, 0].set_ylabel("RMS(W) at equilibrium")
+            axes[line, 0].set_ylabel("RMS(W)")
         for column in range(len(names) + 1):
             _share(axes[:, column])
         for axis in axes[-1]:
             axis.set_xlabel("width n")
         figure.suptitle(
             f"{study.conditions.optimizer} with decoupled weight decay, {study.conditions.steps} steps: "
-            "weights where decay and updates are in balance (measured powers of n above each panel)",
+            "RMS(W) where decay and updates are in balance, and the loss there (above: measured powers)",
             fontsize="medium",
         )
         figure.legend(handles=_legend(study), loc="outside lower center", ncols=6, fontsize=8)
@@ -69,19 +73,23 @@ def _weights(axis: Any, networks: list[Network], layer: str, weight: Row) -> Non
     widths = np.array([network.width for network in networks], dtype=float)
     sizes = np.stack([network.sizes[layer]["now_weight"] for network in networks])
     start = np.exp(np.log(sizes[0]).mean())
-    for exponent, style in ((weight.predicted, "-"), (weight.coherent, "--")):
-        power = -float(exponent)  # type: ignore[arg-type]
-        axis.plot(widths, start * (widths / widths[0]) ** power, style, color=colour, linewidth=0.9, alpha=0.8)
+    # Dashes lie on top: sqrt's coherent line is the same as constant's uncorrelated one.
+    for exponent, style, width, order in ((weight.predicted, "-", 1.0, 1), (weight.coherent, (0, (4, 4)), 1.2, 2)):
+        line = start * (widths / widths[0]) ** -float(exponent)  # type: ignore[arg-type]
+        axis.plot(widths, line, linestyle=style, color=colour, linewidth=width, zorder=order)
     for network, width, of_seeds in zip(networks, widths, sizes, strict=True):
         face = colour if network.at_equilibrium(layer) else "white"
-        axis.plot([width] * len(of_seeds), of_seeds, marker, color=colour, markerfacecolor=face, markersize=4.5)
+        axis.plot(
+            [width] * len(of_seeds), of_seeds, marker, color=colour, markerfacecolor=face, markersize=4.5, zorder=3
+        )
 
 
-def _title(axis: Any, title: str, texts: list[tuple[str, str]]) -> None:
+def _title(axis: Any, title: str, texts: list[tuple[str, float]]) -> None:
     axis.set_title(title, pad=16)
-    for place, (decay, text) in enumerate(texts):
+    for place, (decay, exponent) in enumerate(texts):
+        text = "-" if np.isnan(exponent) else f"$n^{{{-round(exponent, 2) + 0:.2f}}}$"
         where = (0.02 + 0.34 * place, 1.03)
-        axis.annotate(f"n^{text}", where, xycoords="axes fraction", fontsize=7.5, color=LOOKS[decay][0])
+        axis.annotate(text, where, xycoords="axes fraction", fontsize=9, color=LOOKS[decay][0])
 
 
 def _losses(axis: Any, networks: list[Network], decay: str) -> None:
@@ -104,14 +112,13 @@ def _legend(study: Study) -> list[Line2D]:
     conventions = list(dict.fromkeys(decay for decay, _ in study.settings()))
     grey: Any = {"color": "#404040"}
     handles = [
-        Line2D([], [], color=colour, marker=marker, linestyle="", label=f"{name}: rate x decay ~ {MEANINGS[name]}")
+        Line2D([], [], color=colour, marker=marker, linestyle="", label=f"{name}: ηλ ~ {MEANINGS[name]}")
         for name, (colour, marker) in ((name, LOOKS[name]) for name in conventions)
     ]
-    handles.append(Line2D([], [], linestyle="-", linewidth=0.9, label="uncorrelated updates", **grey))
-    handles.append(Line2D([], [], linestyle="--", linewidth=0.9, label="coherent updates", **grey))
-    if not all(
-        network.at_equilibrium(name) for each in study.trained for network in [each.network] for name in network.kinds
-    ):
+    handles.append(Line2D([], [], linestyle="-", linewidth=0.9, label="predicted, uncorrelated updates", **grey))
+    handles.append(Line2D([], [], linestyle=(0, (4, 4)), linewidth=1.2, label="predicted, coherent", **grey))
+    networks = [each.network for each in study.trained]
+    if not all(network.at_equilibrium(name) for network in networks for name in network.kinds):
         handles.append(
             Line2D([], [], marker="o", markerfacecolor="white", linestyle="", label="not at equilibrium", **grey)
         )

@@ -55,11 +55,13 @@ class Trained:
             network = Network(**{**fields, "marks": tuple(fields["marks"])})
             found = cls(network, content["code"], content["device"], content["date"])
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            raise StudyError(f"{shorten(str(path))} is not of verify decay; move it, or give another --out") from None
+            raise StudyError(
+                f"{shorten(path.name)} in --out is not of verify decay; move it, or give another --out"
+            ) from None
         differences = conditions.differences(stored)
         if differences:
             raise StudyError(
-                f"{shorten(str(path))} was made with {'; '.join(differences)}; give another --out, or the same options"
+                f"{shorten(path.name)} in --out was made with {'; '.join(differences)}; give another --out, or those"
             )
         return found
 

@@ -106,10 +106,9 @@ def falling_below(widths: Sequence[int], sizes: Float[np.ndarray, " widths"], ep
 
 @dataclass(frozen=True)
 class Cost:
-    """What a setting's loss is above another's, of the same seed and at every width.
+    """What a setting's loss is above that of Adam with a negligible epsilon, of the same seed and at every width.
 
-    A constant epsilon is compared with the same value per layer: at the base width both are one network. Per-layer
-    epsilon and atan2 are compared with a negligible epsilon, and are `flat` where that cost does not grow.
+    Where epsilon follows the gradients the cost is `flat`: whatever it is at the smallest width, it does not change.
     """
 
     setting: Setting

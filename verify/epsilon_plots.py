@@ -1,114 +1,112 @@
-"""The picture of a study of epsilon: what each costs against width, and where a constant one was predicted to bite.
+"""The picture of a study of epsilon: what each value costs against width, and from which width it was predicted to.
 
-Colours are the epsilon (Okabe & Ito's), constant ones are solid and per-layer ones dashed; every line has its name at
-its end, so that nothing hangs on colour alone.
+Colours are the epsilon (Okabe & Ito's), constant ones are solid and per-layer ones dashed; lines have their names at
+their ends, so that nothing hangs on colour alone.
 """
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 
-from verify.epsilon_onsets import THRESHOLD, Cost, Onset, Result
-from verify.transfer_plots import LOOK, plain_numbers, spread
+from verify.epsilon_onsets import PER_LAYER, THRESHOLD, Cost, Onset, Result
+from verify.epsilon_text import width_text
+from verify.transfer_plots import LOOK, spread
 
 COLOURS = ("#d55e00", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
-GREY = "#505050"
-MARGIN = 1.25  # of the widths' range, by which the axis goes beyond them
-LABELS = 0.14  # of a panel's height between two names
+GREY, PALE = "#505050", "#b0b0b0"
+MARGIN = 1.3  # factor by which the axis goes beyond the widths
+APART = 0.075  # of a panel's height between two names
 
 
 def cost_against_width(result: Result) -> Figure:
-    """A panel per parameterization: how the loss paid for each epsilon grows with width, and onsets below."""
+    """A panel per parameterization: the loss paid for each epsilon; below it, where that was predicted to begin."""
     schemes = [each.name for each in result.backward]
     values = sorted({each.cost.setting.epsilon for each in result.onsets if each.cost.setting.epsilon}, reverse=True)
     colours = {value: COLOURS[place % len(COLOURS)] for place, value in enumerate(values)}
-    columns = min(2, len(schemes))
+    columns, rows = min(2, len(schemes)), math.ceil(len(schemes) / 2)
+    strip = 0.13 * len(values) + 0.1  # of a panel's height
     with mpl.rc_context(LOOK):
-        figure = Figure(figsize=(4.9 * columns, 3.4 * math.ceil(len(schemes) / columns) + 0.9), layout="constrained")
-        axes = figure.subplots(math.ceil(len(schemes) / columns), columns, squeeze=False, sharex=True, sharey=True)
-        for axis in axes.flatten()[len(schemes) :]:
-            axis.set_axis_off()
-        bottom, top = _range(result.costs)
-        for axis, scheme in zip(axes.flatten(), schemes, strict=False):
-            _panel(axis, result, scheme, colours, bottom, top)
-            axis.set_ylabel("loss paid since the base width (nats)" if axis.get_subplotspec().is_first_col() else "")
+        size = (max(5.6 * columns, 8.0), 2.9 * (1 + strip) * rows + 1.0)
+        figure = Figure(figsize=size, layout="constrained")
+        axes = figure.subplots(2 * rows, columns, squeeze=False, sharey="row", height_ratios=[1, strip] * rows)
+        limits = _range(result)
+        for place in range(columns * rows):
+            row, column = divmod(place, columns)
+            above, below = axes[2 * row, column], axes[2 * row + 1, column]
+            if place >= len(schemes):
+                above.set_axis_off()
+                below.set_axis_off()
+                continue
+            _costs(above, result, schemes[place], colours, limits)
+            _onsets(below, result, schemes[place], colours)
+            if column == 0:
+                above.set_ylabel("loss paid (nats)")
+                below.set_ylabel("bites from")
         conditions = result.study.conditions
         figure.suptitle(
-            f"What a constant epsilon costs against the same value scaled per layer (Adam, base rate of width "
-            f"{result.widths[0]}, {conditions.steps} steps, {conditions.dtype})",
+            "Held-out loss above that of Adam with a negligible epsilon, 95 % intervals; constant ones cost ever more"
+            f"\n(base rate of width {result.widths[0]} at all widths, {conditions.steps} steps, {conditions.dtype})",
             fontsize="medium",
         )
-        figure.legend(handles=_legend(), loc="outside lower center", ncols=3, fontsize=8)
+        figure.legend(handles=_legend(), loc="outside lower center", ncols=2, fontsize=8)
     return figure
 
 
-def _panel(axis: Any, result: Result, scheme: str, colours: dict[float, str], bottom: float, top: float) -> None:
+def _costs(axis: Any, result: Result, scheme: str, colours: dict[float, str], limits: tuple[float, float]) -> None:
+    _width_axis(axis, result)
+    axis.set(ylim=limits, title=scheme)
+    axis.tick_params(labelbottom=False)
+    axis.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
+    axis.axhline(0, color=PALE, linewidth=0.8, zorder=0)
+    axis.axhline(THRESHOLD, color=PALE, linewidth=0.8, linestyle=":", zorder=0)
+    own = [each for each in result.costs if each.setting.parameterization == scheme]
+    ends = [_draw(axis, each, place - len(own) / 2, colours) for place, each in enumerate(own)]
+    _name(axis, result.widths[-1], [end for end in ends if end is not None])
+
+
+def _width_axis(axis: Any, result: Result) -> None:
     widths = result.widths
-    axis.set(xscale="log", ylim=(bottom, top), title=scheme, xlabel="width n", xticks=widths)
-    axis.set_xlim(widths[0] / MARGIN, widths[-1] * MARGIN)
+    axis.set(xscale="log", xlim=(widths[0] / MARGIN, widths[-1] * MARGIN), xticks=widths)
     axis.set_xticklabels([str(width) for width in widths])
-    axis.tick_params(labelbottom=True)
     axis.minorticks_off()
-    axis.set_yscale("symlog", linthresh=THRESHOLD)
-    plain_numbers(axis.yaxis)
-    axis.axhline(0, color="#b0b0b0", linewidth=0.8)
-    axis.axhline(THRESHOLD, color="#b0b0b0", linewidth=0.8, linestyle=":")
-    ends = []
-    for cost in (each for each in result.costs if each.setting.parameterization == scheme):
-        colour = GREY if cost.setting.epsilon is None else colours[cost.setting.epsilon]
-        ends.append(_draw(axis, cost, colour))
-    for onset in (each for each in result.onsets if each.cost.setting.parameterization == scheme):
-        assert onset.cost.setting.epsilon is not None  # noqa: S101
-        _mark(axis, onset, colours[onset.cost.setting.epsilon])
-    _name(axis, [end for end in ends if end is not None])
 
 
-def _draw(axis: Any, cost: Cost, colour: str) -> tuple[float, str, str] | None:
-    """A line with 95 % intervals; (height of its end, its name, its colour)."""
-    setting, estimates = cost.setting, cost.changes
-    drawn = [(width, each) for width, each in zip(cost.widths, estimates, strict=True) if np.isfinite(each.value)]
+def _draw(axis: Any, cost: Cost, shift: float, colours: dict[float, str]) -> tuple[float, str, str] | None:
+    """A line with 95 % intervals, moved a little aside; (height of its end, its name, its colour)."""
+    setting = cost.setting
+    pairs = zip(cost.widths, cost.estimates, strict=True)
+    drawn = [(width, each) for width, each in pairs if np.isfinite(each.value)]
     if not drawn:
         return None
-    x, y = [width for width, _ in drawn], [each.value for _, each in drawn]
+    x, y = [width * 1.012**shift for width, _ in drawn], [each.value for _, each in drawn]
     bars = [np.nan_to_num(each.high - each.value) for _, each in drawn]
-    constant = setting.epsilon_rule == "constant"
-    style = {"linestyle": "-", "marker": "o"} if constant else {"linestyle": "--", "marker": "s"}
+    style: Any = {"linestyle": "-", "marker": "o", "linewidth": 1.5, "color": GREY, "markersize": 3.5}
     if setting.epsilon is None:
-        style = {"linestyle": ":", "marker": "D"}
-    axis.errorbar(x, y, yerr=bars, color=colour, markersize=3.5, linewidth=1.2, elinewidth=0.7, capsize=2, **style)
-    name = "atan2" if setting.epsilon is None else f"{setting.epsilon:g}{'' if constant else ' per layer'}"
-    return y[-1], name, colour
+        style |= {"linestyle": ":", "marker": "D", "linewidth": 1.1}
+    else:
+        style |= {"color": colours[setting.epsilon]}
+        if setting.epsilon_rule == PER_LAYER:
+            style |= {"linestyle": (0, (4, 2)), "marker": "s", "markerfacecolor": "white", "linewidth": 0.9}
+    axis.errorbar(x, y, yerr=bars, elinewidth=0.6, capsize=1.5, **style)
+    rule = " per layer" if setting.epsilon_rule == PER_LAYER else ""
+    return y[-1], "atan2" if setting.epsilon is None else f"{setting.epsilon:g}{rule}", style["color"]
 
 
-def _mark(axis: Any, onset: Onset, colour: str) -> None:
-    """On the axis below: a full triangle at the predicted onset, an open one where the update is halved."""
-    place: Any = {"transform": axis.get_xaxis_transform(), "clip_on": False, "zorder": 5, "linestyle": ""}
-    predicted = None if onset.first is None else onset.first.predicted
-    halved = None if onset.halved is None else onset.halved.observed
-    for width, face in ((predicted, colour), (halved, "white")):
-        if width is None or np.isnan(width):
-            continue
-        low, high = axis.get_xlim()
-        inside = low < width < high
-        marker = "^" if inside else "<" if width <= low else ">"
-        at = min(max(width, low), high)
-        axis.plot([at], [0.0], marker=marker, markersize=7, color=colour, markerfacecolor=face, **place)
-
-
-def _name(axis: Any, ends: list[tuple[float, str, str]]) -> None:
+def _name(axis: Any, width: int, ends: list[tuple[float, str, str]]) -> None:
     """Names at the right, moved apart."""
     to_axes = axis.transData + axis.transAxes.inverted()
-    placed = sorted((float(to_axes.transform((1.0, y))[1]), text, colour) for y, text, colour in ends)
-    for height, (up, text, colour) in zip(spread([each[0] for each in placed], 0.062), placed, strict=True):
+    across = float(to_axes.transform((width, 0.0))[0]) + 0.02
+    placed = sorted((float(to_axes.transform((width, y))[1]), text, colour) for y, text, colour in ends)
+    for height, (up, text, colour) in zip(spread([each[0] for each in placed], APART), placed, strict=True):
         axis.annotate(
             text,
-            (0.965, up),
-            (1.03, height),
+            (across, up),
+            (1.0, height),
             xycoords="axes fraction",
             textcoords="axes fraction",
             va="center",
@@ -118,21 +116,75 @@ def _name(axis: Any, ends: list[tuple[float, str, str]]) -> None:
         )
 
 
-def _range(costs: Sequence[Cost]) -> tuple[float, float]:
+def _onsets(axis: Any, result: Result, scheme: str, colours: dict[float, str]) -> None:
+    """A row per constant epsilon: predicted from gradients, predicted from the loss, and where it costs."""
+    _width_axis(axis, result)
+    axis.set_xlabel("width n")
+    values = list(colours)
+    axis.set(ylim=(len(values) - 0.5, -0.5), yticks=range(len(values)))
+    axis.set_yticklabels([f"{value:g}" for value in values])
+    axis.tick_params(axis="y", length=0)
+    for onset in (each for each in result.onsets if each.cost.setting.parameterization == scheme):
+        value = onset.cost.setting.epsilon or 0.0
+        _onset(axis, onset, values.index(value), colours[value])
+
+
+def _onset(axis: Any, onset: Onset, row: int, colour: str) -> None:
+    axis.axhline(row, color="#e8e8e8", linewidth=0.6, zorder=0)
+    low, high = axis.get_xlim()
+    if onset.expected is not None and onset.expected[0] < high and onset.expected[1] > low:
+        ends = np.clip(onset.expected, low, high)
+        ends = (ends[0] / 1.02, ends[1] * 1.02) if ends[0] == ends[1] else ends  # of no length, and still to be seen
+        axis.plot(ends, [row, row], color=colour, linewidth=6, alpha=0.35, solid_capstyle="butt", zorder=1)
+    if np.isfinite(onset.cost.onset):
+        axis.plot([max(onset.cost.onset, low)], [row], "o", color=colour, markersize=5, clip_on=False, zorder=3)
+    predicted = None if onset.first is None else onset.first.predicted
+    if predicted is None:
+        return
+    look: Any = {"color": colour, "markerfacecolor": "white", "markersize": 6, "clip_on": False, "zorder": 2}
+    if low < predicted < high:
+        axis.plot([predicted], [row], "^", **look)
+        return
+    axis.plot([np.clip(predicted, low, high)], [row], ">" if predicted >= high else "<", **look)
+    if predicted >= high:
+        axis.annotate(
+            width_text(predicted),
+            (1.03, row),
+            xycoords=axis.get_yaxis_transform(),
+            va="center",
+            fontsize=7,
+            color=colour,
+        )
+
+
+def _range(result: Result) -> tuple[float, float]:
     """The costs' own, with room around; at least a few thresholds."""
-    values = np.array([each.value for cost in costs for each in cost.changes if np.isfinite(each.value)])
-    low, high = (float(values.min()), float(values.max())) if values.size else (0.0, 0.0)
-    return min(1.5 * low, -THRESHOLD), max(1.5 * high, 3 * THRESHOLD)
+    means = [each.value for cost in result.costs for each in cost.estimates if np.isfinite(each.value)]
+    return min(1.3 * min(means, default=0.0), -2 * THRESHOLD), max(1.15 * max(means, default=0.0), 4 * THRESHOLD)
 
 
 def _legend() -> list[Line2D]:
     grey: Any = {"color": GREY, "markersize": 4}
-    triangle: Any = {"color": GREY, "linestyle": "", "marker": "^", "markersize": 7}
+    costs = f"costs more than {THRESHOLD:g} nats (dotted line), beyond chance, from here on"
     return [
-        Line2D([], [], linestyle="-", marker="o", label="constant epsilon", **grey),
-        Line2D([], [], linestyle="--", marker="s", label="epsilon per layer, this value at the base width", **grey),
-        Line2D([], [], linestyle=":", marker="D", label="Adam-atan2, which has none", **grey),
-        Line2D([], [], label="predicted: n^-g RMS(gradient) = epsilon", **triangle),
-        Line2D([], [], label="measured: a layer's first update is halved", markerfacecolor="white", **triangle),
-        Line2D([], [], color="#b0b0b0", linestyle=":", label=f"{THRESHOLD} nats, where a cost counts"),
+        Line2D([], [], linestyle="-", marker="o", label="epsilon constant", **grey),
+        Line2D([], [], linestyle="--", marker="s", markerfacecolor="white", label="epsilon per layer, n^-g", **grey),
+        Line2D([], [], linestyle=":", marker="D", label="Adam-atan2, which has no epsilon", **grey),
+        Line2D([], [], linestyle="", marker="o", color=GREY, markersize=5, label=costs),
+        Line2D(
+            *([], []),
+            linestyle="",
+            marker="^",
+            color=GREY,
+            markerfacecolor="white",
+            markersize=6,
+            label="predicted: gradient RMS of the base width x n^-g meets epsilon (> its width, if beyond)",
+        ),
+        Line2D(
+            *([], []),
+            color=GREY,
+            linewidth=6,
+            alpha=0.35,
+            label="predicted: first to last layer has, by n^-g, the epsilon that costs as much per layer",
+        ),
     ]

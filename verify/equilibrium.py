@@ -21,6 +21,9 @@ is a = 1, 3/4 and 1/2 at uncorrelated updates, for independent, sqrt and constan
 rates transfer with independent. Only under independent is eta lambda unchanged by a gauge shift (`derive equivalent`):
 under the two others SP and NTK, or muP and MFP, come to different equilibria.
 
+A sum of uncorrelated updates is noise with a = 1/2, and what was learnt is a small part of it with a = 1; so the a of
+their sum lies between, the higher the stronger the decay, and rises with the width where the part stays the same.
+
 At equilibrium nothing is left of W_0, and DW = W - W_0 holds the loss of W_0 as well as what was learnt. alpha of
 DW z_0 is then a mixture of the two; the alignment of what was learnt is that of W itself.
 """
@@ -91,7 +94,8 @@ class Network:
     def remaining(self, layer: str) -> float:
         """(1 - eta lambda)^t RMS(W_0) / RMS(W): what is left of the initial weights."""
         left = (1 - self.paces[layer]) ** self.marks[-1]
-        return float(left * (self.sizes[layer]["weight"] / self.weights[layer][-1]).mean())
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return float(left * (self.sizes[layer]["weight"] / self.weights[layer][-1]).mean())
 
     def at_equilibrium(self, layer: str) -> bool:
         """Whether the initial weights are forgotten, and decay and updates in balance."""
@@ -99,7 +103,8 @@ class Network:
 
     def persistence(self, layer: str) -> float:
         """tau = 2 eta lambda (RMS(W) / (eta RMS(U)))^2: how many successive updates act as one."""
-        ratio = self.sizes[layer]["now_weight"] / (self.rates[layer] * self.sizes[layer]["update"])
+        with np.errstate(divide="ignore", invalid="ignore"):
+            ratio = self.sizes[layer]["now_weight"] / (self.rates[layer] * self.sizes[layer]["update"])
         return float((2 * self.paces[layer] * ratio**2).mean())
 
 
@@ -148,6 +153,11 @@ Judged = tuple[str, Slope, Expr | None, Expr | None, Verdict | Balance, str | No
 
 def rows(prescription: Prescription, networks: Sequence[Network]) -> list[Row]:
     """Every exponent of one parameterization and convention, from its networks of growing width."""
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):  # what is not finite is said in its row
+        return _rows(prescription, networks)
+
+
+def _rows(prescription: Prescription, networks: Sequence[Network]) -> list[Row]:
     layers = dict(zip(layer_names(prescription), prescription.layers, strict=True))
     names = list(networks[0].kinds)
     found = []

@@ -11,6 +11,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from fnmatch import fnmatchcase
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
@@ -222,24 +223,31 @@ def _judged(measured: Slope, reference: float, tolerance: float) -> tuple[Verdic
 
 
 def explained(found: Sequence[Row], folder: Path) -> list[Row]:
-    """The rows with the reasons that a person noted in the folder's reasons.csv: optimizer, layer, quantity, step.
+    """The rows, those that fail with the reason that a person noted in the folder's reasons.csv.
 
-    StudyError for a file without these columns and reason.
+    Its columns are optimizer, layer, quantity, step and reason; the first four may hold * for anything, and the first
+    line that fits a row counts. StudyError for a file without these columns.
     """
     path = folder / REASONS
     if not path.exists():
         return list(found)
     try:
         with path.open(newline="", encoding="utf-8") as file:
-            noted = {
-                (line["optimizer"], line["layer"], line["quantity"], int(line["step"])): line["reason"]
+            noted = [
+                ((line["optimizer"], line["layer"], line["quantity"], line["step"]), line["reason"])
                 for line in csv.DictReader(file)
-            }
-    except (OSError, KeyError, ValueError, TypeError):
+            ]
+    except (OSError, KeyError, ValueError, csv.Error):
         raise StudyError(
             f"{shorten(str(path))} cannot be read; write columns optimizer,layer,quantity,step,reason, or move it"
         ) from None
-    return [replace(row, reason=noted.get((*row.key, row.step), row.reason)) for row in found]
+
+    def reason(row: Row) -> str | None:
+        own = (*row.key, str(row.step))
+        fitting = (text for patterns, text in noted if all(map(fnmatchcase, own, patterns)))
+        return next(fitting, row.reason) if row.verdict == "fails" else row.reason
+
+    return [replace(row, reason=reason(row)) for row in found]
 
 
 def paired(found: Sequence[Row]) -> Iterator[tuple[Row, Row]]:

@@ -1,0 +1,100 @@
+"""What rates that follow their run's alignments cost, beside the same run with fixed rates.
+
+    python -m benchmarks.online [--rounds 9]
+
+A run is what `verify transfer` trains: an MLP with Adam, 150 steps on 256 examples, held-out loss included, compiled
+before. The floor is the measurements alone: what W_0 drawn again, a forward pass and three products per dense op take
+by themselves, as many times as the run measures. Solving for the rates is timed apart.
+"""
+
+import argparse
+import json
+import statistics
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from benchmarks.measure import alternating_medians
+from verify.batch import Loop, Structure, train
+from verify.data import load_corpus
+from verify.settings import prescribed
+from verify.studies import ONLINE, Batch, Conditions
+from verify.train import TARGETS, device_name
+
+WIDTHS = (64, 128, 256, 512)
+STEPS = 150
+RATE = 1 / 64
+SOLVES = 100
+
+
+def cost(width: int, rounds: int) -> dict[str, float]:
+    corpus = load_corpus()
+    conditions = Conditions(
+        model="mlp",
+        sizes={"vocabulary": 256, "context": 8, "hidden_layers": 2},
+        base_width=WIDTHS[0],
+        steps=STEPS,
+        batch=256,
+        evaluation=2048,
+        corpus="default",
+        code="the benchmark's",
+    )
+    settings = [prescribed("adam", "sp", name, hidden_layers=2).setting for name in ("full", ONLINE)]
+    loops = [Loop(Structure.of(conditions, setting, width)) for setting in settings]
+
+    def run(loop: Loop, setting: Any) -> Any:
+        return train(loop, setting, Batch(setting.name, width, (RATE,), (0,)), corpus)[0].loss
+
+    online = loops[1].online
+    assert online is not None
+    probe = jnp.asarray(online.probe(corpus, TARGETS["mlp"]))
+    params = loops[1].model.init(jax.random.key(0))
+    followed = jax.jit(online.start)(jax.random.key(0), params, probe)
+    moved = jax.tree.map(lambda weight: 1.01 * weight, params)
+    with jax.default_matmul_precision("highest"):
+        measure, solve = jax.jit(online.measured), jax.jit(online.solver.exponents)
+
+        def solves() -> Any:
+            return [solve(followed.ratios) for _ in range(SOLVES)]
+
+        actions = [partial(run, *pair) for pair in zip(loops, settings, strict=True)]
+        fixed, following, measured, solved = alternating_medians(
+            [*actions, lambda: measure(moved, followed), solves], rounds
+        )
+    return {
+        "width": width,
+        "measurements": len(online.steps),
+        "fixed_s": fixed,
+        "online_s": following,
+        "overhead": following / fixed - 1,
+        "floor_overhead": len(online.steps) * measured / fixed,
+        "measurement_ms": measured * 1e3,
+        "solve_and_dispatch_ms": solved / SOLVES * 1e3,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--out", type=Path, help="write the JSON there as well")
+    options = parser.parse_args()
+    rows = [cost(width, options.rounds) for width in WIDTHS]
+    together = sum(row["online_s"] for row in rows) / sum(row["fixed_s"] for row in rows) - 1
+    result = {
+        "device": device_name(),
+        "steps": STEPS,
+        "rows": rows,
+        "overhead_median": statistics.median(row["overhead"] for row in rows),
+        "overhead_of_all": together,
+    }
+    text = json.dumps(result, indent=1)
+    print(text)
+    if options.out:
+        options.out.write_text(text + "\n")
+
+
+if __name__ == "__main__":
+    main()
