@@ -52,6 +52,11 @@ class clip(Function):
     is_real = True
     nargs = 1
 
+    @classmethod
+    def eval(cls, argument: Expr) -> Expr | None:  # type: ignore[override]
+        """Numbers at once: sympy compares only numbers that it can evaluate."""
+        return Max(-1, Min(1, argument)) if argument.is_number and argument.is_comparable else None
+
 
 class spectral(Function):
     """spectral(X, f(sigma)): X with each of its singular values sigma replaced by f(sigma)."""

@@ -101,6 +101,11 @@ def test_random_expressions_have_the_slope_that_power_counting_sees(expression: 
     assert abs(slope(expression, at) - float(exponent(expression, at))) < 0.1
 
 
+def test_numbers_are_clipped_at_once() -> None:
+    assert [clip(S(x)) for x in (-3, Rational(1, 3), 5)] == [-1, Rational(1, 3), 1]
+    assert Max(Abs(clip(S.One)), Abs(GRADIENT)).has(GRADIENT)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("row", REGISTRY, ids=lambda row: row.name)
 def test_update_sizes_of_the_registry_by_power_counting(row: Any, kind: Any) -> None:

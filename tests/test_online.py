@@ -133,7 +133,8 @@ def test_with_full_alignment_found_the_run_is_that_of_full(corpus: Corpus, monke
 def test_at_the_base_width_nothing_changes(corpus: Corpus) -> None:
     full, following = setting_of("adam sp full"), setting_of(f"adam sp {ONLINE}")
     width = CONDITIONS.base_width
-    assert outcome(loop_of(following, width), following, corpus) == outcome(loop_of(full, width), full, corpus)
+    found, expected = (losses_of(outcome(loop_of(each, width), each, corpus)) for each in (following, full))
+    assert found == pytest.approx(expected, rel=1e-4), "to the rounding of two programs"
     rows = trajectory(CONDITIONS, following, width, RATE, SEED, corpus)
     assert {row.c for row in rows if row.step == 0} != {row.c for row in rows if row.step}
 

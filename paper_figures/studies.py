@@ -1,0 +1,46 @@
+"""The studies that tables and figures are made from: a `verify` command each, on a CPU and on an accelerator."""
+
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+Scale = Literal["cpu", "gpu"]
+
+_TRANSFER = "transfer --optimizer adam,sgd,adafactor --parameterization sp,ntk,mup,mfp"
+
+STUDIES: Mapping[str, Mapping[Scale, str]] = {
+    "transfer_mlp": {
+        "cpu": f"{_TRANSFER} --alignment global,full,none,prior --widths 64,128,256,512 --seeds 5 --steps 150 "
+        "--base-rate adam=0.015625,sgd=0.25,adafactor=0.03125",
+        "gpu": f"{_TRANSFER} --alignment global,full,none,prior --widths 64,128,256,512,1024,2048,4096 --seeds 5 "
+        "--steps 500 --base-rate adam=0.015625,sgd=0.25,adafactor=0.03125",
+    },
+    "transfer_transformer": {
+        "cpu": "transfer --model transformer --optimizer adam --parameterization sp,mup,ntk,mfp "
+        "--alignment full,global,prior,none --widths 32,64,128,256 --seeds 2 --rates 7 --base-rate 0.015625 "
+        "--steps 100 --batch 8 --head-dimension 16",
+        "gpu": "transfer --model transformer --optimizer adam --parameterization sp,mup,ntk,mfp "
+        "--alignment full,global,prior,none --widths 64,128,256,512,1024 --seeds 3 --rates 9 --base-rate 0.015625 "
+        "--steps 1000 --batch 32 --head-dimension 32",
+    },
+    "epsilon": {
+        "cpu": "epsilon --dtype float32 --widths 64,128,256,512,1024",
+        "gpu": "epsilon --dtype float32 --widths 64,128,256,512,1024,2048,4096",
+    },
+    "update_exponents": {
+        "cpu": "updates --widths 128,256,512,1024,2048",
+        "gpu": "updates --widths 128,256,512,1024,2048,4096",
+    },
+}
+"""By the name of the folder under data/ that holds the result."""
+
+
+def arguments(study: str, scale: Scale, folder: Path) -> list[str]:
+    """The arguments of `verify` that make the study, or go on with it, in that folder."""
+    return [*shlex.split(STUDIES[study][scale]), "--out", str(folder)]
+
+
+def command(study: str, scale: Scale, folder: Path) -> str:
+    """The same as a user types it."""
+    return f"verify {shlex.join(arguments(study, scale, folder))}"
