@@ -105,6 +105,8 @@ def table(studies: "Sequence[Updates]", found: "Sequence[Row]") -> str:
     from verify.updates import paired
 
     conditions = studies[0].conditions
+    steps = sorted({row.step for row in found})
+    steps = list(dict.fromkeys((steps[0], steps[-1])))
     cells, sections = [], []
     for first, last in paired(found):
         if not cells or cells[-1][0] != first.optimizer:
@@ -112,13 +114,12 @@ def table(studies: "Sequence[Updates]", found: "Sequence[Row]") -> str:
         cells.append(
             [
                 *(first.optimizer, first.layer, first.quantity, str(first.predicted)),
-                *(part for row in (first, last) for part in (*_measured(row), row.verdict)),
+                *(part for row in (first, last)[: len(steps)] for part in (*_measured(row), row.verdict)),
                 first.reason or (last.reason or ""),
             ]
         )
-    steps = sorted({row.step for row in found})
     columns = ["optimizer", "layer", "exponent", "predicted"]
-    for step in (steps[0], steps[-1]):
+    for step in steps:
         columns += [f"step {step}", "95 % interval", "verdict"]
     lines = [
         f"{conditions.parameterization}, full alignment, mlp, widths {','.join(map(str, conditions.widths))}, "
