@@ -14,7 +14,12 @@ from paper_figures.items import Item
 from paper_figures.paths import DATA, OUT, ROOT, STYLE, MissingResultError
 from paper_figures.studies import STUDIES, arguments
 
-ITEMS: tuple[str, ...] = ()
+ITEMS: tuple[str, ...] = (
+    "figure_2_loss_by_rate",
+    "figure_3_loss_by_width",
+    "figure_4_rate_by_width",
+    "figure_8_equivalence",
+)
 """The scripts in the order of the gallery; each has `item(data)`, which gives its Item from the results in `data`."""
 
 

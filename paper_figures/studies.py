@@ -8,6 +8,7 @@ from typing import Literal
 Scale = Literal["cpu", "gpu"]
 
 _TRANSFER = "transfer --optimizer adam,sgd,adafactor --parameterization sp,ntk,mup,mfp"
+_EQUIVALENCE = "transfer --optimizer adam,sgd --parameterization sp,ntk,mup,mfp --alignment full"
 
 STUDIES: Mapping[str, Mapping[Scale, str]] = {
     "transfer_mlp": {
@@ -23,6 +24,12 @@ STUDIES: Mapping[str, Mapping[Scale, str]] = {
         "gpu": "transfer --model transformer --optimizer adam --parameterization sp,mup,ntk,mfp "
         "--alignment full,global,prior,none --widths 64,128,256,512,1024 --seeds 3 --rates 9 --base-rate 0.015625 "
         "--steps 1000 --batch 32 --head-dimension 32",
+    },
+    "equivalence": {
+        "cpu": f"{_EQUIVALENCE} --widths 16,32,64,128,256 --seeds 2 --rates 3 --halvings 0 --steps 200 "
+        "--base-rate adam=0.015625,sgd=0.25 --train-equivalents",
+        "gpu": f"{_EQUIVALENCE} --widths 64,128,256,512,1024 --seeds 3 --rates 3 --halvings 0 --steps 500 "
+        "--base-rate adam=0.015625,sgd=0.25 --train-equivalents",
     },
     "epsilon": {
         "cpu": "epsilon --dtype float32 --widths 64,128,256,512,1024",

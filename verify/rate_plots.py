@@ -15,6 +15,8 @@ from verify.outcomes import SettingResult, WidthResult
 from verify.transfer_plots import LOOK, plain_numbers, title_of
 
 STRIP = 0.2  # of a panel's height, where runs are marked that cannot be drawn as a loss
+MARKERS = "osDv*Xp"  # of the widths, in turn
+MINIMUM: Any = {"markersize": 5.5, "markeredgecolor": "white", "markeredgewidth": 0.8}
 SHOWN_BELOW = 3.0  # octaves below each best rate whose losses set the top of the axis
 
 
@@ -73,8 +75,10 @@ def _draw_setting(axis: Any, result: SettingResult, shades: dict[int, Any], untr
     known = [found for found in result.widths if np.isfinite(found.best_rate)]
     if known:
         axis.axvline(known[0].best_rate, ymax=1 - STRIP, color="#b0b0b0", linewidth=0.8, linestyle=":", zorder=0)
+        trail = [(found.best_rate, found.best_loss.value) for found in known]
+        axis.plot(*zip(*trail, strict=True), "-", color="#404040", linewidth=1.1, zorder=2.5)
     for found in result.widths:
-        shade = shades[found.width]
+        shade, place = shades[found.width], list(shades).index(found.width)
         some = np.isinf(found.losses).any(axis=1)  # the mean of what is left there would be a better loss than it is
         low, mean, high = (np.where(some, np.nan, _over_made(found.losses, each)) for each in (np.min, np.mean, np.max))
         band = axis.fill_between(found.rates, low, high, color=shade, alpha=0.13, linewidth=0)
@@ -84,8 +88,8 @@ def _draw_setting(axis: Any, result: SettingResult, shades: dict[int, Any], untr
         for artist in (band, curve, *dots):
             artist.set_clip_path(below)
         if np.isfinite(found.best_rate):
-            axis.plot(found.best_rate, found.best_loss.value, "o", color=shade, markersize=5, markeredgecolor="white")
-        height = 1 - STRIP * (1 - (list(shades).index(found.width) + 0.5) / len(shades))
+            axis.plot(found.best_rate, found.best_loss.value, _marker(place), color=shade, zorder=2.6, **MINIMUM)
+        height = 1 - STRIP * (1 - (place + 0.5) / len(shades))
         _mark_failures(axis, found, shade, height, untrained_loss)
 
 
@@ -103,17 +107,24 @@ def _mark_failures(axis: Any, found: WidthResult, shade: Any, height: float, unt
 
 
 def _rate_legend(shades: dict[int, Any]) -> list[Line2D]:
-    curves = [Line2D([], [], color=shade, label=f"width {width}") for width, shade in shades.items()]
+    curves = [
+        Line2D([], [], color=shade, marker=_marker(place), label=f"width {width}", **MINIMUM)
+        for place, (width, shade) in enumerate(shades.items())
+    ]
     grey: Any = {"color": "#404040", "linestyle": ""}
     return [
         *curves,
-        Line2D([], [], marker="o", markersize=5, markeredgecolor="white", label="fitted best", **grey),
+        Line2D([], [], color="#404040", linewidth=1.1, label="fitted minima\n(markers), joined"),
         Line2D([], [], color="#b0b0b0", linestyle=":", label="smallest width's\nbest rate"),
         Line2D([], [], linestyle="", label="\nabove the line, a row\nper width:"),
         Line2D([], [], marker="x", markersize=4, label="all seeds diverged", **grey),
         Line2D([], [], marker="x", markersize=4, alpha=0.45, label="some diverged", **grey),
         Line2D([], [], marker="^", markersize=4, label="worse than\nuntrained", **grey),
     ]
+
+
+def _marker(place: int) -> str:
+    return MARKERS[place % len(MARKERS)]
 
 
 def _over_made(losses: Any, statistic: Any) -> Any:

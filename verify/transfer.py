@@ -63,7 +63,7 @@ def comparisons(results: Sequence[SettingResult]) -> list[Comparison]:
             entries = [(each.setting, *_at_width(each, width)) for each in group]
             entries.sort(key=lambda entry: np.nan_to_num(entry[1].value, nan=np.inf))
             best = entries[0][2]
-            ranking = (Ranked(setting, loss, over_seeds(_paired(own, best))) for setting, loss, own in entries)
+            ranking = (Ranked(setting, loss, over_seeds(paired(own, best))) for setting, loss, own in entries)
             compared.append(Comparison(optimizer, width, tuple(ranking)))
     return compared
 
@@ -75,7 +75,8 @@ def _at_width(result: SettingResult, width: int) -> tuple[Estimate, dict[int, fl
     return UNKNOWN, {}
 
 
-def _paired(own: Mapping[int, float], other: Mapping[int, float]) -> PerSeed:
+def paired(own: Mapping[int, float], other: Mapping[int, float]) -> PerSeed:
+    """Own value less the other's, for every seed that both have."""
     return np.array([own[seed] - other[seed] for seed in own if seed in other])
 
 
@@ -259,7 +260,7 @@ def _with_limits(group: Mapping[str, SettingResult], sources: Mapping[str, str])
             each,
             limit=means[key],
             power=over_seeds(np.array([powers[seed] for seed in found[key]])),
-            penalty=over_seeds(_paired(found[key], found[lowest])),
+            penalty=over_seeds(paired(found[key], found[lowest])),
             notes=(*each.notes, *reasons[key]),
         )
     return completed

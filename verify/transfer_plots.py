@@ -32,6 +32,7 @@ COLOURS = {"SP": "#0072b2", "NTK": "#e69f00", "muP": "#009e73", "MFP": "#cc79a7"
 OTHER_COLOURS = ("#d55e00", "#56b4e9", "#000000")
 DASHES = {"full": ("o", "-"), "none": ("s", "--"), "prior": ("^", "-."), "global": ("D", ":")}
 OTHER_DASHES = (("v", (0, (5, 1))), ("P", (0, (3, 1, 1, 1))), ("X", (0, (1, 1))), ("*", (0, (8, 2))))
+APART = 1.025  # from one line's points to the next one's, on the axis of widths
 SMALLEST_LOSS = 0.01  # nats above which the axis of what transfer costs is logarithmic
 
 
@@ -47,12 +48,12 @@ def best_rate_against_width(results: Sequence[SettingResult]) -> Figure:
             axis.set_axis_off()
         for axis, scheme in zip(axes, schemes, strict=False):
             own = [each for each in results if each.setting.parameterization == scheme]
-            _width_axis(axis, results)
+            width_axis(axis, results)
             axis.set(yscale="log", title=scheme)
             axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
             plain_numbers(axis.yaxis)
             for group in distinct(own):
-                _draw_drift(axis, group, _looks(results))
+                _draw_drift(axis, group, looks(results))
             if axis.lines:
                 axis.legend(fontsize=7, loc="best", handlelength=3.5)
             else:
@@ -63,7 +64,7 @@ def best_rate_against_width(results: Sequence[SettingResult]) -> Figure:
     return figure
 
 
-def _draw_drift(axis: Any, group: Group, looks: Callable[[SettingResult], dict[str, Any]]) -> None:
+def _draw_drift(axis: Any, group: Group, look_of: Callable[[SettingResult], dict[str, Any]]) -> None:
     known = [found for found in group.result.widths if np.isfinite(found.best_rate)]
     if not known:
         return
@@ -71,7 +72,7 @@ def _draw_drift(axis: Any, group: Group, looks: Callable[[SettingResult], dict[s
     logs = [over_seeds(np.log(found.best_rates)) for found in known]
     ends = [[each.value - each.low for each in logs], [each.high - each.value for each in logs]]
     bars = np.nan_to_num([y * (1 - np.exp(-np.array(ends[0]))), y * (np.exp(np.array(ends[1])) - 1)])
-    look, drift = looks(group.result), group.result.drift
+    look, drift = look_of(group.result), group.result.drift
     law = f"n^{interval(drift)}" if np.isfinite(drift.value) else "no power law"
     elsewhere = all(group.name != each.name for each in group.members)  # trained in another parameterization's panel
     equal = f" (= {group.name.removeprefix(f'{group.members[0].optimizer} ')})" if elsewhere else ""
@@ -90,7 +91,7 @@ def best_loss_against_width(results: Sequence[SettingResult]) -> Figure:
         figure = Figure(figsize=(8.2, 4.6), layout="constrained")
         axis = figure.subplots()
         axis.set(ylabel="held-out loss at the best base rate (nats)")
-        _draw_groups(axis, results, lambda found: found.best_loss)
+        draw_groups(axis, results, lambda found: found.best_loss)
         axis.set_title(title_of(results, "best loss against width (lower is better)"))
     return figure
 
@@ -103,28 +104,31 @@ def loss_lost_by_transfer(results: Sequence[SettingResult]) -> Figure:
         axis.set_yscale("symlog", linthresh=SMALLEST_LOSS)
         axis.axhline(0, color="#b0b0b0", linewidth=0.8)
         axis.set(ylabel=f"loss paid (nats; linear below {SMALLEST_LOSS:g})")
-        _draw_groups(axis, results, lambda found: found.lost)
+        draw_groups(axis, results, lambda found: found.lost)
         plain_numbers(axis.yaxis)
         axis.set_title(title_of(results, "loss paid for using the smallest width's best rate (0: transfers)"))
     return figure
 
 
-def _draw_groups(axis: Any, results: Sequence[SettingResult], value: Callable[[WidthResult], Estimate]) -> None:
-    """A labelled line per distinct setting; where there is a width but no finite value, a cross at the top."""
+def draw_groups(axis: Any, results: Sequence[SettingResult], value: Callable[[WidthResult], Estimate]) -> None:
+    """A labelled line per distinct setting; where there is a width but no finite value, a cross at the top.
+
+    Intervals of one width stand side by side, so that they can be told apart.
+    """
     groups = [group for group in distinct(results) if group.result.widths]
-    looks = _looks(results)
-    _width_axis(axis, results)
+    look_of = looks(results)
+    width_axis(axis, results)
     ends: list[tuple[float, float, str, str]] = []
     failures: list[tuple[list[int], str]] = []
-    for group in groups:
-        look = looks(group.result)
+    for place, group in enumerate(groups):
+        look, beside = look_of(group.result), APART ** (place - (len(groups) - 1) / 2)
         found = [(each, value(each)) for each in group.result.widths]
         drawn = [(each.width, estimate) for each, estimate in found if np.isfinite(estimate.value)]
         failed = [each.width for each, estimate in found if np.isinf(estimate.value) or _all_diverged(each)]
         if failed:
             failures.append((failed, look["color"]))
         if drawn:
-            x, y = zip(*((width, estimate.value) for width, estimate in drawn), strict=True)
+            x, y = zip(*((width * beside, estimate.value) for width, estimate in drawn), strict=True)
             bars = [np.nan_to_num(estimate.high - estimate.value) for _, estimate in drawn]
             axis.errorbar(x, y, yerr=bars, capsize=2, elinewidth=0.8, linewidth=1.1, **look)
             note = f" (diverges at {', '.join(map(str, failed))})" if failed else ""
@@ -195,7 +199,7 @@ def spread(heights: Sequence[float], gap: float) -> list[float]:
     return [height + i * gap for i, height in enumerate(level)]
 
 
-def _looks(results: Sequence[SettingResult]) -> Callable[[SettingResult], dict[str, Any]]:
+def looks(results: Sequence[SettingResult]) -> Callable[[SettingResult], dict[str, Any]]:
     """Colour by parameterization, marker and dashes by alignment: the same in every picture of the optimizer."""
     schemes = dict.fromkeys(each.setting.parameterization for each in results)
     variants = dict.fromkeys(variant(each.setting) for each in results)
@@ -220,7 +224,8 @@ def _assign(names: Iterable[str], usual: dict[str, Any], others: Sequence[Any]) 
     return {**usual, **{name: others[i % len(others)] for i, name in enumerate(unknown)}}
 
 
-def _width_axis(axis: Any, results: Sequence[SettingResult]) -> None:
+def width_axis(axis: Any, results: Sequence[SettingResult]) -> None:
+    """Every width of the results as a tick of a logarithmic axis."""
     widths = sorted({found.width for each in results for found in each.widths})
     axis.set(xscale="log", xlabel="width n", xticks=widths)
     axis.set_xticklabels([str(width) for width in widths])

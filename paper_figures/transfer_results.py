@@ -1,0 +1,73 @@
+"""The analysis of a transfer study, made once for all figures that show it, and words that they share."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from paper_figures.items import Verdict
+from paper_figures.paths import result
+from verify.export import DESCRIPTION, STORE, load
+from verify.headline import Group, distinct
+from verify.outcomes import SettingResult
+from verify.studies import Study
+from verify.transfer import analyse
+
+TITLES = {"adam": "Adam", "sgd": "SGD", "adafactor": "Adafactor"}
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """A study and what came of every setting."""
+
+    study: Study
+    results: tuple[SettingResult, ...]
+
+    def by_optimizer(self) -> dict[str, list[SettingResult]]:
+        """The results of each optimizer, in the order of the study."""
+        found: dict[str, list[SettingResult]] = {}
+        for each in self.results:
+            found.setdefault(each.setting.optimizer, []).append(each)
+        return found
+
+    def groups(self, alignment: str) -> list[Group]:
+        """The distinct settings of that alignment, those that train alike as one."""
+        groups = [group for results in self.by_optimizer().values() for group in distinct(results)]
+        return [group for group in groups if any(each.alignment == alignment for each in group.members)]
+
+    def named(self, name: str) -> SettingResult:
+        """The result of the setting with that name, such as "adam SP full"."""
+        return next(each for each in self.results if each.setting.name == name)
+
+    def scale(self) -> str:
+        """The size of the study in one sentence."""
+        conditions, records = self.study.conditions, self.study.records
+        widths = sorted({record.width for record in records})
+        sizes = conditions.sizes
+        depth = f"{sizes['blocks']} blocks" if "blocks" in sizes else f"{sizes['hidden_layers']} hidden layers"
+        return (
+            f"{len(records):,} networks ({conditions.model}, {depth}) of widths {widths[0]} to {widths[-1]}, "
+            f"{len({record.seed for record in records})} seeds, {conditions.steps} steps of {conditions.batch} on real "
+            f"text, code {conditions.code}."
+        )
+
+
+def transfer(data: Path, name: str) -> Transfer:
+    """The study of that name under `data` with its analysis; MissingResultError where it is not there."""
+    store = data / name / STORE
+    return _analysed(store if store.exists() else result(data, name, DESCRIPTION).parent)
+
+
+@cache
+def _analysed(path: Path) -> Transfer:
+    study = load(path)
+    return Transfer(study, tuple(analyse(study)))
+
+
+def verdict(outcomes: Sequence[bool | None]) -> Verdict:
+    """Held where all did, held in part where some did, not decided where none is known either way."""
+    if all(outcomes):
+        return "held"
+    if any(outcomes):
+        return "held in part"
+    return "not decided" if None in outcomes else "did not hold"
