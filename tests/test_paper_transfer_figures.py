@@ -175,7 +175,7 @@ def test_the_lines_of_figure_3_are_the_lowest_losses(
             assert names == ({name for name in best if axis is right or name.endswith("full")})
             for label in labels:
                 expected = best[members(label)[0]] - reference
-                assert any(np.allclose(each.lines[0].get_ydata(), expected, atol=1e-9) for each in axis.containers)
+                assert any(np.allclose(each[0].get_ydata(), expected, atol=1e-9) for each in axis.containers)
 
 
 def members(label: str) -> list[str]:
@@ -201,7 +201,8 @@ def test_drifts_are_those_of_the_runs_and_the_lines_have_them(
     assert len(table.rows) == len({tables[key][1].tobytes() for key in tables if key[1] == 512})
     for place, axis in enumerate(item.figures["figure_4_rate_by_width"].axes):
         alignment, optimizer = ("full", "none", "prior", "global")[place // 3], list(OPTIMIZERS)[place % 3]
-        lines = [points(line) for line in axis.lines if line.get_linestyle() != "None" and len(line.get_xydata()) == 4]
+        lines = [points(line) for line in axis.lines if line.get_linestyle() != "None"]
+        lines = [line for line in lines if line.shape == (2, len(WIDTHS))]
         for scheme in ("SP", "NTK", "muP", "MFP"):
             name = f"{optimizer} {scheme} {alignment}"
             middle = np.log([fitted(tables[name, width])[0] for width in WIDTHS]).mean()
