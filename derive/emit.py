@@ -4,10 +4,10 @@ import csv
 import io
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any
+from typing import Any, TypeVar
 
 from sympy import Expr, Rational, latex
 
@@ -100,6 +100,8 @@ def as_json(prescription: Prescription, scale: Scale | None = None) -> dict[str,
         "layers": [layer_json(layer, name, scale) for layer, name in zip(prescription.layers, names, strict=True)],
     }
 
+
+Cell = TypeVar("Cell")
 
 HEADINGS = {
     "layer": "layer",
@@ -220,9 +222,23 @@ def as_latex(prescription: Prescription, scale: Scale | None = None) -> str:
     )
 
 
-def latex_text(columns: Sequence[str], rows: Sequence[Sequence[str]], rules: Sequence[int] = ()) -> str:
-    """A LaTeX tabular whose cells are LaTeX already, with a rule before each row in `rules`."""
-    lines = [f"\\begin{{tabular}}{{l{'r' * (len(columns) - 1)}}}", "\\hline", " & ".join(columns) + r" \\", "\\hline"]
+def unrepeated(rows: Sequence[Sequence[Cell]], kept: Collection[int] = ()) -> list[list[Cell | str]]:
+    """The rows, the first column blank where it is as in the row before, but in the rows `kept`."""
+    return [
+        ["" if place and place not in kept and row[0] == rows[place - 1][0] else row[0], *row[1:]]
+        for place, row in enumerate(rows)
+    ]
+
+
+def latex_text(
+    columns: Sequence[str], rows: Sequence[Sequence[str]], rules: Sequence[int] = (), alignments: str = ""
+) -> str:
+    """A LaTeX tabular whose cells are LaTeX already, with a rule before each row in `rules`.
+
+    `alignments` is l or r per column; by default the first is l and the others r.
+    """
+    alignments = alignments or "l" + "r" * (len(columns) - 1)
+    lines = [f"\\begin{{tabular}}{{{alignments}}}", "\\hline", " & ".join(columns) + r" \\", "\\hline"]
     for index, row in enumerate(rows):
         lines += ["\\hline"] * (index in rules and index > 0)
         lines.append(" & ".join(row) + r" \\")

@@ -1,7 +1,7 @@
 """What the sub-commands print: the whole table, constraints, equivalences, checks and listings."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from sympy import Expr, Max, Min, latex
 
@@ -21,12 +21,18 @@ def _prescriptions(problems: Problems, listed: bool) -> list[list[Prescription]]
     return [[(solve if listed else solve_kinds)(problem) for problem in row] for row in problems]
 
 
-def _whole_table(
-    problems: Problems, listed: bool, text: Callable[[Expr], str]
-) -> tuple[list[str], list[list[str]], list[int]]:
-    """(columns, rows, first row of every parameterization), rows laid out as the paper lays them."""
+Cell = TypeVar("Cell")
+
+
+def whole_table(
+    problems: Problems, listed: bool, cell: Callable[[Expr], Cell]
+) -> tuple[list[str], list[list[str | Cell]], list[int]]:
+    """(columns, rows, first row of every parameterization), rows laid out as the paper lays them.
+
+    Every row of `problems` is one parameterization; `cell` says how an exponent is written.
+    """
     columns = ["parameterization", "layer", "a", "b", "gradient"]
-    rows: list[list[str]] = []
+    rows: list[list[str | Cell]] = []
     sections: list[int] = []
     for answers in _prescriptions(problems, listed):
         if not sections:
@@ -35,16 +41,17 @@ def _whole_table(
         first = answers[0]
         for index, name in enumerate(emit.layer_names(first)):
             layer = first.layers[index]
-            rates = [text(each.layers[index].c) for each in answers]
-            scheme = first.problem.parameterization.name if index == 0 else ""
-            rows.append([scheme, name, text(layer.a), text(layer.b), text(layer.g), *rates])
+            rates = [cell(each.layers[index].c) for each in answers]
+            rows.append(
+                [first.problem.parameterization.name, name, cell(layer.a), cell(layer.b), cell(layer.g), *rates]
+            )
     return columns, rows, sections
 
 
 def _table(problems: Problems, listed: bool) -> str:
-    columns, rows, sections = _whole_table(problems, listed, str)
+    columns, rows, sections = whole_table(problems, listed, str)
     heading = "Multiplier n^-a, initial standard deviation n^-b, gradient n^-g, and the largest stable rates n^-c"
-    return f"{heading}\n{emit.terminal_table(columns, rows, sections)}\n"
+    return f"{heading}\n{emit.terminal_table(columns, emit.unrepeated(rows), sections)}\n"
 
 
 def _json(problems: Problems, listed: bool) -> str:
@@ -53,21 +60,18 @@ def _json(problems: Problems, listed: bool) -> str:
 
 
 def _csv(problems: Problems, listed: bool) -> str:
-    columns, rows, _ = _whole_table(problems, listed, str)
-    scheme = ""
-    for row in rows:
-        scheme = row[0] = row[0] or scheme
+    columns, rows, _ = whole_table(problems, listed, str)
     return emit.csv_text(columns, rows)
 
 
 def _markdown(problems: Problems, listed: bool) -> str:
-    columns, rows, _ = _whole_table(problems, listed, str)
-    return emit.markdown_text(columns, rows)
+    columns, rows, _ = whole_table(problems, listed, str)
+    return emit.markdown_text(columns, emit.unrepeated(rows))
 
 
 def _latex(problems: Problems, listed: bool) -> str:
-    columns, rows, sections = _whole_table(problems, listed, lambda value: f"${latex(value)}$")
-    return emit.latex_text([emit.latex_escape(column) for column in columns], rows, sections)
+    columns, rows, sections = whole_table(problems, listed, lambda value: f"${latex(value)}$")
+    return emit.latex_text([emit.latex_escape(column) for column in columns], emit.unrepeated(rows), sections)
 
 
 FORMATS: dict[str, Callable[[Problems, bool], str]] = {
@@ -79,12 +83,13 @@ FORMATS: dict[str, Callable[[Problems, bool], str]] = {
 }
 
 
-def _relation_text(relation: Any) -> str:
+def relation_text(relation: Any) -> str:
+    """A relation of `general_constraints` as it could be typed."""
     sign = {"Equality": "=", "GreaterThan": ">=", "LessThan": "<="}[type(relation).__name__]
     return f"{text(relation.lhs)} {sign} {text(relation.rhs)}"
 
 
-def _relation_latex(relation: Any) -> str:
+def relation_latex(relation: Any) -> str:
     """sympy's LaTeX, with subscripts such as {L+1} kept on Greek letters too."""
     greek = {"alpha", "omega"}
     names = {}
@@ -97,25 +102,25 @@ def _relation_latex(relation: Any) -> str:
 def _constraints_table(optimizers: Optimizers) -> str:
     found = general_constraints(optimizers)
     width = max(len(meaning) for meaning, _ in found)
-    lines = [f"({n}) {meaning:<{width}}  {_relation_text(rel)}" for n, (meaning, rel) in enumerate(found, 1)]
+    lines = [f"({n}) {meaning:<{width}}  {relation_text(rel)}" for n, (meaning, rel) in enumerate(found, 1)]
     return "Sizes are n^-exponent; l is a hidden layer, L the last of them\n" + "\n".join(lines) + "\n"
 
 
 def _constraints_json(optimizers: Optimizers) -> str:
-    rows = [{"relation": _relation_text(rel), "meaning": why} for why, rel in general_constraints(optimizers)]
+    rows = [{"relation": relation_text(rel), "meaning": why} for why, rel in general_constraints(optimizers)]
     return emit.dump({"schema": 1, "command": "constraints", "rows": rows})
 
 
 def _constraints_markdown(optimizers: Optimizers) -> str:
     rows = [
-        [str(n), f"${_relation_latex(rel)}$", why] for n, (why, rel) in enumerate(general_constraints(optimizers), 1)
+        [str(n), f"${relation_latex(rel)}$", why] for n, (why, rel) in enumerate(general_constraints(optimizers), 1)
     ]
     return emit.markdown_text(["number", "constraint", "meaning"], rows)
 
 
 def _constraints_latex(optimizers: Optimizers) -> str:
     lines = [
-        rf"{_relation_latex(rel)} & \mbox{{{why}}} & ({n}) \\"
+        rf"{relation_latex(rel)} & \mbox{{{why}}} & ({n}) \\"
         for n, (why, rel) in enumerate(general_constraints(optimizers), 1)
     ]
     return "\n".join([r"\[\begin{array}{lll}", *lines, r"\end{array}\]"]) + "\n"

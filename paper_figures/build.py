@@ -15,6 +15,14 @@ from paper_figures.paths import DATA, OUT, ROOT, STYLE, MissingResultError
 from paper_figures.studies import STUDIES, arguments
 
 ITEMS: tuple[str, ...] = (
+    "table_1_stable_rates",
+    "table_2_stability_constraints",
+    "table_3_prior_excludes",
+    "table_4_equivalences",
+    "table_5_epsilon_and_decay",
+    "table_6_model_sizes",
+    "table_7_measured_exponents",
+    "table_8_other_optimizers",
     "figure_2_loss_by_rate",
     "figure_3_loss_by_width",
     "figure_4_rate_by_width",

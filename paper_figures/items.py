@@ -1,70 +1,116 @@
 """What every script here gives: one table or figure of the paper, with what was claimed and what was found."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
 from matplotlib.figure import Figure
 from sympy import Expr, latex
+from sympy.core.relational import Relational
 
-from derive.emit import csv_text, latex_escape, latex_text, markdown_text
+from derive.emit import csv_text, latex_escape, latex_text, markdown_text, unrepeated
+from derive.tables import relation_latex, relation_text
 from verify.plots import save
 
-Cell = str | Expr
+Cell = str | Expr | Relational
 Verdict = Literal["derived", "held", "held in part", "did not hold", "not decided"]
+PAGE = 45
+"""Rows of a LaTeX tabular, about a page: a longer table is parted at its sections."""
 
 
 @dataclass(frozen=True)
 class Table:
-    """Columns and rows; a sympy cell is set as mathematics in LaTeX and written exactly elsewhere.
+    """Columns and rows; sympy cells and numbers are set as mathematics in LaTeX and written exactly elsewhere.
 
-    `sections` are the rows before which a rule is drawn.
+    `sections` are the rows before which a rule is drawn, `notes` what stands under the table. Where the first column
+    repeats itself within a section it is left blank, but not in CSV.
     """
 
-    columns: Sequence[str]
+    columns: Sequence[Cell]
     rows: Sequence[Sequence[Cell]]
     sections: Sequence[int] = ()
+    notes: Sequence[str] = ()
 
     def markdown(self) -> str:
-        """A Markdown table."""
-        return markdown_text(self.columns, self._plain())
+        """A Markdown table, its notes under it."""
+        rows = [[_plain(cell) for cell in row] for row in unrepeated(self.rows, self.sections)]
+        return markdown_text([_plain(column) for column in self.columns], rows) + "".join(
+            f"\n{note}\n" for note in self.notes
+        )
 
     def csv(self) -> str:
-        """Comma-separated values, exact."""
-        return csv_text(self.columns, self._plain())
+        """Comma-separated values, exact, without the notes."""
+        return csv_text(
+            [_plain(column) for column in self.columns], [[_plain(cell) for cell in row] for row in self.rows]
+        )
 
     def latex(self) -> str:
-        """A LaTeX tabular that compiles without packages."""
-        rows = [[_latex(cell) for cell in row] for row in self.rows]
-        return latex_text([_latex(column) for column in self.columns], rows, self.sections)
+        """LaTeX tabulars of a page each, that compile without packages, the notes under them."""
+        columns = [_latex(column) for column in self.columns]
+        pages = self._pages()
+        rows = [[_latex(cell) for cell in row] for row in unrepeated(self.rows, {*self.sections, *pages})]
+        alignments = "".join("r" if all(map(_is_number, cells)) else "l" for cells in zip(*self.rows, strict=True))
+        parts = [
+            latex_text(
+                columns, rows[start:end], [row - start for row in self.sections if start < row < end], alignments
+            )
+            for start, end in pairwise(pages)
+        ]
+        notes = [f"{{\\footnotesize {_latex(note)}\\par}}\n" for note in self.notes]
+        return "\n".join([*parts, *notes])
 
-    def _plain(self) -> list[list[str]]:
-        return [[str(cell) for cell in row] for row in self.rows]
+    def _pages(self) -> list[int]:
+        """The first row of every page, and the number of rows at the end."""
+        starts, end = [0], len(self.rows)
+        for section, following in pairwise([*self.sections, end]):
+            if following - starts[-1] > PAGE and section > starts[-1]:
+                starts.append(section)
+        return [*starts, end]
 
 
-GREEK = {
+LATEX = {
     "α": r"$\alpha$",
     "β": r"$\beta$",
     "γ": r"$\gamma$",
     "Δ": r"$\Delta$",
     "ε": r"$\epsilon$",
     "η": r"$\eta$",
+    "θ": r"$\theta$",
     "λ": r"$\lambda$",
     "ω": r"$\omega$",
     "±": r"$\pm$",
     "×": r"$\times$",
     "−": r"$-$",
+    "←": r"$\leftarrow$",
     "^": r"\^{}",
     "<": r"$<$",
     ">": r"$>$",
 }
+NUMBER = re.compile(r"([-+]?\d+(?:,\d{3})*(?:\.\d+)?)(?:e([-+]?\d+))?")
+NONE = "-"
+"""A cell with nothing in it."""
+
+
+def _is_number(cell: Cell) -> bool:
+    return isinstance(cell, Expr) or (isinstance(cell, str) and (cell == NONE or bool(NUMBER.fullmatch(cell))))
+
+
+def _plain(cell: Cell) -> str:
+    return relation_text(cell) if isinstance(cell, Relational) else str(cell)
 
 
 def _latex(cell: Cell) -> str:
+    if isinstance(cell, Relational):
+        return f"${relation_latex(cell)}$"
     if isinstance(cell, Expr):
         return f"${latex(cell)}$"
-    return "".join(GREEK.get(character, latex_escape(character)) for character in cell)
+    if number := NUMBER.fullmatch(cell):
+        power = f" \\times 10^{{{int(number[2])}}}" if number[2] else ""
+        return f"${number[1].replace(',', '{,}')}{power}$"
+    return "".join(LATEX.get(character, latex_escape(character)) for character in cell)
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,15 @@ STUDIES: Mapping[str, Mapping[Scale, str]] = {
         "gpu": f"{_EQUIVALENCE} --widths 64,128,256,512,1024 --seeds 3 --rates 3 --halvings 0 --steps 500 "
         "--base-rate adam=0.015625,sgd=0.25 --train-equivalents",
     },
+    **{
+        f"exponents_adam_{scheme}_full_4096": {
+            "cpu": f"exponents --optimizer adam --parameterization {scheme} --widths 128,256,512,1024,2048,4096 "
+            "--seeds 3 --steps 5 --batch 128",
+            "gpu": f"exponents --optimizer adam --parameterization {scheme} --widths 128,256,512,1024,2048,4096 "
+            "--seeds 8 --steps 10 --batch 128",
+        }
+        for scheme in ("sp", "mup")
+    },
     "epsilon": {
         "cpu": "epsilon --dtype float32 --widths 64,128,256,512,1024",
         "gpu": "epsilon --dtype float32 --widths 64,128,256,512,1024,2048,4096",

@@ -56,3 +56,6 @@ PARAMETERIZATIONS = {
     "muP": (("-1/2", "0", "1/2"), ("1/2", "1/2", "1/2")),
     "MFP": (("0", "1/2", "1"), ("0", "0", "0")),
 }
+
+LARGEST_MODEL = ("26.8", 16_384)
+"""Parameters in billions and width of the largest model, section 4."""

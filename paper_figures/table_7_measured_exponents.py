@@ -1,0 +1,137 @@
+"""Table 7: predicted exponents beside those measured in trained networks, with 95 % intervals over seeds."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from sympy import Rational
+
+from paper_figures.items import NONE, Cell, Item, Table
+from paper_figures.paths import result
+
+Rows = Sequence[dict[str, Any]]
+PROPAGATION = {"Adam SP": "exponents_adam_sp_full_4096", "Adam muP": "exponents_adam_mup_full_4096"}
+VERDICTS = {True: "holds", False: "fails", None: "open"}
+QUANTITIES = {
+    "delta_w": "ΔW",
+    "cancellation": "cancellation",
+    "nonlinearity": "nonlinearity",
+    "alpha": "α",
+    "omega": "ω",
+    "u": "u",
+    "delta_z": "Δz",
+    "gradient": "gradient",
+    "alpha - s": "α − s",
+}
+
+
+def item(data: Path) -> Item:
+    """Every optimizer's update exponents, the propagation of Adam in SP and muP, and how many hold."""
+    update_study = _read(data, "update_exponents", "updates.json")
+    changes = {name: _read(data, study, "measured.json") for name, study in PROPAGATION.items()}
+    studies: dict[str, Rows] = {
+        "updates": update_study["rows"],
+        **{name: each["rows"] for name, each in changes.items()},
+    }
+    first = {name: _at(rows, min) for name, rows in studies.items()}
+    told = "; ".join(
+        f"{name}: {len(failing)} of {len(first[name])} fail"
+        + (f" ({', '.join(dict.fromkeys(map(_named, failing)))})" if failing else "")
+        for name, failing in ((name, [row for row in rows if row["holds"] is False]) for name, rows in first.items())
+    )
+    scales = "; ".join(
+        f"{name}: multilayer perceptrons of width {each['widths'][0]} to {each['widths'][-1]}"
+        for name, each in {"updates": update_study, **changes}.items()
+    )
+    held = all(row["holds"] is not False for rows in first.values() for row in rows)
+    return Item(
+        title="Exponents, predicted and measured",
+        claim="The theory's premises can be measured: how large an optimizer's updates are, how well they align with "
+        "activations, and how much activations change, as powers of the width.",
+        measured=f"At the first step, {told}.",
+        scale=f"{scales}; {update_study['device']}.",
+        verdict="held" if held else "held in part",
+        tables={
+            "table_7_update_exponents": _updates(first["updates"]),
+            "table_7_propagation": _propagation({name: first[name] for name in PROPAGATION}),
+            "table_7_summary": _summary(studies),
+        },
+    )
+
+
+def _read(data: Path, study: str, file: str) -> dict[str, Any]:
+    return json.loads(result(data, study, file).read_text(encoding="utf-8"))
+
+
+def _at(rows: Rows, choose: Any) -> Rows:
+    """The rows of the first (min) or the last (max) measured step."""
+    step = choose(row["step"] for row in rows)
+    return [row for row in rows if row["step"] == step]
+
+
+def _named(row: dict[str, Any]) -> str:
+    return " ".join([*([row["optimizer"]] if "optimizer" in row else []), row["layer"], _quantity(row)])
+
+
+def _quantity(row: dict[str, Any]) -> str:
+    return QUANTITIES.get(row["quantity"], str(row["quantity"]))
+
+
+def _number(value: float | None) -> str:
+    """Three decimals, and no minus before 0.000."""
+    return NONE if value is None else f"{round(value, 3) + 0.0:.3f}"
+
+
+def _table(first: str, parts: dict[str, Rows], judged: Sequence[str], note: str) -> Table:
+    """The rows of every part; `judged` are its numbers before the verdict. Reasons go into notes."""
+    rows: list[list[Cell]] = []
+    sections: list[int] = []
+    reasons: dict[str, list[str]] = {}
+    for name, part in parts.items():
+        sections.append(len(rows))
+        for row in part:
+            numbers = [_number(row[each]) for each in judged]
+            exponent = [name, row["layer"], _quantity(row)]
+            rows.append([*exponent, Rational(row["predicted"]), *numbers, VERDICTS[row["holds"]]])
+            if row["holds"] is not True and row["reason"]:
+                reasons.setdefault(row["reason"], []).append(" ".join(exponent))
+    notes = [f"{', '.join(where)}: {reason}." for reason, where in reasons.items()]
+    return Table([first, "layer", "exponent", "predicted", *judged, "verdict"], rows, sections, [note, *notes])
+
+
+def _updates(rows: Rows) -> Table:
+    parts: dict[str, Rows] = {
+        name: [row for row in rows if row["optimizer"] == name]
+        for name in dict.fromkeys(row["optimizer"] for row in rows)
+    }
+    note = (
+        "Updates of the first step: RMS(U) = n^-s, operator norm n^p, RMS(U z) = n^(α − s) RMS(z); low and high are "
+        "the 95 % interval over seeds. Of rules on singular values only p and α − s are laws at any rank of the "
+        "gradient."
+    )
+    return _table("optimizer", parts, ("measured", "low", "high"), note)
+
+
+def _propagation(parts: dict[str, Rows]) -> Table:
+    note = (
+        "After the first step: RMS(ΔW), RMS(Δz) and gradients are n^-x, alignments α, ω, u are n^x; cancellation is "
+        "the size of a layer's change over the root sum of squares of its three terms, nonlinearity that of Δz over "
+        "the change before it. Judged by implied, which for Δz is what the measured alignments imply, and else what "
+        "is predicted."
+    )
+    return _table("study", parts, ("implied", "measured", "low", "high"), note)
+
+
+def _summary(studies: dict[str, Rows]) -> Table:
+    rows: list[list[Cell]] = []
+    sections: list[int] = []
+    for name, found in studies.items():
+        sections.append(len(rows))
+        for quantity in dict.fromkeys(row["quantity"] for row in found):
+            ends = [[row for row in _at(found, choose) if row["quantity"] == quantity] for choose in (min, max)]
+            counts = [str(sum(row["holds"] is verdict for row in end)) for end in ends for verdict in VERDICTS]
+            rows.append([name, QUANTITIES.get(quantity, str(quantity)), *counts])
+    columns = [f"{step} step: {verdict}" for step in ("first", "last") for verdict in VERDICTS.values()]
+    note = "Open: the interval is too wide to tell, or the rank of the gradient decides."
+    return Table(["study", "exponent", *columns], rows, sections, [note])
