@@ -133,7 +133,7 @@ def test_table_2_is_the_constraints_written_by_hand(data: Path, family: str, rea
     for what, layer, families, relation in built.rows:
         if family in str(families).split(", "):
             side = relation.lhs if what == "bounded update" else relation.rhs  # type: ignore[union-attr]
-            values = {symbol: Rational(x[symbol.name]) for symbol in side.free_symbols}
+            values = {symbol: Rational(x[str(symbol)]) for symbol in side.free_symbols}
             found[what, layer] = Fraction(str(side.subs(values)))
     assert found == expected
 
@@ -464,7 +464,8 @@ def parsed(text: str) -> tuple[list[list[list[str]]], list[str]]:
     return tables, re.sub(r"\\begin\{tabular\}.*?\\end\{tabular\}\n", "", text, flags=re.DOTALL).split("\n")
 
 
-SPELT = dict(zip("αβγθλωεηΔ−", "alpha beta gamma theta lambda omega epsilon eta Delta -".split(" "), strict=True))
+NAMED = ("alpha", "beta", "gamma", "theta", "lambda", "omega", "epsilon", "eta", "Delta", "-")
+SPELT = dict(zip("αβγθλωεηΔ−", NAMED, strict=True))
 
 
 def same(text: str) -> str:
