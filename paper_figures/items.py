@@ -50,14 +50,13 @@ class Table:
     def latex(self) -> str:
         """LaTeX tabulars of a page each, that compile without packages, the notes under them."""
         columns = [_latex(column) for column in self.columns]
-        pages = self._pages()
-        rows = [[_latex(cell) for cell in row] for row in unrepeated(self.rows, {*self.sections, *pages})]
+        rows = [[_latex(cell) for cell in row] for row in unrepeated(self.rows, self.sections)]
         alignments = "".join("r" if all(map(_is_number, cells)) else "l" for cells in zip(*self.rows, strict=True))
         parts = [
             latex_text(
                 columns, rows[start:end], [row - start for row in self.sections if start < row < end], alignments
             )
-            for start, end in pairwise(pages)
+            for start, end in pairwise(self._pages())
         ]
         notes = [f"{{\\footnotesize {_latex(note)}\\par}}\n" for note in self.notes]
         return "\n".join([*parts, *notes])

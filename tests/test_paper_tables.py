@@ -528,11 +528,14 @@ def test_markdown_has_the_cells_of_the_csv_and_the_notes(data: Path, name: str) 
         assert [line for line in lines if line and not line.startswith("|")] == list(built.notes)
 
 
-def test_a_long_table_is_parted_at_sections() -> None:
-    rows = [[name, str(place)] for name in "abc" for place in range(30)]
-    tables, _ = parsed(Table(["name", "number"], rows, [0, 30, 60]).latex())
+def test_a_long_table_is_parted_at_sections_and_names_its_rows_once_in_each() -> None:
+    rows = [["same", str(place)] for place in range(90)]
+    long = Table(["name", "number"], rows, [0, 30, 60])
+    tables, _ = parsed(long.latex())
     assert [len(part) - 1 for part in tables] == [30, 30, 30]
-    assert [part[1][0].strip() for part in tables] == ["a", "b", "c"]
+    for part in tables:
+        assert [row[0].strip() for row in part[1:]] == ["same", *[""] * 29]
+    assert long.markdown().count("same") == 3 and long.csv().count("same") == 90
 
 
 def test_the_parser_refuses_what_tex_would() -> None:
