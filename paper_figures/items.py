@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import groupby, pairwise
 from pathlib import Path
 from typing import Literal
 
@@ -25,11 +25,12 @@ PAGE = 45
 class Table:
     """Columns and rows; sympy cells and numbers are set as mathematics in LaTeX and written exactly elsewhere.
 
-    `sections` are the rows before which a rule is drawn, `notes` what stands under the table. Where the first column
-    repeats itself within a section it is left blank, but not in CSV.
+    Neighbouring columns called "group: name" share a heading in LaTeX. `sections` are the rows before which a rule is
+    drawn, `notes` what stands under the table. Where the first column repeats itself within a section it is left
+    blank, but not in CSV.
     """
 
-    columns: Sequence[Cell]
+    columns: Sequence[str]
     rows: Sequence[Sequence[Cell]]
     sections: Sequence[int] = ()
     notes: Sequence[str] = ()
@@ -37,29 +38,25 @@ class Table:
     def markdown(self) -> str:
         """A Markdown table, its notes under it."""
         rows = [[_plain(cell) for cell in row] for row in unrepeated(self.rows, self.sections)]
-        return markdown_text([_plain(column) for column in self.columns], rows) + "".join(
-            f"\n{note}\n" for note in self.notes
-        )
+        return markdown_text(self.columns, rows) + "".join(f"\n{note}\n" for note in self.notes)
 
     def csv(self) -> str:
         """Comma-separated values, exact, without the notes."""
-        return csv_text(
-            [_plain(column) for column in self.columns], [[_plain(cell) for cell in row] for row in self.rows]
-        )
+        return csv_text(self.columns, [[_plain(cell) for cell in row] for row in self.rows])
 
     def latex(self) -> str:
         """LaTeX tabulars of a page each, that compile without packages, the notes under them."""
-        columns = [_latex(column) for column in self.columns]
+        groups, _, names = zip(*(column.rpartition(": ") for column in self.columns), strict=True)
+        columns = [_latex(name) for name in names]
         rows = [[_latex(cell) for cell in row] for row in unrepeated(self.rows, self.sections)]
         alignments = "".join("r" if all(map(_is_number, cells)) else "l" for cells in zip(*self.rows, strict=True))
-        parts = [
-            latex_text(
-                columns, rows[start:end], [row - start for row in self.sections if start < row < end], alignments
-            )
-            for start, end in pairwise(self._pages())
-        ]
-        notes = [f"{{\\footnotesize {_latex(note)}\\par}}\n" for note in self.notes]
-        return "\n".join([*parts, *notes])
+        parts = []
+        for start, end in pairwise(self._pages()):
+            rules = [row - start for row in self.sections if start < row < end]
+            part = latex_text(columns, rows[start:end], rules, alignments)
+            parts.append(part.replace("\\hline\n", f"\\hline\n{_groups(groups)}", 1))
+        notes = [f"\\noindent {_latex(note)}\\par\n" for note in self.notes]
+        return "\n".join(["{\\footnotesize\\tabcolsep=3pt\\def\\arraystretch{1.2}\\noindent", *parts, *notes]) + "}\n"
 
     def _pages(self) -> list[int]:
         """The first row of every page, and the number of rows at the end."""
@@ -89,8 +86,17 @@ LATEX = {
     ">": r"$>$",
 }
 NUMBER = re.compile(r"([-+]?\d+(?:,\d{3})*(?:\.\d+)?)(?:e([-+]?\d+))?")
+POWER = re.compile(r"\bn\^(\([^)]*\)|-?\w+)")
 NONE = "-"
 """A cell with nothing in it."""
+
+
+def _groups(names: Sequence[str]) -> str:
+    """The line of headings above the columns' own, a name over all neighbours of a group; empty without groups."""
+    if not any(names):
+        return ""
+    runs = [(name, len(list(run))) for name, run in groupby(names)]
+    return " & ".join(f"\\multicolumn{{{length}}}{{c}}{{{_latex(name)}}}" for name, length in runs) + " \\\\\n"
 
 
 def _is_number(cell: Cell) -> bool:
@@ -109,7 +115,15 @@ def _latex(cell: Cell) -> str:
     if number := NUMBER.fullmatch(cell):
         power = f" \\times 10^{{{int(number[2])}}}" if number[2] else ""
         return f"${number[1].replace(',', '{,}')}{power}$"
-    return "".join(LATEX.get(character, latex_escape(character)) for character in cell)
+    # A text with powers of the width in it: what POWER splits off stands at every second place.
+    parts = POWER.split(cell)
+    parts[1::2] = [f"$n^{{{_text(power).replace('$', '')}}}$" for power in parts[1::2]]
+    parts[::2] = map(_text, parts[::2])
+    return "".join(parts)
+
+
+def _text(plain: str) -> str:
+    return "".join(LATEX.get(character, latex_escape(character)) for character in plain)
 
 
 @dataclass(frozen=True)

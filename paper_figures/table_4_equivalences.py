@@ -69,6 +69,6 @@ def _gauge() -> Table:
         [kind, schemes[0].a[index], *(scheme.b[index] for scheme in schemes), *(c[index] for c in rates)]
         for index, kind in enumerate(KINDS)
     ]
-    names = [f"{name} c, {scheme}" for name in OPTIMIZERS for scheme in ("SP", "muP")]
+    names = [f"{name}: c of {scheme}" for name in OPTIMIZERS for scheme in ("SP", "muP")]
     note = "No multipliers (a = 0); initial standard deviation n^-b, largest stable rate n^-c under full alignment."
-    return Table(["layer", "a", "SP b", "muP b", *names], rows, (), [note])
+    return Table(["layer", "a", "initialisation: b of SP", "initialisation: b of muP", *names], rows, (), [note])

@@ -51,7 +51,7 @@ def _exponents() -> Table:
                 continue
             decays = [answer.layers[index].decay for answer in answers]
             rows.append([scheme.name, layer.kind, layer.g, layer.epsilon, layer.c, *decays])
-    columns = ["parameterization", "layer", "gradient g", "ε exponent", "rate c", *(f"λ, {decay}" for decay in DECAYS)]
+    columns = ["parameterization", "layer", "gradient g", "ε exponent", "rate c", *(f"λ: {decay}" for decay in DECAYS)]
     note = (
         "Adam, full alignment; an entry x means size n^-x. Decoupled decay W ← (1 − ηλ) W: ηλ is n^0 (independent), "
         "n^(−c/2) (sqrt) or n^-c (constant λ)."
@@ -76,7 +76,13 @@ def _onsets(study: dict[str, Any]) -> tuple[Table, list[tuple[str, str, dict[flo
         exponent = at[VALUES[0]].exponent
         rows.append([scheme, layer, exponent, f"{size:.2g}", *(_width(at[value], base) for value in VALUES)])
     starts = [place for place, row in enumerate(rows) if not place or row[0] != rows[place - 1][0]]
-    columns = ["parameterization", "layer", "gradient g", f"RMS(G) at {base}", *(f"ε = {value:g}" for value in VALUES)]
+    columns = [
+        "parameterization",
+        "layer",
+        "gradient g",
+        f"RMS(G) at {base}",
+        *(f"width where it meets ε: {value:g}" for value in VALUES),
+    ]
     note = (
         f"RMS of the gradient over its entries that are not zero, at width {base}, and the width at which it has "
         "shrunk to ε as n^-g; never where the gradient does not shrink."
