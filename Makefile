@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-slow check bench lock
+.PHONY: demo test test-slow figures check bench lock
 
 .venv/installed: requirements.lock pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -22,6 +22,11 @@ test: .venv/installed
 test-slow: .venv/installed
 	$(BIN)/python -m pytest -m slow
 
+# Every table and figure of the paper, from stored results; with RERUN=1 the studies are run again first.
+SCALE ?= cpu
+figures: .venv/installed
+	$(BIN)/python -m paper_figures $(if $(RERUN),--rerun $(SCALE))
+
 check: .venv/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -31,6 +36,8 @@ bench: .venv/installed
 	$(BIN)/python -m benchmarks.derive
 	$(BIN)/python -m benchmarks.measure
 	$(BIN)/python -m benchmarks.sweep
+	$(BIN)/python -m benchmarks.atan2
+	$(BIN)/python -m benchmarks.online
 
 lock:
 	uv pip compile --universal --python-version 3.11 --all-extras --group dev --no-header --no-annotate --no-emit-index-url --output-file requirements.lock pyproject.toml

@@ -4,15 +4,17 @@ import argparse
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib import import_module
 from pathlib import Path
 
 import matplotlib as mpl
 
+from derive.errors import DeriveError, unknown_name
+from paper_figures import gallery
 from paper_figures.items import Item
 from paper_figures.paths import DATA, OUT, ROOT, STYLE, MissingResultError
-from paper_figures.studies import STUDIES, arguments
+from paper_figures.studies import STUDIES, Scale, arguments
 
 ITEMS: tuple[str, ...] = (
     "table_1_stable_rates",
@@ -37,33 +39,54 @@ def build(name: str, data: Path = DATA) -> Item:
         return import_module(f"paper_figures.{name}").item(data)
 
 
-def rerun(scale: str, folder: Path) -> None:
-    """Run every study again under `folder`; what is there already is gone on with."""
+def rerun(scale: Scale, folder: Path) -> None:
+    """Run every study again under `folder`; what is finished stays, and what was interrupted is gone on with."""
     for study in STUDIES:
-        subprocess.run(  # noqa: S603
-            [sys.executable, "-m", "verify", *arguments(study, scale, folder / study)],  # type: ignore[arg-type]
-            check=True,
-        )
+        # `verify exponents` alone never goes on with a folder: it trains for minutes and writes at the end.
+        if not (folder / study / "measured.json").exists():
+            given = arguments(study, scale, folder / study)
+            subprocess.run([sys.executable, "-m", "verify", *given], check=True)  # noqa: S603
 
 
 def main(given: Sequence[str] | None = None) -> None:
     """The command; exit code 2 and one line where a result is missing."""
     parser = argparse.ArgumentParser(prog="python -m paper_figures", description=__doc__)
-    parser.add_argument("names", nargs="*", choices=[*ITEMS, []], help="only these  [default: all]")
+    parser.add_argument("names", nargs="*", help="only these, such as table_1 or figure_2  [default: all]")
     parser.add_argument("--out", type=Path, default=OUT, help="where tables and figures go")
     parser.add_argument("--rerun", choices=("cpu", "gpu"), help="run the studies again first, at this scale")
+    parser.add_argument("--gallery", action="store_true", help="write the gallery's page and pictures too")
     options = parser.parse_args(given)
+    if options.gallery and (options.names or options.rerun):
+        parser.error("--gallery shows all items and the committed results; leave out names and --rerun")
     data = DATA
-    if options.rerun:
-        data = ROOT / "rerun" / options.rerun
-        rerun(options.rerun, data)
-    for name in options.names or ITEMS:
+    try:
+        if options.rerun:
+            data = ROOT / "rerun" / options.rerun
+            rerun(options.rerun, data)
+        names = [name for given in options.names for name in _named(given)] or ITEMS
+        found = dict(_written(names, data, options.out))
+    except (MissingResultError, DeriveError) as error:
+        sys.stderr.write(f"paper_figures: {error}\n")
+        raise SystemExit(2) from None
+    except subprocess.CalledProcessError as error:  # the command has said why
+        raise SystemExit(error.returncode) from None
+    if options.gallery:
+        gallery.write(found)
+
+
+def _named(given: str) -> list[str]:
+    """The items of that name, or of that kind and number; DeriveError where there is none."""
+    found = [name for name in ITEMS if name == given or name.startswith(f"{given}_")]
+    if not found:
+        raise unknown_name("item", given, ITEMS)
+    return found
+
+
+def _written(names: Sequence[str], data: Path, out: Path) -> Iterator[tuple[str, Item]]:
+    for name in names:
         started = time.perf_counter()
-        try:
-            found = build(name, data)
-        except MissingResultError as error:
-            sys.stderr.write(f"paper_figures: {error}\n")
-            raise SystemExit(2) from None
+        found = build(name, data)
         with mpl.rc_context(fname=STYLE):
-            found.write(options.out)
-        print(f"{name:<28} {time.perf_counter() - started:5.1f} s  {found.verdict:<13} {found.title}")
+            found.write(out)
+        print(f"{name:<30} {time.perf_counter() - started:5.1f} s  {found.verdict:<13} {found.title}", flush=True)
+        yield name, found

@@ -21,6 +21,12 @@ def result(data: Path, study: str, file: str = "") -> Path:
         raise MissingResultError(f"no study is called {study}; studies are {', '.join(STUDIES)}")
     path = data / study / file
     if not path.exists():
-        name = path.relative_to(ROOT.parent) if path.is_relative_to(ROOT.parent) else path
-        raise MissingResultError(f"{name} is missing; make it with: {command(study, 'cpu', data / study)}")
+        raise MissingResultError(
+            f"{_short(path)} is missing; make it with: {command(study, 'cpu', _short(data / study))}"
+        )
     return path
+
+
+def _short(path: Path) -> Path:
+    """As seen from the project's root, where it lies in it."""
+    return path.relative_to(ROOT.parent) if path.is_relative_to(ROOT.parent) else path
