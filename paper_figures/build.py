@@ -29,6 +29,7 @@ ITEMS: tuple[str, ...] = (
     "figure_3_loss_by_width",
     "figure_4_rate_by_width",
     "figure_8_equivalence",
+    "figure_9_phase",
 )
 """The scripts in the order of the gallery; each has `item(data)`, which gives its Item from the results in `data`."""
 

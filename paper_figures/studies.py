@@ -9,6 +9,8 @@ Scale = Literal["cpu", "gpu"]
 
 _TRANSFER = "transfer --optimizer adam,sgd,adafactor --parameterization sp,ntk,mup,mfp"
 _EQUIVALENCE = "transfer --optimizer adam,sgd --parameterization sp,ntk,mup,mfp --alignment full"
+_PHASE = "phase --optimizer adam --widths 64,128,256,512 --seeds 2 --steps 10 --batch 128"
+_PHASE_GPU = "phase --optimizer adam --widths 64,128,256,512,1024,2048,4096 --seeds 3 --steps 10 --batch 128"
 
 STUDIES: Mapping[str, Mapping[Scale, str]] = {
     "transfer_mlp": {
@@ -43,6 +45,12 @@ STUDIES: Mapping[str, Mapping[Scale, str]] = {
     "epsilon": {
         "cpu": "epsilon --dtype float32 --widths 64,128,256,512,1024",
         "gpu": "epsilon --dtype float32 --widths 64,128,256,512,1024,2048,4096",
+    },
+    "phase_adam_sp": {"cpu": f"{_PHASE} --parameterization sp", "gpu": f"{_PHASE_GPU} --parameterization sp"},
+    "phase_adam_mup": {"cpu": f"{_PHASE} --parameterization mup", "gpu": f"{_PHASE_GPU} --parameterization mup"},
+    "phase_adam_sp_frozen": {
+        "cpu": f"{_PHASE} --parameterization sp --c-embedding 1",
+        "gpu": f"{_PHASE_GPU} --parameterization sp --c-embedding 1",
     },
     "update_exponents": {
         "cpu": "updates --widths 128,256,512,1024,2048",
