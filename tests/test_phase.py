@@ -15,13 +15,14 @@ import pytest
 from sympy import Rational
 
 from derive.cli import run
+from derive.solve import prescribe
 from verify import phase as module
 from verify.cli import app
 from verify.data import load_corpus, next_token
 from verify.models import Scaling, loss
 from verify.models.mlp import MLP
 from verify.phase import Conditions, grid, read_exponents, train
-from verify.phase_results import Study, Trained, agreements, region
+from verify.phase_results import Study, Trained, agreements, finite_width, region
 
 Capture = pytest.CaptureFixture[str]
 WIDTHS, BATCH, CONTEXT, DEPTH, STEPS, RATE = (16, 32), 16, 2, 2, 2, 0.004
@@ -150,6 +151,20 @@ def test_at_finite_width_the_largest_term_rules(folder: Path) -> None:
         expected = -np.polyfit(np.log(n), np.log(shift), 1)[0]
         row = by_place[1, "hidden.1", hidden, "1"]
         assert row["predicted_finite"] == pytest.approx(expected, abs=2e-3)
+
+
+def test_terms_of_like_size_add_up_as_squares() -> None:
+    """SP with one hidden layer, full alignment, c = (0, 1/2, 3/2), by hand; all terms start at 1 but u's, at 2."""
+    problem = prescribe("adam", "sp", hidden_layers=1).problem
+    n = np.array([1.0, 2.0, 4.0])
+    terms = {"term_alpha": np.ones((3, 1)), "term_omega": np.ones((3, 1)), "term_u": 2 * np.ones((3, 1))}
+    c = [Rational(0), Rational(1, 2), Rational(3, 2)]
+    found = finite_width(problem, c, [16, 32, 64], {"embedding": terms, "hidden.0": terms, "readout": terms})
+    # The embedding changes by n^0; hidden: n^(1 - 1/2) from dW z and dW dz, n^0 from W dz.
+    hidden = np.sqrt((n + 1 + 4 * n) / 6)
+    logits = np.sqrt((n**-1 + hidden**2 + 4 * hidden**2 * n**-1) / 6)
+    expected = [-np.polyfit(np.log(n), np.log(size), 1)[0] for size in (np.ones(3), hidden, logits)]
+    assert found == pytest.approx(expected, abs=1e-9)
 
 
 def test_the_json_contract_and_the_files(folder: Path, capsys: Capture) -> None:
