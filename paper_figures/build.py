@@ -25,9 +25,13 @@ ITEMS: tuple[str, ...] = (
     "table_6_model_sizes",
     "table_7_measured_exponents",
     "table_8_other_optimizers",
+    "figure_1_alignments",
     "figure_2_loss_by_rate",
     "figure_3_loss_by_width",
     "figure_4_rate_by_width",
+    "figure_5_gradients",
+    "figure_6_epsilon",
+    "figure_7_coordinate_check",
     "figure_8_equivalence",
     "figure_9_phase",
 )

@@ -12,6 +12,15 @@ _EQUIVALENCE = "transfer --optimizer adam,sgd --parameterization sp,ntk,mup,mfp 
 _PHASE = "phase --optimizer adam --widths 64,128,256,512 --seeds 2 --steps 10 --batch 128"
 _PHASE_GPU = "phase --optimizer adam --widths 64,128,256,512,1024,2048,4096 --seeds 3 --steps 10 --batch 128"
 
+
+def _alignments(optimizer: str, parameterization: str, alignment: str) -> Mapping[Scale, str]:
+    made = f"exponents --optimizer {optimizer} --parameterization {parameterization} --alignment {alignment}"
+    return {
+        "cpu": f"{made} --widths 64,128,256,512,1024 --seeds 3 --steps 100 --batch 64 --context 8",
+        "gpu": f"{made} --widths 64,128,256,512,1024,2048,4096 --seeds 5 --steps 1000 --batch 256 --context 8",
+    }
+
+
 STUDIES: Mapping[str, Mapping[Scale, str]] = {
     "transfer_mlp": {
         "cpu": f"{_TRANSFER} --alignment global,full,none,prior --widths 64,128,256,512 --seeds 5 --steps 150 "
@@ -42,6 +51,11 @@ STUDIES: Mapping[str, Mapping[Scale, str]] = {
         }
         for scheme in ("sp", "mup")
     },
+    "alignments_adam_sp": _alignments("adam", "sp", "full"),
+    "alignments_adam_sp_global": _alignments("adam", "sp", "global"),
+    "alignments_adam_mup": _alignments("adam", "mup", "full"),
+    "alignments_adam_mup_global": _alignments("adam", "mup", "global"),
+    "alignments_sgd_mup": _alignments("sgd", "mup", "full"),
     "epsilon": {
         "cpu": "epsilon --dtype float32 --widths 64,128,256,512,1024",
         "gpu": "epsilon --dtype float32 --widths 64,128,256,512,1024,2048,4096",

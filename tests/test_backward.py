@@ -14,7 +14,8 @@ from derive.solve import Prescription, prescribe, solve_kinds, trained_gradients
 from verify.backward import backward, cotangents
 from verify.data import load_corpus
 from verify.fit import slope
-from verify.gradients import Row, gradients, implied_cotangents, verdicts
+from verify.gradient_verdicts import Row, implied_cotangents, verdicts
+from verify.gradients import gradients
 from verify.models import Scaling, loss
 from verify.models.mlp import MLP
 from verify.models.transformer import Transformer

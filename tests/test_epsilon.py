@@ -2,6 +2,8 @@
 
 import json
 import math
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,14 +16,16 @@ import pytest
 from scipy.integrate import quad
 
 from derive.cli import run
+from derive.emit import dump
 from derive.solve import prescribe, solve_kinds
 from verify.cli import app
 from verify.data import load_corpus
-from verify.epsilon import Backward, halving_epsilon, study_settings, update_sizes
+from verify.epsilon import halving_epsilon, study_settings, update_sizes
 from verify.epsilon_onsets import THRESHOLD, Cost, Result, costs, falling_below, first_cost, layer_onsets
 from verify.epsilon_plots import cost_against_width
+from verify.epsilon_results import Backward, read_result
 from verify.epsilon_text import as_json, text, width_text
-from verify.gradients import Gradients
+from verify.gradient_verdicts import Gradients
 from verify.models import loss
 from verify.settings import representatives
 from verify.store import read
@@ -299,6 +303,8 @@ def test_a_study_from_end_to_end_goes_on_and_is_refused_elsewhere(tmp_path: Path
     assert json.loads((folder / "epsilon.json").read_text())["rows"] == found["rows"]
     assert (folder / "epsilon.png").stat().st_size > 10_000 and (folder / "epsilon.pdf").exists()
 
+    assert json.loads(dump(as_json([read_result(folder)]))) == found, "the text files hold all of it"
+
     searched, trained = read(folder / "rates.sqlite"), read(folder / "study.sqlite")
     assert {record.width for record in searched.records} == {16} and len(searched.runs("adam MFP full", 16)) >= 7
     for name in ("adam MFP full", "adam-atan2 MFP full"):
@@ -332,3 +338,8 @@ def test_bad_options_are_refused_in_one_line(options: list[str], said: str, tmp_
     code, _, err = verify(capsys, "epsilon", *SMALL, *options, "--out", str(tmp_path / "study"))
     assert code == 2 and said in err and err.count("\n") == 1
     assert not (tmp_path / "study").exists()
+
+
+def test_results_are_read_and_drawn_without_jax() -> None:
+    code = "import sys, verify.epsilon_results, verify.epsilon_plots\nassert 'jax' not in sys.modules"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from derive.cli import run
-from derive.errors import DeriveError, shorten
+from derive.errors import DeriveError, canonical, shorten
 from verify import cli_decay, cli_epsilon, cli_phase, cli_transfer, cli_updates
 from verify.options import Progress, check_positive, make_folder, read_choice, read_corpus, read_numbers, write_out
 
@@ -41,7 +41,7 @@ def exponents(
     optimizer: Annotated[str, typer.Option(help="A trainable optimizer: adam, sgd, adam-ps, lion, ...")] = "adam",
     parameterization: Annotated[str, typer.Option(help="sp, ntk, mup or mfp.")] = "sp",
     alignment: Annotated[
-        str, typer.Option(help="The assumption to test: full, none, prior, ... as in derive.")
+        str, typer.Option(help="The assumption to test: full, none, ... as in derive; global: one rate for all layers.")
     ] = "full",
     model: Annotated[str, typer.Option(help="mlp or transformer.")] = "mlp",
     widths: Annotated[str, typer.Option(help="Growing widths.")] = "128,256,512,1024",
@@ -62,20 +62,30 @@ def exponents(
     from derive.solve import prescribe, solve_kinds
     from verify.exponents import as_json, check_widths
     from verify.exponents import exponents as measured_exponents
+    from verify.models.mlp import MLP
     from verify.optimizers import BASE_RATES, check_trainable
+    from verify.settings import at_one_rate
+    from verify.studies import GLOBAL
+    from verify.sweep import loaded_code
     from verify.train import Config
+
+    loaded_code()
 
     name = read_choice("model", model, ("mlp", "transformer"))
     chosen = read_choice("--format", output_format, ("table", "json"))
     check_positive(seeds=seeds, steps=steps, base_width=base_width, base_rate=base_rate, batch=batch, context=context)
     sizes = read_numbers("--widths", widths, int, "128,256,512")
     check_widths(sizes)
-    prescription = prescribe(optimizer, parameterization, alignment)
+    raw = canonical(alignment) == GLOBAL
+    depth = MLP.hidden_layers if raw and name == "mlp" else None  # one rate leaves every hidden layer an r of its own
+    prescription = prescribe(optimizer, parameterization, "full" if raw else alignment, hidden_layers=depth)
     rules = {kind: row.name for kind, row in prescription.problem.optimizers.items()}
     check_trainable(rules)
     hidden_layers = prescription.problem.alignment.hidden_layers
-    if hidden_layers is None:
+    if hidden_layers is None and depth is None:
         prescription = solve_kinds(prescription.problem)
+    if raw:
+        prescription = at_one_rate(prescription)
     text = read_corpus(corpus, vocab)
     config = Config(
         prescription,
@@ -110,8 +120,9 @@ def _write_study(result: Any, out: Path) -> None:
     heading = f"{title(result.config.prescription)}, {result.config.model}"
     last = max(result.tables)
     if result.config.model == "mlp":
+        a = result.config.prescription.layers[-1].a
         for step in dict.fromkeys((min(result.tables), last)):
-            figure = sizes_against_width(result.rows, result.widths, result.tables[step], step, heading)
+            figure = sizes_against_width(result.rows, result.widths, result.tables[step], step, heading, a)
             save(figure, out / f"sizes_step_{step}")
     fans = result.runs[0].fan_in
     save(alignments_against_step(result.tables, result.widths, fans, heading), out / "alignments")

@@ -67,7 +67,7 @@ def decay(
     from verify.equilibrium import MARKS
     from verify.exponents import check_widths
     from verify.plots import save
-    from verify.updates import loaded_code
+    from verify.sweep import loaded_code
 
     shown = read_choice("--format", output_format, ("table", "json"))
     check_positive(weight_decay=weight_decay, base_rate=base_rate, base_width=base_width, seeds=seeds, batch=batch)

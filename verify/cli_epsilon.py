@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 DTYPES = ("float32", "bfloat16")
 RATES = "rates.sqlite"
-RESULT = "epsilon.json"
 
 
 def epsilon(
@@ -58,6 +57,7 @@ def epsilon(
     from derive.emit import dump
     from verify.epsilon import study_settings
     from verify.epsilon_plots import cost_against_width
+    from verify.epsilon_results import RESULT, write_study
     from verify.epsilon_text import as_json, text
     from verify.exponents import check_widths
     from verify.plots import save
@@ -107,6 +107,7 @@ def epsilon(
             raise
         finally:
             engine.close()
+        write_study(result.study, folder)
         (folder / RESULT).write_text(dump(as_json([result])), encoding="utf-8")
         save(cost_against_width(result), folder / "epsilon")
         results.append(result)
@@ -165,7 +166,7 @@ def _study(
                 widths,
                 range(seeds),
                 corpus,
-                folder / f"gradients_{scheme.lower()}.json",
+                folder,
                 bar.advance,
             )
             for scheme in schemes

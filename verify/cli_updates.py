@@ -49,7 +49,8 @@ def updates(
     from derive.emit import dump
     from verify.exponents import check_widths
     from verify.optimizers import DIRECTIONS
-    from verify.updates import Conditions, Updates, as_json, explained, loaded_code, rows, train
+    from verify.sweep import loaded_code
+    from verify.updates import Conditions, Updates, as_json, explained, rows, train
 
     shown = read_choice("--format", output_format, ("table", "json"))
     check_positive(seeds=seeds, steps=steps, base_width=base_width, batch=batch, context=context, depth=depth)

@@ -15,8 +15,8 @@ from derive.solve import Prescription
 from verify.decay import Conditions
 from verify.equilibrium import Network, Row, rows
 from verify.exponents import StudyError
+from verify.sweep import loaded_code
 from verify.train import device_name
-from verify.updates import loaded_code
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ epsilon that halves the update is measured at every width, and its ratio to the 
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +21,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
 from derive.errors import DeriveError
-from derive.solve import Prescription, prescribe, solve_kinds
+from derive.solve import prescribe, solve_kinds
 from verify.data import Corpus
 from verify.each import for_each
+from verify.epsilon_results import Backward, Sizes, backward_path, read_backward
 from verify.exponents import StudyError
-from verify.gradients import Gradients, Row, gradients, verdicts
+from verify.gradients import gradients
 from verify.measure import Scalar
 from verify.search import Search
 from verify.settings import Prescribed, prescribed, representatives
@@ -38,9 +39,6 @@ from verify.train import Config, Trainer
 
 BISECTIONS = 30
 OCTAVES = 30  # below and above the RMS of sqrt(v), between which the halving epsilon is sought
-
-Sizes = Mapping[str, Mapping[str, Float[np.ndarray, "widths seeds"]]]
-"""Of every layer: rms, of sqrt(v) over the entries with a gradient; share, of these entries; half, what halves U."""
 
 
 def halving_epsilon(moment: Array, root: Array) -> Scalar:
@@ -117,29 +115,6 @@ def update_sizes(
     return {step: jax.tree.map(lambda *sizes: np.stack(sizes), *columns) for step, columns in found.items()}
 
 
-@dataclass(frozen=True)
-class Backward:
-    """One parameterization's gradients at initialisation and after training, and what meets epsilon in its updates."""
-
-    prescription: Prescription
-    gradients: Gradients
-    sizes: Mapping[int, Sizes]
-
-    @property
-    def name(self) -> str:
-        """The parameterization's."""
-        return self.prescription.problem.parameterization.name
-
-    def rows(self) -> list[Row]:
-        """The exponents of gradients and backward alignments, judged."""
-        table, found = self.gradients.tables, self.gradients
-        return [
-            row
-            for step in sorted(table)
-            for row in verdicts(self.prescription, found.widths, step, table[step], found.kinds)
-        ]
-
-
 def measure_backward(
     scheme: str,
     conditions: Conditions,
@@ -147,15 +122,16 @@ def measure_backward(
     widths: Sequence[int],
     seeds: Sequence[int],
     corpus: Corpus,
-    path: Path,
+    folder: Path,
     progress: Callable[[], None] = lambda: None,
 ) -> Backward:
     """Train Adam in that parameterization and measure it, or read what was measured under these conditions before.
 
-    StudyError where the file holds something else.
+    StudyError where the file was made under others, StoreError where it holds something else.
     """
     prescription = solve_kinds(prescribe("adam", scheme).problem)
     made_with = json.loads(json.dumps([scheme, asdict(conditions), base_rate, [*widths], [*seeds]]))
+    path = backward_path(folder, prescription.problem.parameterization.name)
     if not path.exists():
         config = Config(
             prescription,
@@ -167,38 +143,13 @@ def measure_backward(
         )
         found = gradients(config, widths, seeds, conditions.steps, corpus, progress)
         sizes = update_sizes(config, widths, seeds, conditions.steps, corpus, progress)
-        tables = {"kinds": dict(found.kinds), "gradients": _lists(found.tables), "sizes": _lists(sizes)}
-        unfinished = path.with_suffix(".part")
-        unfinished.write_text(json.dumps({"made_with": made_with, **tables}, allow_nan=False) + "\n", encoding="utf-8")
-        unfinished.replace(path)
-    content = _read(path)
-    if content.get("made_with") != made_with:
+        Backward(prescription, found, sizes).write(folder, made_with)
+    backward, stored = read_backward(path)
+    if stored != made_with:
         raise StudyError(
             f"{path.name} in --out was measured under other conditions; give another --out, or move that file"
         )
-    tables = Gradients(tuple(widths), content["kinds"], _arrays(content["gradients"]))
-    return Backward(prescription, tables, _arrays(content["sizes"]))
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        content = None
-    return content if isinstance(content, dict) else {}
-
-
-def _lists(tables: Any) -> Any:
-    """Nested tables as JSON has them; what is not finite is null."""
-    if isinstance(tables, Mapping):
-        return {str(key): _lists(value) for key, value in tables.items()}
-    return [[float(f"{each:.7g}") if np.isfinite(each) else None for each in row] for row in tables]
-
-
-def _arrays(tables: Any) -> Any:
-    if isinstance(tables, dict):
-        return {int(key) if key.isdecimal() else key: _arrays(value) for key, value in tables.items()}
-    return np.array(tables, dtype=float)
+    return backward
 
 
 def study_settings(schemes: Sequence[str], epsilons: Sequence[float], hidden_layers: int) -> tuple[Prescribed, ...]:

@@ -18,7 +18,7 @@ from verify.optimum import Estimate, over_seeds
 from verify.studies import Setting, Study
 
 if TYPE_CHECKING:
-    from verify.epsilon import Backward
+    from verify.epsilon_results import Backward
 
 THRESHOLD = 0.01
 """Nats above which a cost counts, where its 95 % interval excludes 0."""
@@ -58,8 +58,8 @@ def layer_onsets(found: "Backward", epsilons: Sequence[float]) -> list[LayerOnse
         for layer, sizes in table.items():
             kind = found.gradients.kinds[layer]
             place = [layer.kind for layer in found.prescription.layers].index(kind)
-            size, share = float(_mean(sizes["rms"])[0]), float(sizes["share"][0].mean())
-            halves = _mean(sizes["half"])
+            size, share = float(mean_over_seeds(sizes["rms"])[0]), float(sizes["share"][0].mean())
+            halves = mean_over_seeds(sizes["half"])
             for epsilon in epsilons:
                 by_rms, by_half = (
                     onsets(problem, epsilon, widths[0], (each, each, each), None)[place]
@@ -84,7 +84,8 @@ def layer_onsets(found: "Backward", epsilons: Sequence[float]) -> list[LayerOnse
     return listed
 
 
-def _mean(values: PerSeed) -> Float[np.ndarray, " widths"]:
+def mean_over_seeds(values: PerSeed) -> Float[np.ndarray, " widths"]:
+    """Geometric means."""
     return np.exp(np.log(values).mean(axis=1))
 
 

@@ -16,6 +16,7 @@ from derive import __version__
 from derive.solve import Prescription
 from verify.data import Corpus
 from verify.fit import RANK, Row, Slope, Table, verdicts
+from verify.sweep import loaded_code
 from verify.train import Config, Run, device_name, study
 
 
@@ -122,6 +123,7 @@ def as_json(result: Result, command: str = "exponents") -> dict[str, Any]:
         "schema": 1,
         "command": command,
         "version": __version__,
+        "code": loaded_code(),
         "date": datetime.now(UTC).date().isoformat(),
         "device": device_name(),
         "corpus": f"{result.corpus.name} {result.corpus.fingerprint}",

@@ -147,17 +147,36 @@ Table = Mapping[str, Mapping[str, Sizes]]
 """Measured sizes at one step: table[layer][quantity]."""
 
 
-def alignment_slopes(widths: Sequence[int], sizes: Mapping[str, Sizes]) -> dict[Quantity, Slope]:
-    """alpha, omega, u as powers of the width; those that do not exist for the layer (a lookup) are absent."""
+def alignment_ratios(sizes: Mapping[str, Sizes]) -> dict[Quantity, Sizes]:
+    """What is n^alpha, n^omega and n^u of one layer (THEORY 2); NaN where Dz is 0, and nothing for a lookup.
+
+    RMS(DW z) / (RMS(DW) RMS(z)),   RMS(W Dz) / (RMS(W) RMS(Dz)),   RMS(DW Dz) / (RMS(DW) RMS(Dz))
+    """
     if "input" not in sizes:
         return {}
     update, weight = sizes["delta_w"], sizes["weight"]
     shift = np.where(sizes["delta_input"] > 0, sizes["delta_input"], np.nan)
     return {
-        "alpha": slope(widths, sizes["term_alpha"] / (update * sizes["input"])),
-        "omega": slope(widths, sizes["term_omega"] / (weight * shift)),
-        "u": slope(widths, sizes["term_u"] / (update * shift)),
+        "alpha": sizes["term_alpha"] / (update * sizes["input"]),
+        "omega": sizes["term_omega"] / (weight * shift),
+        "u": sizes["term_u"] / (update * shift),
     }
+
+
+def total_ratio(sizes: Mapping[str, Sizes]) -> Sizes:
+    """RMS(Dh) over the root sum of squares of its terms' bounds without alignment; its power of n is the total.
+
+    RMS(DW z + W Dz + DW Dz) / sqrt((RMS(DW) RMS(z))^2 + (RMS(W) RMS(Dz))^2 + (RMS(DW) RMS(Dz))^2)
+
+    The total lies near the alignment of the largest of the three.
+    """
+    update, weight, z, shift = (sizes[name] for name in ("delta_w", "weight", "input", "delta_input"))
+    return sizes["delta_output"] / np.sqrt((update * z) ** 2 + (weight * shift) ** 2 + (update * shift) ** 2)
+
+
+def alignment_slopes(widths: Sequence[int], sizes: Mapping[str, Sizes]) -> dict[Quantity, Slope]:
+    """alpha, omega, u as powers of the width; those that do not exist for the layer (a lookup) are absent."""
+    return {name: slope(widths, ratio) for name, ratio in alignment_ratios(sizes).items()}
 
 
 def update_laws(

@@ -7,8 +7,9 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
+from sympy import Expr
 
-from verify.fit import Row, Table, single_width_ratio
+from verify.fit import Row, Table, alignment_ratios, single_width_ratio
 
 QUANTITIES = {"delta_w": "update  RMS(ΔW)", "delta_z": "change  RMS(Δz)"}
 RATIOS = {"alpha": "α  of ΔW z", "omega": "ω  of W Δz", "u": "u  of ΔW Δz"}
@@ -23,24 +24,32 @@ STYLE: Any = {
 }
 
 
-def changes(table: Table) -> dict[str, Any]:
-    """RMS(Dz) per layer of a chain: the change of the next op's input, and of the logits for the last."""
+def changes(table: Table, widths: Sequence[int], a: Expr) -> dict[str, Any]:
+    """RMS(Dz) per layer of a chain: the change of the next op's input, and of the logits for the last.
+
+    The logits are n^-a W z, with n relative to the smallest width.
+    """
     names = list(table)
-    return {
-        name: table[names[i + 1]]["delta_input"] if i + 1 < len(names) else table[name]["delta_output"]
-        for i, name in enumerate(names)
-    }
+    multiplier = (np.asarray(widths, dtype=float) / widths[0]) ** -float(a)
+    logits = table[names[-1]]["delta_output"] * multiplier[:, None]
+    inputs = [table[name]["delta_input"] for name in names[1:]]
+    return dict(zip(names, [*inputs, logits], strict=True))
 
 
-def sizes_against_width(rows: Sequence[Row], widths: Sequence[int], table: Table, step: int, title: str) -> Figure:
-    """A column per layer: measured sizes of every seed, and the predicted power through their middle."""
+def sizes_against_width(
+    rows: Sequence[Row], widths: Sequence[int], table: Table, step: int, title: str, a: Expr
+) -> Figure:
+    """A column per layer: measured sizes of every seed, and the predicted power through their middle.
+
+    `a` is the exponent of the readout's multiplier.
+    """
     judged = {(row.layer, row.quantity): row for row in rows if row.step == step}
-    names = list(table)
+    names, moved = list(table), changes(table, widths, a)
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(2.4 * len(names), 4.6), layout="constrained")
         axes = figure.subplots(2, len(names), squeeze=False, sharex=True)
         for column, name in enumerate(names):
-            values = {"delta_w": table[name]["delta_w"], "delta_z": changes(table)[name]}
+            values = {"delta_w": table[name]["delta_w"], "delta_z": moved[name]}
             for axis, (quantity, label) in zip(axes[:, column], QUANTITIES.items(), strict=True):
                 row = judged[name, quantity]  # type: ignore[index]
                 _draw_power(axis, widths, values[quantity], row)
@@ -90,9 +99,10 @@ def alignments_against_step(
         axes = figure.subplots(3, len(names), squeeze=False, sharex=True, sharey=True)
         for column, name in enumerate(names):
             for axis, (quantity, label) in zip(axes[:, column], RATIOS.items(), strict=True):
+                ratios = [alignment_ratios(tables[step][name])[quantity] for step in steps]  # type: ignore[index]
                 for index, (width, shade) in enumerate(zip(widths, shades, strict=True)):
                     fan_in = max(2, round(fans[name] * width / widths[0]))
-                    values = [single_width_ratio(_ratio(tables[step][name], quantity)[index], fan_in) for step in steps]
+                    values = [single_width_ratio(ratio[index], fan_in) for ratio in ratios]
                     axis.plot(steps, values, "o-", color=shade, markersize=3, linewidth=1, label=f"n = {width}")
                 for level in (0.5, 1.0):
                     axis.axhline(level, color="#b0b0b0", linewidth=0.8, linestyle=":", zorder=0)
@@ -103,14 +113,6 @@ def alignments_against_step(
         axes[0, -1].legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
         figure.suptitle(f"{title}: log-alignment ratios, base the fan-in (1 perfect, 1/2 none)")
     return figure
-
-
-def _ratio(sizes: Mapping[str, Any], quantity: str) -> Any:
-    left = {"alpha": ("delta_w", "input"), "omega": ("weight", "delta_input"), "u": ("delta_w", "delta_input")}[
-        quantity
-    ]
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return sizes[f"term_{quantity}"] / (sizes[left[0]] * sizes[left[1]])
 
 
 def save(figure: Figure, path: Path) -> None:

@@ -10,7 +10,7 @@ from derive.errors import DeriveError, canonical, shorten
 from derive.exponents import KINDS
 from derive.parameterizations import equivalent
 from derive.propagation import Problem
-from derive.solve import Decay, Prescription, prescribe, solve, solve_kinds
+from derive.solve import Decay, Prescription, prescribe, residuals_at, solve, solve_kinds
 from verify.optimizers import check_trainable, exact
 from verify.studies import GLOBAL, GROWTH, ONLINE, LayerScaling, Setting
 
@@ -24,6 +24,20 @@ class Prescribed:
 
     setting: Setting
     prescription: Prescription
+
+
+def at_one_rate(prescription: Prescription) -> Prescription:
+    """The same network with one raw rate for all layers at every width: c = 0, and the r that this leaves.
+
+    Its alignment is still the one assumed, and is named "global".
+    """
+    problem = replace(prescription.problem, alignment=replace(prescription.problem.alignment, name=GLOBAL))
+    residuals = residuals_at(problem, [S.Zero] * len(prescription.layers))
+    layers = tuple(
+        replace(layer, c=S.Zero, decay=S.Zero, r=r, binding=())
+        for layer, r in zip(prescription.layers, residuals, strict=True)
+    )
+    return replace(prescription, problem=problem, layers=layers, feature_learning=residuals[-2].is_zero)
 
 
 def prescribed(
@@ -56,8 +70,7 @@ def prescribed(
     else:
         prescription = _of_depth(prescription.problem, hidden_layers, decay)
     if raw:
-        flat = tuple(replace(layer, c=S.Zero, decay=S.Zero) for layer in prescription.layers)
-        prescription = replace(prescription, layers=flat)
+        prescription = at_one_rate(prescription)
     if constant_epsilon:
         fixed = tuple(
             layer if layer.epsilon is None else replace(layer, epsilon=S.Zero) for layer in prescription.layers
@@ -69,7 +82,7 @@ def prescribed(
         exact(label, layer.c, layer.epsilon, layer.decay)
         scaled = None if layer.epsilon is None else str(layer.epsilon)
         layers.append(LayerScaling(label, rule, str(layer.a), str(layer.b), str(layer.c), scaled, str(layer.decay)))
-    name = GLOBAL if raw else prescription.problem.alignment.name
+    name = prescription.problem.alignment.name
     if online:
         name = ONLINE if online == GROWTH else f"{ONLINE}:{online}"
         follows = f"after steps 1, {online}, {online**2}, ... alignments are measured, and the rates follow them"

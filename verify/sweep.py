@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +44,12 @@ def code_version() -> str:
     folder = Path(__file__).parent
     digest = hashlib.sha256(b"".join((folder / name).read_bytes() for name in CODE)).hexdigest()
     return f"{derive.__version__}+{digest[:12]}"
+
+
+@cache
+def loaded_code() -> str:
+    """The version of the code that trains, as it was when first asked for: a long study outlives changes of files."""
+    return code_version()
 
 
 @dataclass

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
-from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,7 +27,7 @@ from verify.data import Corpus
 from verify.exponents import Result, StudyError, exponents
 from verify.fit import TOLERANCES, Sizes, Slope, Verdict, judge, update_laws
 from verify.optimizers import BASE_RATES, base_epsilon, check_trainable
-from verify.sweep import code_version
+from verify.sweep import loaded_code
 from verify.train import Config, device_name
 
 Exponent = Literal["s", "p", "alpha - s"]
@@ -152,12 +151,6 @@ def _listed(values: Sizes) -> list[list[float | None]]:
 
 def _array(values: Any) -> Any:
     return np.array(values, dtype=float)
-
-
-@cache
-def loaded_code() -> str:
-    """The version of the code that trains, as it was when first asked for: a long study outlives changes of files."""
-    return code_version()
 
 
 def train(conditions: Conditions, corpus: Corpus, progress: Callable[[], None] = lambda: None) -> Updates:
