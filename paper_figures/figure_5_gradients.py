@@ -32,16 +32,15 @@ def item(data: Path) -> Item:
         for step in sorted(study.backward[0].gradients.tables)
     )
     moved = [each.name for each in study.backward if trained_gradients(each.prescription) != _initial(each)]
-    changed = f"changes g in {', '.join(moved)}" if moved else "changes no g"
+    changed = f"changes g in {', '.join(moved)}" if moved else "changes no g: min(a + b, a + s + c) is a + b"
     conditions = study.study.conditions
     return Item(
         title="Gradients against width",
-        claim="Gradients shrink with width as n^-g, with g by layer kind and parameterization, so that every constant "
-        "epsilon meets them at some width.",
+        claim="Gradients shrink with width as n^-g, with g by layer kind and parameterization, so that a constant "
+        "epsilon meets them at some width wherever g > 0.",
         measured=f"At initialisation all {len(first)} slopes are within {_furthest(first):.2f} of -g; after "
         f"{last[0].step} steps within {_furthest(last):.2f}, where {sum(row.verdict == 'holds' for row in last)} of "
-        f"{len(last)} hold by what the trained layers send back. At these rates the readout's update {changed}: "
-        "min(a + b, a + s + c) is a + b.",
+        f"{len(last)} hold by what the trained layers send back. At these rates the readout's update {changed}.",
         scale=f"MLP with {conditions.sizes['hidden_layers']} hidden layers, Adam at full alignment's rates, widths "
         f"{study.widths[0]} to {study.widths[-1]}, {len({record.seed for record in study.study.records})} seeds, "
         f"{conditions.dtype}.",
@@ -66,7 +65,7 @@ def table(backward: Sequence[Backward]) -> Table:
         sections.append(len(cells))
         for row in rows(found).values():
             slope = row.measured
-            numbers = [f"{each:.3f}" for each in (slope.value, slope.low, slope.high)]
+            numbers = [f"{each:z.3f}" for each in (slope.value, slope.low, slope.high)]
             cells.append([found.name, row.layer, str(row.step), Rational(row.predicted), *numbers, row.verdict])
     return Table(["parameterization", "layer", "step", "g", "measured", "low", "high", "verdict"], cells, sections[1:])
 
@@ -115,5 +114,5 @@ def _label(axis: Any, ends: Sequence[tuple[Backward, Row, float]]) -> None:
     low, high = np.log(axis.get_ylim())
     placed = sorted(((np.log(end) - low) / (high - low), found.name, row) for found, row, end in ends)
     for height, (_, name, row) in zip(spread([each[0] for each in placed], APART), placed, strict=True):
-        text = f"{name}  g = {row.predicted}, is {row.measured.value:.2f}"
+        text = f"{name}  g = {row.predicted}, is {row.measured.value:z.2f}"
         axis.annotate(text, (1.03, height), xycoords="axes fraction", va="center", fontsize=7, color=COLOURS[name])

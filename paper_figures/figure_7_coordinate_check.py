@@ -69,8 +69,8 @@ def item(data: Path) -> Item:
 
 
 def _range(rows: Sequence[Mapping[str, Any]]) -> str:
-    powers = [-row["measured"] + 0.0 for row in rows]
-    return f"n^{min(powers):.2f} to n^{max(powers):.2f}"
+    powers = [-row["measured"] for row in rows]
+    return f"n^{min(powers):z.2f} to n^{max(powers):z.2f}"
 
 
 def table(studies: list[Measured]) -> Table:
@@ -80,7 +80,7 @@ def table(studies: list[Measured]) -> Table:
         for layer in study.kinds:
             for step in (1, LAST):
                 row = study.row(step, layer, "delta_z")
-                numbers = [f"{row[key]:.2f}" for key in ("implied", "measured", "low", "high")]
+                numbers = [f"{row[key]:z.2f}" for key in ("implied", "measured", "low", "high")]
                 rows.append([name(study), layer, str(step), row["predicted"], *numbers])
     size = len(rows) // len(studies)
     columns = ["parameterization, rates", "layer", "step", "r predicted", "implied", "measured", "low", "high"]
@@ -132,7 +132,7 @@ def _panel(axis: Any, study: Measured, layer: str) -> None:
 
 def _power(r: str | float) -> str:
     """n^-r, exact where r is text."""
-    exponent = str(-Rational(r)) if isinstance(r, str) else f"{-r:.2f}".replace("-0.00", "0").replace("0.00", "0")
+    exponent = str(-Rational(r)) if isinstance(r, str) else f"{-r:z.2f}"
     return f"$n^{{{exponent}}}$"
 
 
