@@ -12,6 +12,7 @@ from derive.solve import trained_gradients
 from paper_figures.items import Item, Table
 from paper_figures.paths import result
 from verify.epsilon_results import Backward, read_result
+from verify.fit import TOLERANCES
 from verify.gradient_verdicts import Row
 from verify.transfer_plots import COLOURS, spread
 
@@ -33,18 +34,19 @@ def item(data: Path) -> Item:
     )
     moved = [each.name for each in study.backward if trained_gradients(each.prescription) != _initial(each)]
     changed = f"changes g in {', '.join(moved)}" if moved else "changes no g: min(a + b, a + s + c) is a + b"
+    failed = [row for row in first if row.verdict != "holds"]
     conditions = study.study.conditions
     return Item(
         title="Gradients against width",
-        claim="Gradients shrink with width as n^-g, with g by layer kind and parameterization, so that a constant "
-        "epsilon meets them at some width wherever g > 0.",
+        claim="Gradients shrink with width as n^-g, with g by layer kind and parameterization, at initialisation and "
+        "on; a constant epsilon meets them at some width wherever g > 0.",
         measured=f"At initialisation all {len(first)} slopes are within {_furthest(first):.2f} of -g; after "
         f"{last[0].step} steps within {_furthest(last):.2f}, where {sum(row.verdict == 'holds' for row in last)} of "
         f"{len(last)} hold by what the trained layers send back. At these rates the readout's update {changed}.",
         scale=f"MLP with {conditions.sizes['hidden_layers']} hidden layers, Adam at full alignment's rates, widths "
         f"{study.widths[0]} to {study.widths[-1]}, {len({record.seed for record in study.study.records})} seeds, "
         f"{conditions.dtype}.",
-        verdict="held" if all(row.verdict == "holds" for row in first) else "held in part",
+        verdict="held in part" if failed or _furthest(last) > TOLERANCES["gradient"] else "held",
         tables={"figure_5_gradients": table(study.backward)},
         figures={"figure_5_gradients": draw(study.backward)},
     )

@@ -23,7 +23,9 @@ def item(data: Path) -> Item:
     """Both figures, a table of every onset, and whether constant epsilons cost and the others do not."""
     study = read_result(result(data, "epsilon", "float32"))
     constant = [onset.cost for onset in study.onsets]
-    costly = [each for each in constant if each.onset < study.widths[-1]]
+    costly = [each for each in constant if np.isfinite(each.onset)]
+    beyond = [each for each in study.onsets if np.isfinite(each.beyond)]
+    early = [each for each in study.onsets if each.first is not None and each.cost.onset < (each.first.predicted or 0)]
     flat = [each for each in study.unscaled if each.flat]
     seen = _seen(study)
     off = [abs(np.log2(each.observed / (each.by_half or np.nan))) for each in seen]
@@ -36,8 +38,10 @@ def item(data: Path) -> Item:
         "gradients per layer, or Adam-atan2, which has none, does not.",
         measured=f"{len(costly)} of {len(constant)} constant epsilons cost loss by width {last}, at most "
         f"{largest.estimates[-1].value:.2f} nats ({largest.setting.parameterization}, {largest.setting.epsilon:g}); "
-        f"{len(flat)} of {len(study.unscaled)} others keep their cost at all widths. {len(seen)} layers' first updates "
-        f"are halved between the widths trained{within}.",
+        f"{len(beyond)} cost more than the same value per layer. {len(flat)} of {len(study.unscaled)} per-layer "
+        f"epsilons and atan2 keep their cost at all widths. {len(seen)} layers' first updates are halved between the widths "
+        f"trained{within}; loss is lost before: {len(early)} of {len(constant)} cost at a width below that at which "
+        "n^-g times the gradients of the base width meets epsilon in the first layer.",
         scale=f"MLP with {conditions.sizes['hidden_layers']} hidden layers, widths {study.widths[0]} to {last}, "
         f"{len({record.seed for record in study.study.records})} seeds, {conditions.steps} steps, {conditions.dtype}.",
         verdict="held" if costly and len(flat) == len(study.unscaled) else "held in part" if costly else "did not hold",
@@ -88,7 +92,7 @@ def draw(study: Result) -> Figure:
         axis.set_xlabel("width n")
     figure.suptitle(
         f"What is left of Adam's update after {step} steps, {LEFT}, where {HALF} was measured to halve its RMS:\n"
-        "a constant epsilon leaves ever less, one that follows the gradients the same, atan2 all",
+        "a constant epsilon leaves ever less, one that follows the gradients about as much, atan2 all",
         fontsize="medium",
     )
     figure.legend(handles=_legend(study), loc="outside lower center", ncols=4)
