@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from derive.solve import prescribe
 from paper_figures import figure_7_coordinate_check
 from paper_figures.build import build
 from paper_figures.items import Item
@@ -246,3 +247,14 @@ def test_figures_need_no_jax() -> None:
     modules += ", paper_figures.figure_6_epsilon, paper_figures.figure_7_coordinate_check"
     code = f"import sys, {modules}\nassert 'jax' not in sys.modules"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_committed_gradients_have_the_derived_slopes_and_are_drawn() -> None:
+    (figure,) = build("figure_5_gradients").figures.values()
+    for scheme in ("sp", "ntk", "mup", "mfp"):
+        content = json.loads((DATA / "epsilon" / "float32" / f"gradients_{scheme}.json").read_text())
+        expected = {layer.kind: float(layer.g) for layer in prescribe("adam", scheme).layers}
+        for axis, (layer, sizes) in zip(figure.axes, content["gradients"]["0"].items(), strict=False):
+            gradient = np.array(sizes["gradient"])
+            assert power(gradient) == pytest.approx(-expected[content["kinds"][layer]], abs=0.05)
+            assert drawn(axis, np.exp(np.log(gradient).mean(axis=1)))
