@@ -148,7 +148,7 @@ def by_hand(corpus: Corpus, setting: Setting, decay: float = 0.0, steps: int = C
     params: Any = model.init(jax.random.key(SEED))
     kinds = model.labels(params)
     labels = {**kinds, "hidden": {index: f"hidden.{index}" for index in kinds["hidden"]}}
-    probe = corpus.batch("train", CONDITIONS.batch // 4, 4, 0, 0, next_token)[0]
+    probe = jnp.asarray(corpus.batch("train", CONDITIONS.batch // 4, 4, 0, 0, next_token)[0])
     traced = trace(model.apply, params, probe)
     inputs = initial_inputs(traced, params, probe)
     start = prescribe("adam", "sp", "full", hidden_layers=2)
@@ -160,7 +160,7 @@ def by_hand(corpus: Corpus, setting: Setting, decay: float = 0.0, steps: int = C
             rules.append(ScaledRule(layer.label, "adam", RATE * 4.0**-exponent, epsilon, decay * 4.0**exponent))
         transform = per_layer(rules, labels)
         state = transform.init(params) if state is None else state
-        batch, targets = corpus.batch("train", CONDITIONS.batch, 4, step, SEED)
+        batch, targets = map(jnp.asarray, corpus.batch("train", CONDITIONS.batch, 4, step, SEED))
         gradients = jax.grad(lambda p: loss(model.apply(p, batch), targets))(params)  # noqa: B023
         updates, state = transform.update(gradients, state, params)
         params = optax.apply_updates(params, updates)
@@ -177,7 +177,7 @@ def by_hand(corpus: Corpus, setting: Setting, decay: float = 0.0, steps: int = C
             assumed = Alignment("measured", ratios[0], ratios[2], {0: ratios[0], 1: ratios[1]}, 2)
             c = [float(each) for each in prescribe("adam", "sp", assumed, hidden_layers=2).c]
             found[step] = (rows, c)
-    held, targets = corpus.batch("held_out", CONDITIONS.evaluation, 4, 0, 0)
+    held, targets = map(jnp.asarray, corpus.batch("held_out", CONDITIONS.evaluation, 4, 0, 0))
     return found, float(loss(model.apply(params, held), targets))
 
 
