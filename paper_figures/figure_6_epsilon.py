@@ -22,6 +22,7 @@ LEFT = r"$1\,/\,(1 + \epsilon\,/\,\epsilon_{1/2})$"
 def item(data: Path) -> Item:
     """Both figures, a table of every onset, and whether constant epsilons cost and the others do not."""
     study = read_result(result(data, "epsilon", "float32"))
+    short = read_result(result(data, "epsilon_bfloat16", "bfloat16"))
     constant = [onset.cost for onset in study.onsets]
     costly = [each for each in constant if np.isfinite(each.onset)]
     beyond = [each for each in study.onsets if np.isfinite(each.beyond)]
@@ -41,13 +42,24 @@ def item(data: Path) -> Item:
         f"{len(beyond)} cost more than the same value per layer. {len(flat)} of {len(study.unscaled)} per-layer "
         f"epsilons and atan2 keep their cost at all widths. {len(seen)} layers' first updates are halved between the "
         f"widths trained{within}; loss is lost before: {len(early)} of {len(constant)} cost at a width below that at "
-        "which n^-g times the gradients of the base width meets epsilon in the first layer.",
+        f"which n^-g times the gradients of the base width meets epsilon in the first layer. In bfloat16 {_short(short)}.",
         scale=f"MLP with {conditions.sizes['hidden_layers']} hidden layers, widths {study.widths[0]} to {last}, "
         f"{len({record.seed for record in study.study.records})} seeds, {conditions.steps} steps, {conditions.dtype}.",
         verdict="held" if costly and len(flat) == len(study.unscaled) else "held in part" if costly else "did not hold",
         tables={"figure_6_epsilon": table(study)},
-        figures={"figure_6_epsilon_loss": cost_against_width(study), "figure_6_epsilon_updates": draw(study)},
+        figures={
+            "figure_6_epsilon_loss": cost_against_width(study),
+            "figure_6_epsilon_updates": draw(study),
+            "figure_6_epsilon_loss_bfloat16": cost_against_width(short),
+        },
     )
+
+
+def _short(study: Result) -> str:
+    constant = [onset.cost for onset in study.onsets]
+    costly, flat = sum(np.isfinite(each.onset) for each in constant), sum(bool(each.flat) for each in study.unscaled)
+    kept = f"{flat} of {len(study.unscaled)} of the others keep their cost"
+    return f"{costly} of {len(constant)} constant ones cost loss by width {study.widths[-1]}, and {kept}"
 
 
 def _steps(study: Result) -> list[int]:

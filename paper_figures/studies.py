@@ -66,6 +66,20 @@ STUDIES: Mapping[str, Mapping[Scale, str]] = {
         "cpu": f"{_PHASE} --parameterization sp --c-embedding 1",
         "gpu": f"{_PHASE_GPU} --parameterization sp --c-embedding 1",
     },
+    "epsilon_bfloat16": {
+        "cpu": "epsilon --dtype bfloat16 --widths 64,128,256,512",
+        "gpu": "epsilon --dtype bfloat16 --widths 64,128,256,512,1024,2048,4096",
+    },
+    "update_exponents_sgd": {
+        "cpu": "updates --optimizer sgd,momentum,nesterov --seeds 32 --steps 1",
+        "gpu": "updates --optimizer sgd,momentum,nesterov --seeds 32 --steps 1 --widths 128,256,512,1024,2048,4096",
+    },
+    "decay": {"cpu": "decay", "gpu": "decay --widths 64,128,256,512,1024,2048"},
+    "decay_weak": {
+        "cpu": "decay --parameterization sp --decay independent --widths 64,128,256 --weight-decay 0.15625 --steps 3200",
+        "gpu": "decay --parameterization sp --decay independent --widths 64,128,256,512,1024 --weight-decay 0.15625 "
+        "--steps 3200",
+    },
     "update_exponents": {
         "cpu": "updates --widths 128,256,512,1024,2048",
         "gpu": "updates --widths 128,256,512,1024,2048,4096",

@@ -135,9 +135,11 @@ def powers(size: float, exponent: float) -> list[list[float]]:
 
 
 def write_epsilon(data: Path, hidden: float = GRADIENTS["NTK"][1]) -> Path:
-    """What `verify epsilon` leaves, by hand: gradients n^-g, NTK's hidden layer's n^-hidden."""
+    """What `verify epsilon` leaves, by hand: gradients n^-g, NTK's hidden layer's n^-hidden; the same in bfloat16."""
     folder = data / "epsilon" / "float32"
     folder.mkdir(parents=True)
+    (data / "epsilon_bfloat16").mkdir()
+    (data / "epsilon_bfloat16" / "bfloat16").symlink_to(folder)
     study = made_up_study()
     sizes = {**study.conditions.sizes, "hidden_layers": 1}
     write_study(replace(study, conditions=replace(study.conditions, sizes=sizes)), folder)
@@ -200,6 +202,7 @@ def test_figure_6_shows_what_is_left_of_updates_and_where_they_halve(tmp_path: P
     # Of the made-up losses, 0.1 nats per octave beyond 200 for 1e-3, beyond 2000 for 1e-4.
     assert found.measured.startswith("2 of 4 constant epsilons cost loss by width 1024, at most 0.24 nats (SP, 0.001)")
     assert found.verdict == "held" and len(found.figures["figure_6_epsilon_loss"].axes) == 4
+    assert "In bfloat16 2 of 4 constant ones" in found.measured and len(found.figures) == 3
 
 
 def test_a_folder_of_epsilon_without_a_file_is_refused(tmp_path: Path) -> None:
