@@ -42,7 +42,8 @@ def item(data: Path) -> Item:
         f"{len(beyond)} cost more than the same value per layer. {len(flat)} of {len(study.unscaled)} per-layer "
         f"epsilons and atan2 keep their cost at all widths. {len(seen)} layers' first updates are halved between the "
         f"widths trained{within}; loss is lost before: {len(early)} of {len(constant)} cost at a width below that at "
-        f"which n^-g times the gradients of the base width meets epsilon in the first layer. In bfloat16 {_short(short)}.",
+        "which n^-g times the gradients of the base width meets epsilon in the first layer. In bfloat16 "
+        f"{_short(short)}.",
         scale=f"MLP with {conditions.sizes['hidden_layers']} hidden layers, widths {study.widths[0]} to {last}, "
         f"{len({record.seed for record in study.study.records})} seeds, {conditions.steps} steps, {conditions.dtype}.",
         verdict="held" if costly and len(flat) == len(study.unscaled) else "held in part" if costly else "did not hold",

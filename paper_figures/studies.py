@@ -76,7 +76,8 @@ STUDIES: Mapping[str, Mapping[Scale, str]] = {
     },
     "decay": {"cpu": "decay", "gpu": "decay --widths 64,128,256,512,1024,2048"},
     "decay_weak": {
-        "cpu": "decay --parameterization sp --decay independent --widths 64,128,256 --weight-decay 0.15625 --steps 3200",
+        "cpu": "decay --parameterization sp --decay independent --widths 64,128,256 --weight-decay 0.15625 "
+        "--steps 3200",
         "gpu": "decay --parameterization sp --decay independent --widths 64,128,256,512,1024 --weight-decay 0.15625 "
         "--steps 3200",
     },
