@@ -20,6 +20,7 @@ import numpy as np
 import optax
 
 from benchmarks.measure import alternating_medians
+from benchmarks.online import whole_run
 from verify.atan2 import adam_atan2
 
 TREES = {
@@ -81,6 +82,13 @@ def cost(shapes: list[tuple[int, ...]], steps: int, rounds: int) -> dict[str, fl
     }
 
 
+def in_training(width: int, rounds: int) -> dict[str, float]:
+    """A whole run of 150 steps as `verify transfer` trains it; Adam before and after, as in `cost`."""
+    actions = [whole_run(name, "full", width)[1] for name in ("adam", "adam-atan2", "adam")]
+    before, atan2, after = alternating_medians(actions, rounds)
+    return {"width": width, "adam_s": (before + after) / 2, "atan2_over_adam": 2 * atan2 / (before + after)}
+
+
 def against_pytorch(scale: float, steps: int = 50) -> dict[str, float]:
     """Largest difference of the weights' changes after `steps` steps, relative to their RMS, ours and theirs.
 
@@ -127,6 +135,7 @@ def main() -> None:
     result: dict[str, Any] = {
         "device": f"{name}, Python {platform.python_version()}, JAX {jax.__version__}",
         "cost": {name: cost(*tree, options.rounds) for name, tree in TREES.items()},
+        "in_training": [in_training(width, max(3, options.rounds // 4)) for width in (64, 256, 512)],
     }
     if find_spec("torch") and find_spec("adam_atan2_pytorch"):
         result["against_pytorch"] = [against_pytorch(scale) for scale in (1.0, 1e-3, 1e-25, 1e25)]

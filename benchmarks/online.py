@@ -10,7 +10,7 @@ by themselves, as many times as the run measures. Solving for the rates is timed
 import argparse
 import json
 import statistics
-from functools import partial
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,24 +30,28 @@ RATE = 1 / 64
 SOLVES = 100
 
 
+CONDITIONS = Conditions(
+    model="mlp",
+    sizes={"vocabulary": 256, "context": 8, "hidden_layers": 2},
+    base_width=WIDTHS[0],
+    steps=STEPS,
+    batch=256,
+    evaluation=2048,
+    corpus="default",
+    code="the benchmark's",
+)
+
+
+def whole_run(optimizer: str, alignment: str, width: int) -> tuple[Loop, Callable[[], Any]]:
+    """A run as `verify transfer` trains it, in its compiled loop, and the loop."""
+    setting = prescribed(optimizer, "sp", alignment, hidden_layers=2).setting
+    loop, corpus = Loop(Structure.of(CONDITIONS, setting, width)), load_corpus()
+    return loop, lambda: train(loop, setting, Batch(setting.name, width, (RATE,), (0,)), corpus)[0].loss
+
+
 def cost(width: int, rounds: int) -> dict[str, float]:
     corpus = load_corpus()
-    conditions = Conditions(
-        model="mlp",
-        sizes={"vocabulary": 256, "context": 8, "hidden_layers": 2},
-        base_width=WIDTHS[0],
-        steps=STEPS,
-        batch=256,
-        evaluation=2048,
-        corpus="default",
-        code="the benchmark's",
-    )
-    settings = [prescribed("adam", "sp", name, hidden_layers=2).setting for name in ("full", ONLINE)]
-    loops = [Loop(Structure.of(conditions, setting, width)) for setting in settings]
-
-    def run(loop: Loop, setting: Any) -> Any:
-        return train(loop, setting, Batch(setting.name, width, (RATE,), (0,)), corpus)[0].loss
-
+    loops, actions = zip(*(whole_run("adam", name, width) for name in ("full", ONLINE)), strict=True)
     online = loops[1].online
     assert online is not None
     probe = jnp.asarray(online.probe(corpus, TARGETS["mlp"]))
@@ -60,7 +64,6 @@ def cost(width: int, rounds: int) -> dict[str, float]:
         def solves() -> Any:
             return [solve(followed.ratios) for _ in range(SOLVES)]
 
-        actions = [partial(run, *pair) for pair in zip(loops, settings, strict=True)]
         fixed, following, measured, solved = alternating_medians(
             [*actions, lambda: measure(moved, followed), solves], rounds
         )
