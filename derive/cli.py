@@ -29,6 +29,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells have it."""
+
 OptimizerOption = Annotated[
     str | None,
     typer.Option(help="A name of `derive list`, or one per layer kind: adam,hidden=muon.  [default: adam]"),
@@ -385,7 +388,7 @@ def run(command: Callable[[], Result], name: str, errors: tuple[type[Exception],
     except OSError as error:
         return _fail(name, f"cannot write the output: {error.strerror}; send it somewhere else")
     except (KeyboardInterrupt, typer.Abort):
-        return 130
+        return INTERRUPTED
     except Exception as error:
         usage = getattr(error, "format_message", None)  # every usage error of the command line library has it
         if usage is None:

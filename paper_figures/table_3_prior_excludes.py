@@ -38,8 +38,8 @@ def item(data: Path) -> Item:  # noqa: ARG001
         claim="Work that took the readout's initial weights to align with the features' change (ω = 1) had to conclude "
         "that only muP and mean field learn features; without that assumption every parameterization does.",
         measured=f"Under full {learning} of {len(pairs)} settings learn features. Under prior "
-        f"{', '.join(excluded)} do not, whatever the optimizer, and their rates are lower by n^-x with x in "
-        f"{', '.join(map(str, sorted(slower)))}; {', '.join(kept)} keep the very same rates.",
+        f"{', '.join(excluded)} do not, whatever the optimizer: rates of theirs are lower by "
+        f"{' or '.join(f'n^(-{each})' for each in sorted(slower) if each)}; {', '.join(kept)} keep the same rates.",
         scale="Exact; nothing is trained.",
         verdict="derived",
         tables={

@@ -148,7 +148,12 @@ def test_the_second_moment_is_forgotten_in_bfloat16_too() -> None:
 def test_a_gradient_that_is_no_number_stays_one() -> None:
     found = np.asarray(trained(np.array([[np.nan, 1.0], [1.0, 1.0], [0.0, 1.0]], np.float32)))
     assert np.isnan(found[0]) and np.isfinite(found[1])
-    assert np.all(np.isnan(angle(jnp.array([np.nan, 0.0, 1.0]), jnp.array([1.0, np.nan, np.nan]))))
+    assert np.all(np.isnan(angle(jnp.array([np.nan, np.nan, 0.0, 1.0]), jnp.array([1.0, 0.0, np.nan, np.nan]))))
+
+
+def test_b_below_zero_is_refused() -> None:
+    with pytest.raises(ValueError, match="needs b above 0"):
+        scale_by_adam_atan2(b=-1.0)
 
 
 def test_without_a_first_moment_the_first_step_is_a_sign() -> None:

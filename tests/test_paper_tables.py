@@ -1,6 +1,7 @@
 """Every table of the paper, against published numbers, arithmetic by hand and the stored measurements themselves."""
 
 import csv
+import gzip
 import io
 import json
 import math
@@ -320,8 +321,8 @@ def test_table_7_updates_are_slopes_of_the_stored_sizes(data: Path) -> None:
 @pytest.mark.parametrize("scheme", ["SP", "muP"])
 def test_table_7_propagation_is_slopes_of_the_stored_sizes(data: Path, scheme: str) -> None:
     rows = table(data, "table_7_measured_exponents", "table_7_propagation")
-    path = data / f"exponents_adam_{scheme.lower()}_full_4096" / "sizes.csv"
-    with path.open(newline="", encoding="utf-8") as file:
+    path = data / f"exponents_adam_{scheme.lower()}_full_4096" / "sizes.csv.gz"
+    with gzip.open(path, "rt", newline="", encoding="utf-8") as file:
         stored = {
             (line["layer"], line["quantity"], int(line["width"]), int(line["seed"])): float(line["value"])
             for line in csv.DictReader(file)

@@ -3,7 +3,6 @@
 import json
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import pytest
 
 from derive.cli import run
 from derive.solve import prescribe
+from tests.interrupts import VERIFY
 from verify.cli import app
 from verify.export import load
 from verify.store import read
@@ -196,7 +196,7 @@ def test_what_is_not_there_is_said(
 def test_two_drivers_do_not_share_a_study_and_ctrl_c_says_where_it_is(tmp_path: Path, capsys: Capture) -> None:
     command = ["transfer", *SMALL[:-2], "--steps", "20000", "--alignment", "full", "--out", str(tmp_path)]
     child = subprocess.Popen(
-        [sys.executable, "-m", "verify", *command, "--processes", "2"],
+        [*VERIFY, *command, "--processes", "2"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -13,6 +13,7 @@ import pytest
 
 from derive.cli import run
 from derive.solve import prescribe, solve
+from tests.interrupts import VERIFY
 from verify.cli import app
 from verify.data import load_corpus
 from verify.exponents import exponents
@@ -135,11 +136,14 @@ def test_divergence_is_a_finding_and_the_rest_is_intact(capsys: Capture) -> None
 
 
 def test_a_study_can_be_interrupted() -> None:
-    command = [sys.executable, "-m", "verify", "exponents", "--widths", "64,512", "--steps", "100000"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    command = [*VERIFY, "exponents", "--widths", "64,512", "--steps", "100000"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
         time.sleep(6)
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
     assert process.returncode == 130
     assert (out, err) == ("", "")
 

@@ -38,7 +38,7 @@ def angle(y: Float[Array, "..."], x: Float[Array, "..."]) -> Float[Array, "..."]
     steep = height > x
     small, large = jnp.where(steep, x, height), jnp.where(steep, height, x)
     # This choice also leaves the division one user: XLA writes to memory the result of one that has more.
-    ratio = jnp.where(large == 0, 0.0, small / large)
+    ratio = jnp.where(large == 0, height, small / large)  # 0 or NaN is what is left where large is 0
     square, series = ratio * ratio, jnp.float32(COEFFICIENTS[-1])
     for coefficient in COEFFICIENTS[-2::-1]:
         series = series * square + coefficient
@@ -72,10 +72,14 @@ def scale_by_adam_atan2(
 ) -> optax.GradientTransformation:
     """U = a atan2(m, b sqrt(v)) with debiased moments; zero where all gradients were.
 
-    The second moment is kept as its root, so that gradients from 1e-37 to 1e37 give the same U as those near 1. The
+    The second moment is kept as its root, so that gradients from 1e-36 to 1e37 give the same U as those near 1. The
     moments are float32 whatever the gradient's type is: a second moment in bfloat16 would never decay, since
-    0.999 rounds to 1. Constants a = b = 1, or a = 4/pi, b = 1, which gives the ratio 1 a step of 1.
+    0.999 rounds to 1. Constants a = b = 1, or a = 4/pi, b = 1, which gives the ratio 1 a step of 1. ValueError for b
+    below or at 0.
     """
+
+    if b <= 0:
+        raise ValueError(f"b = {b} is not allowed: atan2(m, b sqrt(v)) needs b above 0")
 
     def init(params: Any) -> AdamAtan2State:
         def zeros() -> Any:

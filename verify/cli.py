@@ -1,11 +1,13 @@
 """The `verify` command."""
 
+import os
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from derive.cli import run
+from derive.cli import INTERRUPTED, run
 from derive.errors import DeriveError, canonical, shorten
 from verify import cli_decay, cli_epsilon, cli_phase, cli_transfer, cli_updates
 from verify.options import Progress, check_positive, make_folder, read_choice, read_corpus, read_numbers, write_out
@@ -177,4 +179,10 @@ def main() -> None:
     def command() -> Any:
         return app(standalone_mode=False)
 
-    raise SystemExit(run(command, "verify", (ValueError,)))
+    code = run(command, "verify", (ValueError,))
+    if code == INTERRUPTED:
+        # XLA may still be computing on its own threads, which taking the interpreter down would crash.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    raise SystemExit(code)
