@@ -69,7 +69,7 @@ def main(given: Sequence[str] | None = None) -> None:
             data = ROOT / "rerun" / options.rerun
             rerun(options.rerun, data)
         names = [name for given in options.names for name in _named(given)] or ITEMS
-        found = dict(_written(names, data, options.out))
+        found = dict(written(names, data, options.out))
     except (MissingResultError, DeriveError) as error:
         sys.stderr.write(f"paper_figures: {error}\n")
         raise SystemExit(2) from None
@@ -87,10 +87,19 @@ def _named(given: str) -> list[str]:
     return found
 
 
-def _written(names: Sequence[str], data: Path, out: Path) -> Iterator[tuple[str, Item]]:
+def written(names: Sequence[str], data: Path, out: Path) -> Iterator[tuple[str, Item]]:
+    """(name, item) of everything that is written into `out`; MissingResultError for results that cannot be read."""
     for name in names:
         started = time.perf_counter()
-        found = build(name, data)
+        try:
+            found = build(name, data)
+        except MissingResultError:
+            raise
+        except (ValueError, KeyError, TypeError, IndexError, StopIteration) as error:
+            raise MissingResultError(
+                f"{name} cannot be made from {data}: {error}; its studies are damaged or of another version, make them "
+                "again by the commands in paper_figures/studies.py"
+            ) from error
         with mpl.rc_context(fname=STYLE):
             found.write(out)
         print(f"{name:<30} {time.perf_counter() - started:5.1f} s  {found.verdict:<13} {found.title}", flush=True)

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
-from paper_figures.items import Item
-from paper_figures.transfer_results import TITLES, Transfer, transfer, verdict
+from paper_figures.items import Item, verdict
+from paper_figures.transfer_results import TITLES, Transfer, transfer
 from verify.headline import transfers
 from verify.outcomes import SettingResult, WidthResult
 from verify.rate_plots import loss_against_rate

@@ -6,8 +6,8 @@ from pathlib import Path
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
-from paper_figures.items import Item, Table
-from paper_figures.transfer_results import TITLES, transfer, verdict
+from paper_figures.items import Item, Table, verdict
+from paper_figures.transfer_results import TITLES, transfer
 from verify.headline import distinct, interval, short
 from verify.optimum import Estimate, over_seeds
 from verify.outcomes import SettingResult, WidthResult

@@ -9,8 +9,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
-from paper_figures.items import Item, Table
-from paper_figures.transfer_results import TITLES, transfer, verdict
+from paper_figures.items import Item, Table, verdict
+from paper_figures.transfer_results import TITLES, transfer
 from verify.headline import Group, distinct, interval, transfers
 from verify.optimum import over_seeds
 from verify.outcomes import SettingResult

@@ -126,6 +126,15 @@ def _text(plain: str) -> str:
     return "".join(LATEX.get(character, latex_escape(character)) for character in plain)
 
 
+def verdict(outcomes: Sequence[bool | None]) -> Verdict:
+    """Held where all did, held in part where some did, not decided where none is known either way."""
+    if outcomes and all(outcomes):
+        return "held"
+    if any(outcomes):
+        return "held in part"
+    return "did not hold" if False in outcomes else "not decided"
+
+
 @dataclass(frozen=True)
 class Item:
     """One table or figure: pictures and tables by file name, and one paragraph on them.

@@ -34,7 +34,8 @@ def item(data: Path) -> Item:
         claim="Adam's ε must shrink as the gradients do, layer by layer; a constant one ends scale invariance at some "
         "width, within the range of the paper's models.",
         measured=f"{told}. Up to width {LARGEST:,} this happens in {counted}. These gradients are "
-        "those of a small network at its first step; figure 6 shows what ε costs once met.",
+        "those of a small network at its first step, by their RMS; entries are unequal, and what halves an update is "
+        "several times smaller: figure 6 shows that it bites before.",
         scale=f"Exponents exact; gradients of multilayer perceptrons at width {study['widths'][0]}, after the first "
         f"step, mean over seeds ({content['device']}).",
         verdict="held" if within[DEFAULT] else "not decided",

@@ -7,7 +7,7 @@ from typing import Any
 
 from sympy import Rational
 
-from paper_figures.items import NONE, Cell, Item, Table
+from paper_figures.items import NONE, Cell, Item, Table, verdict
 from paper_figures.paths import result
 
 Rows = Sequence[dict[str, Any]]
@@ -44,14 +44,16 @@ def item(data: Path) -> Item:
         f"{name}: multilayer perceptrons of width {each['widths'][0]} to {each['widths'][-1]}"
         for name, each in {"updates": update_study, **changes}.items()
     )
-    held = all(row["holds"] is not False for rows in first.values() for row in rows)
+    last = _at(update_study["rows"], max)
+    count, step = sum(row["holds"] is True for row in last), last[0]["step"]
     return Item(
         title="Exponents, predicted and measured",
         claim="The theory's premises can be measured: how large an optimizer's updates are, how well they align with "
         "activations, and how much activations change, as powers of the width.",
-        measured=f"At the first step, {told}.",
+        measured=f"At the first step, {told}. After step {step} {count} of {len(last)} exponents of updates hold, "
+        "where a sum of updates is taken for one.",
         scale=f"{scales}; {update_study['device']}.",
-        verdict="held" if held else "held in part",
+        verdict=verdict([row["holds"] for rows in first.values() for row in rows]),
         tables={
             "table_7_update_exponents": _updates(first["updates"]),
             "table_7_propagation": _propagation({name: first[name] for name in PROPAGATION}),

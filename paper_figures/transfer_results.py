@@ -1,11 +1,9 @@
 """The analysis of a transfer study, made once for all figures that show it, and words that they share."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from paper_figures.items import Verdict
 from paper_figures.paths import result
 from verify.export import DESCRIPTION, STORE, load
 from verify.headline import Group, distinct
@@ -62,12 +60,3 @@ def transfer(data: Path, name: str) -> Transfer:
 def _analysed(path: Path) -> Transfer:
     study = load(path)
     return Transfer(study, tuple(analyse(study)))
-
-
-def verdict(outcomes: Sequence[bool | None]) -> Verdict:
-    """Held where all did, held in part where some did, not decided where none is known either way."""
-    if all(outcomes):
-        return "held"
-    if any(outcomes):
-        return "held in part"
-    return "not decided" if None in outcomes else "did not hold"

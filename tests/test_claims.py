@@ -124,7 +124,7 @@ def test_the_table_of_epsilon() -> None:
     joined = " ".join(README.split())
     assert first.by_half is not None
     assert f"({width_text(first.by_half)} against {width_text(first.observed)} seen, in SP's embedding" in joined
-    assert f"from width {width_text(onset.cost.onset)} on" in joined
+    assert f"from width {onset.cost.onset:g} on" in joined
 
 
 def test_the_gradients_of_the_readme() -> None:
@@ -164,3 +164,31 @@ def test_weights_at_equilibrium() -> None:
     ]
     stated = ", ".join(f"n^-{each:.2f}" for each in means)
     assert stated in " ".join(README.split()), stated
+
+
+def test_decay_of_both_strengths() -> None:
+    weak = {
+        (row["layer"], row["quantity"]): row["measured"]
+        for row in json.loads((DATA / "decay_weak" / "decay.json").read_text())["rows"]
+    }
+    joined = " ".join(README.split())
+    assert f"only {weak['hidden.0', 'alignment']:.2f} on SP's first hidden layer" in joined
+    assert f"features shrink as n^-{weak['hidden.0', 'feature']:.2f}" in joined
+    strong = [
+        row
+        for row in json.loads((DATA / "decay" / "decay.json").read_text())["rows"]
+        if row["parameterization"] == "SP" and row["kind"] == "hidden"
+    ]
+    kept = [row["measured"] for row in strong if (row["decay"], row["quantity"]) == ("independent", "alignment")]
+    lost = [row["measured"] for row in strong if row["decay"] != "independent" and row["quantity"] == "feature"]
+    assert f"n^-{min(lost):.2f} to n^-{max(lost):.2f}" in joined and 0.96 <= min(kept) <= max(kept) <= 1.02
+
+
+def test_updates_after_ten_steps() -> None:
+    rows = {
+        (row["optimizer"], row["layer"], row["quantity"], row["step"]): row["measured"]
+        for row in json.loads((DATA / "update_exponents" / "updates.json").read_text())["rows"]
+    }
+    norms = [rows["soap", layer, "p", 10] for layer in ("hidden.0", "hidden.1")]
+    assert f"goes as n^{norms[0]:.2f} and n^{norms[1]:.2f}" in " ".join(README.split())
+    assert all(0.08 < rows["adam", layer, "s", 10] < 0.11 for layer in ("hidden.0", "hidden.1"))

@@ -14,8 +14,8 @@ import typer.main
 from paper_figures import build as builder
 from paper_figures import gallery
 from paper_figures.build import ITEMS, build, main
-from paper_figures.items import Item
-from paper_figures.paths import DATA, GALLERY, ROOT
+from paper_figures.items import Item, verdict
+from paper_figures.paths import DATA, GALLERY, ROOT, MissingResultError
 from paper_figures.studies import STUDIES, arguments
 from verify.cli import app
 
@@ -113,3 +113,19 @@ def test_a_rerun_goes_through_every_study_that_is_not_finished(tmp_path: Path, m
     (tmp_path / done / "measured.json").write_text("{}")
     builder.rerun("gpu", tmp_path)
     assert ran == [shlex.join(arguments(study, "gpu", tmp_path / study)) for study in STUDIES if study != done]
+
+
+def test_a_damaged_study_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for content in ('{"rows": []}', "[]", "{", '{"rows": 3}'):
+        measured = [(f"exponents_adam_{scheme}_full_4096", "measured.json") for scheme in ("sp", "mup")]
+        for study, file in (("update_exponents", "updates.json"), *measured):
+            (tmp_path / study).mkdir(exist_ok=True)
+            (tmp_path / study / file).write_text(content)
+        with pytest.raises(MissingResultError, match="table_7_measured_exponents cannot be made from"):
+            list(builder.written(["table_7_measured_exponents"], tmp_path, tmp_path / "out"))
+    assert capsys.readouterr().out == ""
+
+
+def test_verdicts_are_all_some_none_or_unknown() -> None:
+    cases = {(True, True): "held", (True, False): "held in part", (False, None): "did not hold", (None,): "not decided"}
+    assert {outcomes: verdict(outcomes) for outcomes in cases} == cases and verdict([]) == "not decided"

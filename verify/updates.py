@@ -230,6 +230,8 @@ def explained(found: Sequence[Row], folder: Path) -> list[Row]:
                 ((line["optimizer"], line["layer"], line["quantity"], line["step"]), line["reason"])
                 for line in csv.DictReader(file)
             ]
+        if any(None in (*patterns, reason) for patterns, reason in noted):
+            raise ValueError
     except (OSError, KeyError, ValueError, csv.Error):
         raise StudyError(
             f"{shorten(str(path))} cannot be read; write columns optimizer,layer,quantity,step,reason, or move it"
