@@ -10,6 +10,7 @@ from pathlib import Path
 
 import matplotlib as mpl
 
+from derive.cli import INTERRUPTED
 from derive.errors import DeriveError, unknown_name
 from paper_figures import gallery
 from paper_figures.items import Item
@@ -49,8 +50,19 @@ def rerun(scale: Scale, folder: Path) -> None:
     for study in STUDIES:
         # `verify exponents` alone never goes on with a folder: it trains for minutes and writes at the end.
         if not (folder / study / "measured.json").exists():
-            given = arguments(study, scale, folder / study)
-            subprocess.run([sys.executable, "-m", "verify", *given], check=True)  # noqa: S603
+            run_verify(arguments(study, scale, folder / study))
+
+
+def run_verify(given: Sequence[str]) -> None:
+    """One command of verify, which says itself what was wrong and handles Ctrl-C; SystemExit with its code."""
+    child = subprocess.Popen([sys.executable, "-m", "verify", *given])  # noqa: S603
+    try:
+        code = child.wait()
+    except KeyboardInterrupt:
+        child.wait()
+        raise SystemExit(INTERRUPTED) from None
+    if code:
+        raise SystemExit(code)
 
 
 def main(given: Sequence[str] | None = None) -> None:
@@ -73,8 +85,6 @@ def main(given: Sequence[str] | None = None) -> None:
     except (MissingResultError, DeriveError) as error:
         sys.stderr.write(f"paper_figures: {error}\n")
         raise SystemExit(2) from None
-    except subprocess.CalledProcessError as error:  # the command has said why
-        raise SystemExit(error.returncode) from None
     if options.gallery:
         gallery.write(found)
 

@@ -1,8 +1,6 @@
 """Figure 8: SP and NTK, muP and MFP, each trained for itself though proved equal: what differs is rounding."""
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -14,11 +12,10 @@ from matplotlib.ticker import FuncFormatter
 
 from paper_figures.items import Item, Table
 from paper_figures.transfer_results import TITLES, Transfer, transfer
-from verify.studies import Record
+from paper_figures.twins import PAIRS, Twins, twins
 from verify.transfer_plots import COLOURS, LOOK, plain_numbers
 
 STUDY = "equivalence"
-PAIRS = (("SP", "NTK"), ("muP", "MFP"))
 ROUNDING = 2.0**-23
 """Twice the largest relative error of one rounding in float32: the smallest difference of two numbers near 1."""
 EARLY = 2
@@ -26,38 +23,6 @@ EARLY = 2
 MARKERS = "o^vD"
 BELOW: Any = {"xytext": (0, -8), "textcoords": "offset points", "ha": "center", "va": "top", "fontweight": "bold"}
 SMALL: Any = {"ha": "left", "va": "bottom", "fontsize": 7, "color": "#505050"}
-
-
-@dataclass(frozen=True)
-class Twins:
-    """Two runs that differ in the parameterization alone; `ratio` is the width over the base width."""
-
-    optimizer: str
-    pair: tuple[str, str]
-    ratio: float
-    first: Record
-    second: Record
-
-    @property
-    def exact(self) -> bool:
-        """Whether multipliers are powers of two: the ratio is a power of 4."""
-        return math.log2(self.ratio) % 2 == 0
-
-    @property
-    def equal(self) -> bool:
-        """Whether all that is stored of the two runs is the same, bit for bit."""
-        return repr((self.first.loss, self.first.curve)) == repr((self.second.loss, self.second.curve))
-
-    @property
-    def steps(self) -> list[int]:
-        """Where losses were kept of both."""
-        return [step for (step, _), _ in zip(self.first.curve, self.second.curve, strict=False)]
-
-    @property
-    def differences(self) -> list[float]:
-        """|L_2 / L_1 - 1| of the training losses, at those steps."""
-        both = zip(self.first.curve, self.second.curve, strict=False)
-        return [abs(other / one - 1) for (_, one), (_, other) in both]
 
 
 def item(data: Path) -> Item:
@@ -80,23 +45,6 @@ def item(data: Path) -> Item:
         figures={"figure_8_equivalence": _figure(found, runs)},
         tables={"figure_8_differences": _table(runs)},
     )
-
-
-def twins(found: Transfer) -> list[Twins]:
-    """Every two runs of a pair with the same optimizer, width, rate and seed."""
-    study, runs = found.study, []
-    names = {(each.optimizer, each.parameterization): each.name for each in study.settings.values()}
-    for optimizer, pair in product(found.by_optimizer(), PAIRS):
-        one, other = (names[optimizer, scheme] for scheme in pair)
-        for width in study.widths(one):
-            ratio, seconds = width / study.conditions.base_width, study.runs(other, width)
-            runs += [
-                Twins(optimizer, pair, ratio, first, seconds[rate][seed])
-                for rate, by_seed in study.runs(one, width).items()
-                for seed, first in by_seed.items()
-                if seed in seconds.get(rate, {})
-            ]
-    return runs
 
 
 def _early(each: Twins) -> int:

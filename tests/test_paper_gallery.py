@@ -86,6 +86,12 @@ def test_every_result_says_where_it_comes_from(folder: str) -> None:
     assert found["device"]
 
 
+def test_a_command_that_fails_ends_the_rerun_with_its_code(capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        builder.run_verify(["transfer", "--widths", "many"])
+    assert stopped.value.code == 2 and capfd.readouterr().err.count("\n") == 1
+
+
 def test_all_data_together_are_small() -> None:
     assert sum(path.stat().st_size for path in DATA.rglob("*") if path.is_file()) < 20e6
 
@@ -103,11 +109,7 @@ def test_names_by_kind_and_number(tmp_path: Path, capsys: pytest.CaptureFixture[
 def test_a_rerun_goes_through_every_study_that_is_not_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ran: list[str] = []
 
-    def run(command: list[str], check: bool) -> None:
-        assert check
-        ran.append(shlex.join(command[3:]))
-
-    monkeypatch.setattr(builder.subprocess, "run", run)
+    monkeypatch.setattr(builder, "run_verify", lambda given: ran.append(shlex.join(given)))
     done = "alignments_adam_sp"
     (tmp_path / done).mkdir()
     (tmp_path / done / "measured.json").write_text("{}")

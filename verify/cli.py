@@ -1,5 +1,6 @@
 """The `verify` command."""
 
+import gc
 import os
 import sys
 from pathlib import Path
@@ -182,6 +183,7 @@ def main() -> None:
     code = run(command, "verify", (ValueError,))
     if code == INTERRUPTED:
         # XLA may still be computing on its own threads, which taking the interpreter down would crash.
+        gc.collect()  # gives back what closed workers shared
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
