@@ -81,8 +81,8 @@ def crash(tmp_path: Path, kills: int) -> None:
     assert runs(folder) == expected
 
 
-def test_six_kills_leave_the_study_as_it_would_have_been(tmp_path: Path) -> None:
-    crash(tmp_path, 6)
+def test_four_kills_leave_the_study_as_it_would_have_been(tmp_path: Path) -> None:
+    crash(tmp_path, 4)
 
 
 @pytest.mark.slow
