@@ -21,7 +21,7 @@ from verify.train import Config
 
 WIDTHS = (128, 256, 512, 1024)
 SCHEMES = ["sp", "mup", pytest.param("ntk", marks=pytest.mark.slow), pytest.param("mfp", marks=pytest.mark.slow)]
-OPTIMIZERS = ["sgd", "adam", "adam-ps"]
+OPTIMIZERS = ["sgd", "adam", pytest.param("adam-ps", marks=pytest.mark.slow)]
 # Small enough that ten steps stay where the loss falls alike at every width.
 RATES = {**BASE_RATES, "sgd": 0.01}
 

@@ -25,7 +25,7 @@ def study(scheme: str) -> Result:
     return exponents(config, WIDTHS, range(4), 1, load_corpus())
 
 
-@pytest.mark.parametrize("scheme", ["sp", "mup"])
+@pytest.mark.parametrize("scheme", ["sp", pytest.param("mup", marks=pytest.mark.slow)])
 def test_every_dense_op_after_the_first_step(scheme: str) -> None:
     rows = study(scheme).rows
     names = {row.layer for row in rows}
