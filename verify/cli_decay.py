@@ -109,8 +109,8 @@ def decay(
             bar.advance(len(found) * conditions.steps)
             for path, (each, width) in zip(paths, wanted, strict=True):
                 if path not in found:
-                    found[path] = Trained.of(train(conditions, each, width, text, bar.advance))
-                    found[path].write(path, conditions)
+                    Trained.of(train(conditions, each, width, text, bar.advance)).write(path, conditions)
+                    found[path] = Trained.read(path, conditions)  # as it was rounded, and will be read again
     except KeyboardInterrupt:
         write_error(f"interrupted; what is finished is in {out}, the same command goes on")
         raise

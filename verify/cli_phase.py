@@ -58,7 +58,7 @@ def phase(
     from verify.exponents import check_widths
     from verify.phase import Conditions, grid, read_exponents, train, usual_rate
     from verify.phase_results import Study, Trained, as_json, file_name
-    from verify.updates import loaded_code
+    from verify.sweep import loaded_code
 
     shown = read_choice("--format", output_format, ("table", "json"))
     check_positive(base_width=base_width, base_rate=base_rate, seeds=seeds, steps=steps, batch=batch)
@@ -96,8 +96,9 @@ def phase(
             bar.advance(len(found) * len(conditions.points))
             for width in growing:
                 if width not in found:
-                    found[width] = Trained.of(train(conditions, width, text, bar.advance))
-                    found[width].write(paths[width], conditions)
+                    Trained.of(train(conditions, width, text, bar.advance)).write(paths[width], conditions)
+                    # As it was rounded: what is judged now is what is judged when the folder is gone on with.
+                    found[width] = Trained.read(paths[width], conditions)
     except KeyboardInterrupt:
         write_error(f"interrupted; what is finished is in {out}, the same command goes on")
         raise

@@ -79,8 +79,8 @@ def updates(
             bar.advance(len(found) * len(growing) * steps)
             for path, each in zip(paths, chosen, strict=True):
                 if path not in found:
-                    found[path] = train(each, text, bar.advance)
-                    found[path].write(path)
+                    train(each, text, bar.advance).write(path)
+                    found[path] = Updates.read(path, each)  # as it was rounded, and will be read again
     except KeyboardInterrupt:
         write_error(f"interrupted; what is finished is in {out}, the same command goes on")
         raise

@@ -31,8 +31,8 @@ from derive.solve import residuals_at
 from verify.exponents import StudyError
 from verify.fit import TOLERANCES, Slope, Table, alignment_slopes, slope
 from verify.phase import Conditions, Network, Point
+from verify.sweep import loaded_code
 from verify.train import device_name
-from verify.updates import loaded_code
 
 Prediction = Literal["full", "measured", "finite"]
 Region = Literal["unstable", "stable", "frozen"]
