@@ -147,6 +147,15 @@ def measured(path: Path) -> Alignment:
     return replace(best, intervals=intervals, notes=tuple(dict.fromkeys(notes)))
 
 
+def measured_by_op(path: Path) -> dict[str, Ratios]:
+    """The alignments of the last measured step by dense op, whatever graph they form; errors and changes as `measured`."""
+    rows = _measured_rows(path)
+    last = max(row["step"] for row in rows)
+    values = {(row["layer"], row["quantity"]): row for row in rows if row["step"] == last}
+    names = dict.fromkeys(layer for layer, _ in values if layer != "embedding")
+    return {name: _ratios(values, name, "measured", path, []) for name in names}
+
+
 def _by_layer(path: Path, ratios: Mapping[str, Ratios], notes: list[str]) -> Alignment:
     """Layers hidden.0, hidden.1, ... one by one; other hidden ops together, each ratio the largest among them."""
     if "readout" not in ratios or len(ratios) < 2:

@@ -67,6 +67,16 @@ GRADIENT_DEGREES: Mapping[Symbol, Expr] = {GRADIENT: S.One, FIRST_MOMENT: S.One,
 WEIGHT_DEGREES: Mapping[Symbol, Expr] = {WEIGHT: S.One}
 
 
+Fans = Kind | tuple[Rational, Rational]
+"""Powers of the width in (fan_in, fan_out), or the layer kind that has them."""
+
+
+def fan_exponents(fans: Fans) -> tuple[Expr, Expr]:
+    """Powers of the width in (fan_in, fan_out)."""
+    fan_in, fan_out = FAN_EXPONENTS[fans] if isinstance(fans, str) else fans
+    return S(fan_in), S(fan_out)
+
+
 @dataclass(frozen=True)
 class Optimizer:
     """An update rule U(g, m, v, w, eps), with Delta W = rate x U, and the exponents that follow from it.
@@ -131,30 +141,30 @@ class Optimizer:
             )
         return found.pop()
 
-    def epsilon(self, kind: Kind, gradient: Expr, weight: Expr) -> Expr | None:
+    def epsilon(self, kind: Fans, gradient: Expr, weight: Expr) -> Expr | None:
         """e_l with eps_l = n^-e_l, the exponent of what eps is added to; None where the rule has no eps."""
         if self.epsilon_companion is None:
             return None
         return exponent(self.epsilon_companion, self._sizes(kind, gradient, weight))
 
-    def size(self, kind: Kind, gradient: Expr, weight: Expr) -> Expr:
+    def size(self, kind: Fans, gradient: Expr, weight: Expr) -> Expr:
         """s_l with RMS(U_l) = n^-s_l, from RMS(gradient) = n^-gradient and RMS(W_l) = n^-weight."""
         size = exponent(self.rule, self._sizes_with_epsilon(kind, gradient, weight))
         if size is S.Infinity:
             raise DeriveError(f"update rule {shorten(self.update)} is zero; nothing would be trained")
         return size
 
-    def operator_norm(self, kind: Kind, gradient: Expr, weight: Expr) -> Expr:
+    def operator_norm(self, kind: Fans, gradient: Expr, weight: Expr) -> Expr:
         """p_l with ||U_l||_op = n^p_l on a rank-one, fully aligned gradient (THEORY 3; here n^+p)."""
         return -operator_norm_exponent(self.rule, self._sizes_with_epsilon(kind, gradient, weight))
 
-    def alignment_cap(self, kind: Kind, gradient: Expr, weight: Expr) -> Expr:
+    def alignment_cap(self, kind: Fans, gradient: Expr, weight: Expr) -> Expr:
         """alpha_max = p + s + (log_n fan_in - log_n fan_out)/2: what RMS(Uz) <= ||U||_op RMS(z) allows."""
-        fan_in, fan_out = FAN_EXPONENTS[kind]
+        fan_in, fan_out = fan_exponents(kind)
         norm_exponent = self.operator_norm(kind, gradient, weight)
-        return norm_exponent + self.size(kind, gradient, weight) + Rational(fan_in - fan_out, 2)
+        return norm_exponent + self.size(kind, gradient, weight) + (fan_in - fan_out) / 2
 
-    def gradient_degree(self, kind: Kind = "hidden", gradient: Expr = S.Zero, weight: Expr = S.Zero) -> Expr:
+    def gradient_degree(self, kind: Fans = "hidden", gradient: Expr = S.Zero, weight: Expr = S.Zero) -> Expr:
         """k, the degree of U in the gradient; a constant eps counts only where it outgrows its companion.
 
         Raises DeriveError where the rule is not homogeneous in the gradient.
@@ -190,18 +200,18 @@ class Optimizer:
                 "alike (decoupled decay is apart: --decay)"
             ) from None
 
-    def _sizes(self, kind: Kind, gradient: Expr, weight: Expr) -> dict[Symbol, Expr]:
-        fan_in, fan_out = FAN_EXPONENTS[kind]
+    def _sizes(self, kind: Fans, gradient: Expr, weight: Expr) -> dict[Symbol, Expr]:
+        fan_in, fan_out = fan_exponents(kind)
         return {
             GRADIENT: gradient,
             FIRST_MOMENT: gradient,
             SECOND_MOMENT: 2 * gradient,
             WEIGHT: weight,
-            FAN_IN: S(-fan_in),
-            FAN_OUT: S(-fan_out),
+            FAN_IN: -fan_in,
+            FAN_OUT: -fan_out,
         }
 
-    def _sizes_with_epsilon(self, kind: Kind, gradient: Expr, weight: Expr) -> dict[Symbol, Expr]:
+    def _sizes_with_epsilon(self, kind: Fans, gradient: Expr, weight: Expr) -> dict[Symbol, Expr]:
         scaled = self.epsilon(kind, gradient, weight) if self.scaled_epsilon else None
         return {**self._sizes(kind, gradient, weight), EPSILON: S.Zero if scaled is None else scaled}
 

@@ -36,6 +36,7 @@ Quantity = Literal[
     "u",
     "delta_z",
     "gradient",
+    "size",
 ]
 Verdict = Literal["holds", "fails", "open", "not measured"]
 
@@ -50,6 +51,7 @@ TOLERANCES: Mapping[Quantity, float] = {
     "u": 0.1,
     "delta_z": 0.15,
     "gradient": 0.1,
+    "size": 0.1,
 }
 """How far a slope may be from its prediction at widths of hundreds; all tell 1/2 from 0."""
 WIDEST_INTERVAL = 0.25  # half-width beyond which 0 and 1/2 cannot be told apart

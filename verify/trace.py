@@ -248,7 +248,7 @@ class _Walk:
         if _holds_product(eqn):
             if name in CALLS:
                 body, before = next(eqn.params[key] for key in BODIES if key in eqn.params), len(self.ops)
-                outputs = self.jaxpr(_closed(body), arguments, iteration)
+                outputs = self.jaxpr(as_closed(body), arguments, iteration)
                 if name not in CUSTOM:
                     return outputs
                 # The rule for derivatives belongs to the call and not to its body: take the call's own values.
@@ -272,12 +272,8 @@ class _Walk:
         return [_Tagged(output, origin) for output in outputs]
 
     def scan(self, eqn: JaxprEqn, arguments: list[_Tagged], iteration: tuple[int, ...]) -> list[_Tagged]:
-        body = _closed(eqn.params["jaxpr"])
-        # Told by shapes, since releases of JAX name the counts differently: a stack has one axis more than its rows.
-        pairs = zip(eqn.invars, body.jaxpr.invars, strict=True)
-        last = sum(_shape(outer) == _shape(inner) for outer, inner in pairs)
-        pairs = zip(eqn.outvars, body.jaxpr.outvars, strict=True)
-        first = last - sum(_shape(outer) == _shape(inner) for outer, inner in pairs)
+        body = as_closed(eqn.params["jaxpr"])
+        first, last, _ = scan_split(eqn, body)
         constants, carry, stacks = arguments[:first], arguments[first:last], arguments[last:]
         steps = range(eqn.params["length"])
         rows: dict[int, list[_Tagged]] = {}
@@ -311,7 +307,7 @@ class _Walk:
             )
         (path,) = weight.origin
         name = self.unique(path + indices)
-        sizes = (activation.value.shape, shape, output.shape, *_fans(primitive, params, shape, position))
+        sizes = (activation.value.shape, shape, output.shape, *fans(primitive, params, shape, position))
         self.ops.append(DenseOp(name, path, primitive, params, position, iteration, *sizes))
         self.operands[name] = Operands(activation.value, weight.value)
         return output + self.shifts[name].astype(output.dtype) if name in self.shifts else output
@@ -321,7 +317,8 @@ class _Walk:
         return name if self.uses[name] == 1 else f"{name}#{self.uses[name]}"
 
 
-def _fans(primitive: DensePrimitive, params: Mapping[str, Any], shape: Shape, position: int) -> tuple[int, int]:
+def fans(primitive: DensePrimitive, params: Mapping[str, Any], shape: Shape, position: int) -> tuple[int, int]:
+    """(fan_in, fan_out) of a weight of that shape at that place among the operands, as `DenseOp` counts them."""
     if primitive == "gather":
         return 1, prod(params["slice_sizes"])
     if primitive == "conv":
@@ -332,12 +329,29 @@ def _fans(primitive: DensePrimitive, params: Mapping[str, Any], shape: Shape, po
     return prod(shape[axis] for axis in contracted), prod(free)
 
 
+def scan_split(eqn: JaxprEqn, body: ClosedJaxpr) -> tuple[int, int, int]:
+    """(where a scan's carry begins among its operands, where its stacks begin, how many results are carried).
+
+    Told by shapes, since releases of JAX name the counts differently: a stack has one axis more than its rows.
+    """
+    pairs = zip(eqn.invars, body.jaxpr.invars, strict=True)
+    last = sum(_shape(outer) == _shape(inner) for outer, inner in pairs)
+    pairs = zip(eqn.outvars, body.jaxpr.outvars, strict=True)
+    carried = sum(_shape(outer) == _shape(inner) for outer, inner in pairs)
+    return last - carried, last, carried
+
+
 def _bind(eqn: JaxprEqn, arguments: list[_Tagged]) -> list[Any]:
+    return bind_equation(eqn, [argument.value for argument in arguments])
+
+
+def bind_equation(eqn: JaxprEqn, operands: Sequence[Any]) -> list[Any]:
+    """The results of the equation on these operands."""
     # A pair of functions and parameters in older releases of JAX, parameters alone since.
     bound = eqn.primitive.get_bind_params(eqn.params)
     functions, params = bound if isinstance(bound, tuple) else ((), bound)
     with eqn.ctx.manager:
-        outputs = eqn.primitive.bind(*functions, *(argument.value for argument in arguments), **params)
+        outputs = eqn.primitive.bind(*functions, *operands, **params)
     return outputs if eqn.primitive.multiple_results else [outputs]
 
 
@@ -345,7 +359,8 @@ def _shape(atom: Any) -> Shape:
     return atom.aval.shape
 
 
-def _closed(body: Jaxpr | ClosedJaxpr) -> ClosedJaxpr:
+def as_closed(body: Jaxpr | ClosedJaxpr) -> ClosedJaxpr:
+    """The body of an equation, which may have no constants of its own."""
     return body if isinstance(body, ClosedJaxpr) else ClosedJaxpr(body, ())
 
 

@@ -1,0 +1,193 @@
+"""`verify prescribe` and `verify check`: the prescription for the user's own model, and whether it holds there."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from derive.errors import DeriveError, shorten
+from verify.options import Progress, check_positive, make_folder, read_choice, read_numbers, write_out
+
+if TYPE_CHECKING:
+    from verify.coordinate_check import Check
+    from verify.prescription import ModelPrescription, ParameterRow
+
+ModelArgument = Annotated[
+    str, typer.Argument(help="module:make, where make(width) returns (params, apply, inputs) or with a loss fourth.")
+]
+OptimizerOption = Annotated[str, typer.Option(help="A name of derive list, or one per kind: adam,hidden=muon.")]
+ParameterizationOption = Annotated[str, typer.Option(help="sp, ntk, mup or mfp.")]
+AlignmentOption = Annotated[str, typer.Option(help="full, none, ... as in derive, or measured:FILE by dense op.")]
+FormatOption = Annotated[str, typer.Option("--format", help="table or json.")]
+
+
+def prescribe(
+    model: ModelArgument,
+    base_width: Annotated[int, typer.Option(help="The width at which you tuned.")],
+    width: Annotated[int, typer.Option(help="The width that you want.")],
+    optimizer: OptimizerOption = "adam",
+    parameterization: ParameterizationOption = "mup",
+    alignment: AlignmentOption = "full",
+    base_rate: Annotated[float | None, typer.Option(help="The rate tuned at the base width.")] = None,
+    loss: Annotated[str, typer.Option(help="mse, or ce: with cross-entropy the logits may diverge.")] = "mse",
+    decay: Annotated[str, typer.Option(help="Decoupled decay: independent, sqrt or constant.")] = "independent",
+    gauge: Annotated[str, typer.Option(help="0: no multipliers; own: the parameterization's, by wrap().")] = "0",
+    every: Annotated[bool, typer.Option("--every", help="List every parameter, blocks that are alike too.")] = False,
+    out: Annotated[Path | None, typer.Option(help="File for the prescription as JSON.")] = None,
+    output_format: FormatOption = "table",
+) -> None:
+    """The prescription for your own model: every parameter's role, initial size, rate, epsilon and decay."""
+    from derive.propagation import LOSSES
+    from derive.solve import DECAYS
+    from verify.prescription import GAUGES
+    from verify.prescription import prescribe as prescribed
+    from verify.user_model import load_make
+
+    chosen = read_choice("--format", output_format, ("table", "json"))
+    check_positive(base_width=base_width, width=width, base_rate=base_rate)
+    answer = prescribed(
+        load_make(model),
+        base_width=base_width,
+        width=width,
+        optimizer=optimizer,
+        parameterization=parameterization,
+        alignment=alignment,
+        loss=read_choice("--loss", loss, LOSSES),  # type: ignore[arg-type]
+        decay=read_choice("--decay", decay, tuple(DECAYS)),  # type: ignore[arg-type]
+        gauge=read_choice("--gauge", gauge, GAUGES),  # type: ignore[arg-type]
+    )
+    if out is not None:
+        make_folder(out.parent)
+        if out.exists():
+            raise DeriveError(f"--out {shorten(str(out))} exists already; give another file, or move that one")
+        out.write_text(answer.to_json(), encoding="utf-8")
+    write_out(answer.to_json() if chosen == "json" else _table(answer, base_rate, every))
+
+
+def _template(path: str) -> str:
+    """The path with its numbers left out, by which blocks that are alike are one row."""
+    return re.sub(r"(?<![A-Za-z])\d+(?![A-Za-z])|(?<=_)\d+", "*", path)
+
+
+def _grouped(rows: Sequence["ParameterRow"], every: bool) -> list[list["ParameterRow"]]:
+    groups: dict[Any, list[ParameterRow]] = {}
+    for row in rows:
+        alike = (_template(row.path), row.base_shape, row.shape, row.role, row.why, row.a, row.b, row.c, row.epsilon)
+        groups.setdefault(row.path if every else alike, []).append(row)
+    return list(groups.values())
+
+
+def _table(answer: "ModelPrescription", base_rate: float | None, every: bool) -> str:
+    from derive.emit import terminal_table
+
+    cells = []
+    for group in _grouped(answer.parameters, every):
+        row, count = group[0], len(group)
+        name = row.path if count == 1 else f"{_template(row.path)}  x {count}"
+        cells.append(
+            [
+                name,
+                "x".join(map(str, row.shape)) or "scalar",
+                row.role,
+                _start(group, answer),
+                _number(answer.factor(row.a)),
+                _number(answer.factor(row.c) * (base_rate or 1.0)),
+                "-" if row.epsilon is None else _number(answer.factor(row.epsilon)),
+                _number(answer.factor(row.decay)),
+                row.why,
+            ]
+        )
+    rate = "rate" if base_rate else "rate x"
+    columns = ["parameter", "shape", "role", "initial std", "multiplier", rate, "epsilon x", "decay x", "why"]
+    lines = [
+        f"{answer.optimizer_name}, {answer.parameterization}, alignment {answer.alignment}: "
+        f"width {answer.base_width} -> {answer.width}; x: times what the base width has",
+        terminal_table(columns, cells),
+        *(f"multiply {name} by {answer.factor(x):.6g} (n^{-x}): wrap(apply) does" for name, x in answer.multipliers.items()),
+        *(f"note: {note}" for note in answer.notes),
+        f"proved optimal: sum of c = {answer.certificate['optimum']} over {len(answer.parameters)} parameters, "
+        f"{answer.certificate['constraints']} constraints, exact duals in --format json",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _number(value: float) -> str:
+    return f"{value:.6g}"
+
+
+def _start(group: Sequence["ParameterRow"], answer: "ModelPrescription") -> str:
+    """The initial std at the width; a constant by its value."""
+    starts = {(row.mean, row.std) for row in group}
+    if any(None in start for start in starts):
+        return f"x {answer.factor(group[0].b):.4g}"
+    drawn = [row.start for row in group]
+    factor = answer.factor(group[0].b)
+    if all(each.std == 0 for each in drawn):
+        values = sorted({factor * each.mean for each in drawn})
+        return "constant " + ", ".join(f"{value:.3g}" for value in values[:2])
+    mean_square = sum(each.std**2 for each in drawn) / len(drawn)
+    return f"{factor * mean_square**0.5:.3g}"
+
+
+def check(
+    model: ModelArgument,
+    widths: Annotated[str, typer.Option(help="Growing widths; the first is the base width.")] = "64,128,256,512",
+    optimizer: OptimizerOption = "adam",
+    parameterization: ParameterizationOption = "mup",
+    alignment: AlignmentOption = "full",
+    seeds: Annotated[int, typer.Option(help="Networks per width.")] = 4,
+    steps: Annotated[int, typer.Option(help="Training steps; measured at 1, 2, 5, 10, ...")] = 5,
+    base_rate: Annotated[float | None, typer.Option(help="Learning rate at the base width.")] = None,
+    drift_steps: Annotated[
+        int | None, typer.Option(help="Also train this long over a grid of base rates, for how the best one drifts.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for check.json and measured.json.")] = None,
+    output_format: FormatOption = "table",
+) -> None:
+    """The coordinate check of your own model, as it is and as prescribed; and which parameter to change how."""
+    from derive.emit import dump
+    from verify.coordinate_check import coordinate_check
+    from verify.exponents import check_widths
+    from verify.model_results import as_json, as_text, measured_json
+    from verify.optimizers import BASE_RATES, check_trainable
+    from verify.prescription import prescribe as prescribed
+    from verify.prescription import read_rules
+    from verify.rate_drift import rate_drift
+    from verify.user_model import load_make
+
+    chosen = read_choice("--format", output_format, ("table", "json"))
+    check_positive(seeds=seeds, steps=steps, base_rate=base_rate, drift_steps=drift_steps)
+    sizes = read_numbers("--widths", widths, int, "64,128,256,512")
+    check_widths(sizes)
+    rules = {kind: row.name for kind, row in read_rules(optimizer).items()}
+    check_trainable(rules)
+    rate = base_rate or min(BASE_RATES[rule] for rule in rules.values())
+    if out is not None:
+        make_folder(out)
+        if (out / "check.json").exists():
+            raise DeriveError(f"--out {shorten(str(out))} already holds a check; give another folder, or move that one")
+    make = load_make(model)
+    answer = prescribed(
+        make,
+        base_width=sizes[0],
+        width=sizes[-1],
+        optimizer=optimizer,
+        parameterization=parameterization,
+        alignment=alignment,
+    )
+    with Progress("training and measuring", 2 * len(sizes) * seeds * steps) as bar:
+        found: Check = coordinate_check(
+            make, answer, sizes, base_rate=rate, seeds=seeds, steps=steps, progress=bar.advance
+        )
+    drifts = None
+    if drift_steps is not None:
+        with Progress("training over base rates", 1) as bar:
+            drifts = rate_drift(make, answer, sizes, base_rate=rate, seeds=seeds, steps=drift_steps, progress=bar.advance)
+    content = as_json(model, found, rate, drifts)
+    if out is not None:
+        (out / "check.json").write_text(dump(content), encoding="utf-8")
+        (out / "measured.json").write_text(dump(measured_json(content, "prescribed")), encoding="utf-8")
+        (out / "prescription.json").write_text(answer.to_json(), encoding="utf-8")
+    write_out(dump(content) if chosen == "json" else as_text(model, found, content, drifts))

@@ -1,0 +1,198 @@
+"""A linear program in exact numbers: solved in floats, made exact at its vertex, and certified by its dual.
+
+    minimise objective . x   where every row has  sum_j coefficients_j x_j <= bound,   x free
+
+The certificate is y >= 0, one number per row, with A^T y = -objective: then objective . x >= -y . bound for every x that
+keeps the rows, and equality proves x optimal (Dantzig 1963, duality). Nothing that the float solver says is believed.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+
+import numpy as np
+from scipy.optimize import linprog
+from scipy.sparse import csr_matrix, hstack
+
+TIGHT = 1e-7
+"""A row this near to equality in floats is taken to hold with it, until exact numbers say otherwise."""
+
+
+class ProgramError(ValueError):
+    """What was given and what to do, in one line."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """sum_j coefficients[j] x_j <= bound; the name is for certificates and errors."""
+
+    coefficients: Mapping[int, int]
+    bound: Fraction
+    name: str = ""
+
+
+@dataclass(frozen=True)
+class Solution:
+    """Exact optimal x, the dual y of every row, the optimum, and the indices of the rows that hold with equality."""
+
+    values: tuple[Fraction, ...]
+    duals: tuple[Fraction, ...]
+    optimum: Fraction
+    tight: tuple[int, ...]
+
+
+def minimise(objective: Sequence[int], rows: Sequence[Row], then: Sequence[int] | None = None) -> Solution:
+    """The x that minimises objective . x, and among those one that minimises then . x; certified.
+
+    ProgramError where no x keeps the rows, where the objective has no minimum, and where exact numbers do not confirm
+    the solver's vertex.
+    """
+    x, y = _floats(objective, rows)
+    duals = _exact_duals(objective, rows, y)
+    if then is not None:
+        # Optimal are exactly the x that keep the rows of positive dual with equality.
+        face = [Row({j: -a for j, a in rows[i].coefficients.items()}, -rows[i].bound, rows[i].name) for i, d in enumerate(duals) if d]
+        x, _ = _floats(then, [*rows, *face])
+    values = _exact_vertex(len(objective), rows, x)
+    certify(objective, rows, values, duals)
+    if then is not None:
+        _, second = _floats(then, [*rows, *face])
+        certify(then, [*rows, *face], values, _exact_duals(then, [*rows, *face], second))
+    optimum = sum((Fraction(c) * v for c, v in zip(objective, values, strict=True)), Fraction(0))
+    tight = tuple(i for i, row in enumerate(rows) if _left(row, values) == row.bound)
+    return Solution(values, duals, optimum, tight)
+
+
+def certify(
+    objective: Sequence[int], rows: Sequence[Row], values: Sequence[Fraction], duals: Sequence[Fraction]
+) -> None:
+    """Prove by exact arithmetic that x is feasible and optimal; ProgramError naming what fails."""
+    gradient = [Fraction(c) for c in objective]
+    lower = Fraction(0)
+    for row, y in zip(rows, duals, strict=True):
+        if _left(row, values) > row.bound:
+            raise ProgramError(f"no certificate: the solution violates {row.name or row}")
+        if y < 0:
+            raise ProgramError(f"no certificate: the dual of {row.name or row} is negative")
+        if y:
+            lower -= y * row.bound
+            for variable, coefficient in row.coefficients.items():
+                gradient[variable] += y * coefficient
+    if any(gradient):
+        raise ProgramError(f"no certificate: the duals do not balance the objective of variable {next(i for i, g in enumerate(gradient) if g)}")
+    if sum((Fraction(c) * v for c, v in zip(objective, values, strict=True)), Fraction(0)) != lower:
+        raise ProgramError("no certificate: the objective and its dual bound differ")
+
+
+def _left(row: Row, values: Sequence[Fraction]) -> Fraction:
+    return sum((a * values[j] for j, a in row.coefficients.items()), Fraction(0))
+
+
+def _floats(objective: Sequence[int], rows: Sequence[Row]) -> tuple[np.ndarray, np.ndarray]:
+    """(x, y) of the program in floats."""
+    entries = [(i, j, a) for i, row in enumerate(rows) for j, a in row.coefficients.items()]
+    at = np.array([entry[:2] for entry in entries], dtype=int).reshape(-1, 2).T
+    matrix = csr_matrix(([entry[2] for entry in entries], at), shape=(len(rows), len(objective)))
+    bound = np.array([float(row.bound) for row in rows])
+    answer = linprog(np.array(objective, dtype=float), A_ub=matrix, b_ub=bound, bounds=(None, None), method="highs-ds")
+    if answer.status == 2:
+        raise ProgramError(f"no solution keeps every constraint, among them {_conflict(matrix, bound, rows)}; relax one of them")
+    if answer.status != 0:
+        raise ProgramError(f"the program has no minimum ({' '.join(str(answer.message).split())[:80]}); bound its variables")
+    return answer.x, -answer.ineqlin.marginals
+
+
+def _conflict(matrix: csr_matrix, bound: np.ndarray, rows: Sequence[Row]) -> str:
+    """Rows that cannot hold together: those with a share in the least total violation."""
+    count, size = matrix.shape
+    slack = csr_matrix((-np.ones(count), (np.arange(count), np.arange(count))), shape=(count, count))
+    limits = [(None, None)] * size + [(0, None)] * count
+    answer = linprog(np.r_[np.zeros(size), np.ones(count)], A_ub=hstack([matrix, slack]).tocsr(), b_ub=bound, bounds=limits, method="highs-ds")
+    shares = -answer.ineqlin.marginals
+    return ", ".join(rows[i].name for i in np.argsort(-shares)[:3] if shares[i] > TIGHT)
+
+
+def _exact_vertex(size: int, rows: Sequence[Row], x: np.ndarray) -> list[Fraction]:
+    """The point where the rows that are tight in floats all hold with equality."""
+    near = [row for row in rows if abs(sum(a * x[j] for j, a in row.coefficients.items()) - float(row.bound)) < TIGHT]
+    return _solve(size, [(dict(row.coefficients), row.bound) for row in near], x)
+
+
+def _exact_duals(objective: Sequence[int], rows: Sequence[Row], y: np.ndarray) -> tuple[Fraction, ...]:
+    """The y of the rows with a positive dual that balance the objective: they are few, and mostly whole numbers."""
+    simple = [Fraction(round(float(each) * 5040), 5040) if each > TIGHT else Fraction(0) for each in y]
+    if _balance(objective, rows, simple):
+        return tuple(simple)
+    used = [i for i, each in enumerate(y) if each > TIGHT]
+    equations: dict[int, dict[int, int]] = {}
+    for place, i in enumerate(used):
+        for variable, coefficient in rows[i].coefficients.items():
+            equations.setdefault(variable, {})[place] = coefficient
+    balanced = [(equation, Fraction(-objective[variable])) for variable, equation in equations.items()]
+    solved = _solve(len(used), balanced, y[used])
+    found = [Fraction(0)] * len(rows)
+    for i, value in zip(used, solved, strict=True):
+        found[i] = value
+    return tuple(found)
+
+
+def _balance(objective: Sequence[int], rows: Sequence[Row], duals: Sequence[Fraction]) -> bool:
+    gradient = [Fraction(c) for c in objective]
+    for row, y in zip(rows, duals, strict=True):
+        if y:
+            for variable, coefficient in row.coefficients.items():
+                gradient[variable] += y * coefficient
+    return not any(gradient)
+
+
+def _solve(size: int, equations: Iterable[tuple[Mapping[int, int], Fraction]], near: np.ndarray) -> list[Fraction]:
+    """The exact solution of sparse equations: Gauss and Jordan, fewest unknowns first; dependent equations drop out.
+
+    What the equations leave free is the fraction nearest to the float.
+    """
+    pivots: dict[int, tuple[dict[int, Fraction], Fraction]] = {}
+    waiting = sorted(((len(equation), index, equation, bound) for index, (equation, bound) in enumerate(equations)), key=lambda e: e[:2])
+    for _, _, equation, bound in waiting:
+        left = {variable: Fraction(a) for variable, a in equation.items()}
+        right = bound
+        while (known := next((variable for variable in left if variable in pivots), None)) is not None:
+            right = _eliminate(left, right, known, pivots)
+        if left:
+            variable = min(left)
+            scale = left.pop(variable)
+            pivots[variable] = ({v: a / scale for v, a in left.items()}, right / scale)
+    values: dict[int, Fraction] = {}
+
+    def value(start: int) -> Fraction:
+        stack = [start]
+        while stack:
+            top = stack[-1]
+            if top in values:
+                stack.pop()
+            elif top not in pivots:
+                values[top] = Fraction(float(near[top])).limit_denominator(10**6)
+            else:
+                left, right = pivots[top]
+                missing = [v for v in left if v not in values]
+                if missing:
+                    stack += missing
+                else:
+                    values[top] = right - sum((a * values[v] for v, a in left.items()), Fraction(0))
+        return values[start]
+
+    return [value(variable) for variable in range(size)]
+
+
+def _eliminate(
+    left: dict[int, Fraction], right: Fraction, variable: int, pivots: Mapping[int, tuple[dict[int, Fraction], Fraction]]
+) -> Fraction:
+    """Put in what the pivot equation says of the variable."""
+    factor = left.pop(variable)
+    others, bound = pivots[variable]
+    for v, a in others.items():
+        new = left.get(v, Fraction(0)) - factor * a
+        if new:
+            left[v] = new
+        else:
+            left.pop(v, None)
+    return right - factor * bound

@@ -1,0 +1,112 @@
+"""What `verify check` says of the user's own model: as text, as JSON, and as alignments that go back in."""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from derive import __version__
+from derive.emit import terminal_table
+from verify.coordinate_check import Check, Measured, Setup
+from verify.exponents import row_json
+from verify.rate_drift import Drift
+from verify.sweep import loaded_code
+from verify.train import device_name
+
+
+def as_json(model: str, check: Check, base_rate: float, drifts: Mapping[Setup, Drift] | None) -> dict[str, Any]:
+    """The JSON contract of every verify command."""
+    answer = check.prescription
+    return {
+        "schema": 1,
+        "command": "check",
+        "version": __version__,
+        "code": loaded_code(),
+        "date": datetime.now(UTC).date().isoformat(),
+        "device": device_name(),
+        "corpus": "the model's own inputs",
+        "model": model,
+        "optimizer": answer.optimizer_name,
+        "parameterization": answer.parameterization,
+        "alignment": answer.alignment,
+        "widths": list(check.widths),
+        "seeds": check.seeds,
+        "base_rate": base_rate,
+        "passes": {setup: measured.passes for setup, measured in check.measured.items()},
+        "advice": list(check.advice),
+        "drift": None if drifts is None else [_drift_json(drift) for drift in drifts.values()],
+        "rows": [
+            {"setup": setup, **row_json(row)} for setup, measured in check.measured.items() for row in measured.rows
+        ],
+    }
+
+
+def _drift_json(drift: Drift) -> dict[str, Any]:
+    return {
+        "setup": drift.setup,
+        "drift": drift.drift.value,
+        "low": drift.drift.low,
+        "high": drift.drift.high,
+        "transfer_loss": drift.transfer_loss,
+        "widths": {
+            str(width): {
+                "best_rate": best.best_rate,
+                "best_loss": float(best.best_losses.mean()),
+                "at_edge": best.at_edge,
+            }
+            for width, best in drift.optima.items()
+        },
+    }
+
+
+def measured_json(content: Mapping[str, Any], setup: Setup) -> dict[str, Any]:
+    """The rows of one set-up alone, which --alignment measured:FILE reads."""
+    return {**content, "rows": [row for row in content["rows"] if row["setup"] == setup]}
+
+
+def as_text(model: str, check: Check, content: Mapping[str, Any], drifts: Mapping[Setup, Drift] | None) -> str:
+    """A row per dense op: how size and change go in both set-ups, then verdicts and what to change."""
+    answer = check.prescription
+    steps = sorted(next(iter(check.measured.values())).tables)
+    last = steps[-1]
+    looked = [("size", 1), ("delta_z", 1), *([("delta_z", last)] if last != 1 else [])]
+    cells = []
+    for op in answer.ops:
+        row = [op.name, op.kind]
+        for quantity, step in looked:
+            for measured in check.measured.values():
+                row.append(_cell(measured, op.name, quantity, step))
+        cells.append(row)
+    heads = {"size": "size at start", "delta_z": "change, step {}"}
+    columns = ["dense op", "role"]
+    columns += [f"{heads[quantity].format(step)}: {setup}" for quantity, step in looked for setup in check.measured]
+    lines = [
+        f"{model}: {answer.optimizer_name}, {answer.parameterization}, alignment {answer.alignment}, widths "
+        f"{','.join(map(str, check.widths))}, {check.seeds} seeds, base rate {content['base_rate']:g}, on {content['device']}",
+        "Powers of the width as measured; x: not as predicted; a: smaller, as its update aligns less than assumed",
+        "own: the model as it is, with one rate for all; prescribed: with initial sizes, rates and multipliers as prescribed",
+        terminal_table(columns, cells),
+    ]
+    for setup, measured in check.measured.items():
+        failed = sorted({row.layer for row in measured.failures})
+        verdict = "passes" if measured.passes else f"FAILS on {len(failed)} of {len(answer.ops)} dense ops"
+        lines.append(f"{setup}: {verdict}")
+    if not content["passes"].get("own", True):
+        lines += ["what to change in the model as it is:", *(f"  {line}" for line in check.advice)]
+    for drift in (drifts or {}).values():
+        it = drift.drift
+        lines.append(
+            f"best rate, {drift.setup}: ~ n^{it.value:.2f} [{it.low:.2f}, {it.high:.2f}]; the rate of width "
+            f"{check.widths[0]} costs {drift.transfer_loss:.3f} at {check.widths[-1]}"
+            + ("; a best rate lies at the edge of those tried" if any(o.at_edge for o in drift.optima.values()) else "")
+        )
+    return "\n".join(lines) + "\n"
+
+
+def _cell(measured: Measured, name: str, quantity: str, step: int) -> str:
+    for row in measured.rows:
+        if (row.layer, row.quantity, row.step) == (name, quantity, step):
+            value = -row.measured.value
+            text = "diverged" if value != value else f"{value:+.2f}"
+            mark = " x" if row.verdict == "fails" else " a" if row.reason and row.reason.startswith("shrinks") else ""
+            return text + mark
+    return "-"

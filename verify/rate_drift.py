@@ -1,0 +1,89 @@
+"""How the best base rate of the user's own model drifts with the width, as it is and as prescribed."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+
+from verify.coordinate_check import SETUPS, Runner, Setup, setup_at
+from verify.fit import Slope, slope
+from verify.optimum import Optimum, optimum
+from verify.prescription import ModelPrescription
+from verify.user_model import Make, build
+
+OCTAVES = 3
+"""Rates are tried at powers of 2 this far on either side of the base rate, and further while the best is at an edge."""
+FARTHEST = 9
+
+
+@dataclass(frozen=True)
+class Drift:
+    """Best rate ~ n^slope: 0 is perfect transfer. `optima` by width; `transfer_loss` is what the rate of the smallest
+    width costs at the largest, in the loss's units.
+    """
+
+    setup: Setup
+    drift: Slope
+    optima: Mapping[int, Optimum]
+    transfer_loss: float
+
+
+def rate_drift(
+    make: Make,
+    prescription: ModelPrescription,
+    widths: Sequence[int],
+    *,
+    base_rate: float,
+    seeds: int,
+    steps: int,
+    progress: Callable[..., None] = lambda *_: None,
+) -> dict[Setup, Drift]:
+    """Train every set-up at every width over a grid of base rates, on batches 1, 2, ..., and fit the best rate.
+
+    The loss is that on the example batch, 0, after the last step.
+    """
+    found: dict[Setup, Drift] = {}
+    total = 2 * len(widths) * seeds * (2 * OCTAVES + 1)
+    progress(0, total)
+    with jax.default_matmul_precision("highest"):
+        for setup in SETUPS:
+            optima = {}
+            for width in widths:
+                model = build(make, width)
+                runner = Runner(model, setup_at(prescription, setup, model, width))
+                optima[width] = _optimum(runner, base_rate, seeds, steps, progress)
+            rates = np.array([optima[width].best_rates for width in widths])
+            small, large = optima[widths[0]], optima[widths[-1]]
+            loss = float(np.mean(large.at(small.best_rate) - large.best_losses))
+            found[setup] = Drift(setup, slope(widths, rates), optima, loss)
+    return found
+
+
+def _optimum(runner: Runner, base_rate: float, seeds: int, steps: int, progress: Callable[..., None]) -> Optimum:
+    """The best rate of one width, on a grid that goes on where its best is at an edge."""
+    batches = [runner.model.batch(step) for step in range(steps + 1)]
+    losses: dict[int, list[float]] = {}
+
+    def trained(octave: int, seed: int) -> float:
+        rate = np.float32(base_rate * 2.0**octave)
+        params: Any = runner.init(jax.random.key(seed))
+        state = runner.start(params, rate)
+        for batch in batches[1:]:
+            params, state, _ = runner.step(params, state, rate, batch)
+        value = float(runner.evaluate(params, batches[0]))
+        progress()
+        return value if np.isfinite(value) else float("inf")
+
+    wanted = list(range(-OCTAVES, OCTAVES + 1))
+    while True:
+        for octave in wanted:
+            if octave not in losses:
+                losses[octave] = [trained(octave, seed) for seed in range(seeds)]
+        octaves = sorted(losses)
+        best = optimum(base_rate * 2.0 ** np.array(octaves), np.array([losses[octave] for octave in octaves]))
+        centre = round(float(np.log2(best.best_rate / base_rate))) if np.isfinite(best.best_rate) else octaves[0]
+        wanted = [each for each in range(centre - 2, centre + 3) if abs(each) <= FARTHEST and each not in losses]
+        if not wanted:
+            return best

@@ -1,0 +1,149 @@
+"""The user's own model: make(width) -> (params, apply, inputs), or with a fourth, loss(outputs, inputs).
+
+`params` is any tree of arrays, `apply(params, inputs)` pure, `inputs` an example of what it reads or a function of the
+step that gives one. Flax, Equinox, Haiku and plain functions all come to this in a line or two.
+"""
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from derive.errors import DeriveError, shorten
+from verify.graph import Graph
+from verify.graph_walk import path_name, walk
+from verify.trace import Tree
+
+Make = Callable[[int], Any]
+Apply = Callable[[Tree, Tree], Tree]
+
+
+class ModelError(DeriveError):
+    """What is wrong with a make(width), what is allowed and what to do, in one line."""
+
+
+@dataclass(frozen=True)
+class UserModel:
+    """What make(width) returned; `loss` is None where it gave none."""
+
+    params: Tree
+    apply: Apply
+    inputs: Any
+    loss: Callable[[Tree, Tree], Any] | None = None
+
+    def batch(self, step: int) -> Tree:
+        """The inputs of that step; batch 0 is the example."""
+        return self.inputs(step) if callable(self.inputs) else self.inputs
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """How a parameter starts: N(mean, std); std is 0 for a constant."""
+
+    mean: float
+    std: float
+
+    @property
+    def size(self) -> float:
+        """Its RMS."""
+        return float(np.hypot(self.mean, self.std))
+
+
+def build(make: Make, width: int) -> UserModel:
+    """Call make(width) and check what it returns; ModelError says what is missing."""
+    given = make(width)
+    if not isinstance(given, tuple) or len(given) not in (3, 4) or not callable(given[1]):
+        raise ModelError(
+            f"make({width}) returned {_described(given)}; it has to return (params, apply, inputs), "
+            "or (params, apply, inputs, loss) with loss(outputs, inputs)"
+        )
+    model = UserModel(*given)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(model.params):
+        kind = getattr(leaf, "dtype", None)
+        if kind is None or not jnp.issubdtype(kind, jnp.inexact):
+            raise ModelError(
+                f"parameter {path_name(path)} is {kind or type(leaf).__name__} and cannot be trained; keep it out of "
+                "params, for example with equinox.is_inexact_array or flax.nnx.Param"
+            )
+    if not jax.tree.leaves(model.params):
+        raise ModelError(f"make({width}) returned no parameters; give the tree of arrays that is trained first")
+    return model
+
+
+def _described(given: Any) -> str:
+    return f"{len(given)} values" if isinstance(given, tuple) else shorten(type(given).__name__)
+
+
+def abstract(make: Make, width: int) -> UserModel:
+    """The model with shapes in the place of arrays, so that a large one takes no memory; whole where that fails."""
+    kept: list[UserModel] = []
+
+    def shapes() -> Any:
+        model = build(make, width)
+        kept.append(model)
+        return model.params, model.batch(0)
+
+    try:
+        params, inputs = jax.eval_shape(shapes)
+        model = UserModel(params, kept[0].apply, inputs)
+        jax.eval_shape(model.apply, params, inputs)  # what it closes over must not belong to the trace above
+    except (jax.errors.JAXTypeError, jax.errors.UnexpectedTracerError):
+        return build(make, width)
+    return model
+
+
+def graph_of(make: Make, base_width: int, width: int) -> tuple[Graph, UserModel, Tree]:
+    """(graph between the two widths, model at the base width, shapes of the parameters at the width)."""
+    if base_width == width:
+        raise ModelError(f"both widths are {width}; the roles show between two widths, so give two that differ")
+    if not 0 < base_width < width:
+        raise ModelError(f"widths {base_width} -> {width} do not grow; give the smaller one as the base width")
+    small, large = build(make, base_width), abstract(make, width)
+    graph = walk(
+        (small.apply, large.apply),
+        (small.params, large.params),
+        (small.batch(0), large.batch(0)),
+        (base_width, width),
+    )
+    return graph, small, jax.eval_shape(lambda tree: tree, large.params)
+
+
+def drawn(params: Tree) -> dict[str, Drawn | None]:
+    """How every parameter was drawn, from its entries; None where there are only shapes.
+
+    A mean within four of its standard errors counts as 0.
+    """
+    found: dict[str, Drawn | None] = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        if isinstance(leaf, jax.ShapeDtypeStruct):
+            found[path_name(path)] = None
+            continue
+        entries = np.asarray(leaf, dtype=np.float64)
+        mean, std = float(entries.mean()), float(entries.std())
+        chance = abs(mean) <= 4 * std / max(entries.size, 1) ** 0.5
+        found[path_name(path)] = Drawn(0.0 if chance and std > 0 else mean, float(np.sqrt(np.mean(entries**2))) if chance else std)
+    return found
+
+
+def load_make(text: str) -> Make:
+    """The function that module:name names, imported with the current folder on the path; DeriveError otherwise."""
+    module_name, colon, name = text.partition(":")
+    if not colon or not module_name or not name.isidentifier():
+        raise DeriveError(f"{shorten(text)} does not name a function; write module:make, such as examples.gated_mlp:make")
+    folder = str(Path.cwd())
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
+    try:
+        module = import_module(module_name.removesuffix(".py").replace("/", "."))
+    except ImportError as error:
+        raise DeriveError(f"cannot import {shorten(module_name)}: {error}; run where it lies, or install what it needs") from None
+    make = getattr(module, name, None)
+    if not callable(make):
+        raise DeriveError(f"{shorten(module_name)} has no function {name}; name one that takes a width")
+    return make
