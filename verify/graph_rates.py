@@ -237,7 +237,7 @@ class _Program:
                 forward = self.b[use.path] + self.multiplier(use)
                 arriving = now + forward - use.fan_out.power / 2 + use.input_back
                 back[use.input_node] = min(back[use.input_node], arriving)
-        lost = [path for path, g in found.items() if g >= FAR]
+        lost = [path for path in self.graph.shapes if found.get(path, FAR) >= FAR]
         if lost:
             raise GraphError(
                 f"{lost[0]} does not reach the output" + (f" (nor do {len(lost) - 1} others)" if lost[1:] else "")

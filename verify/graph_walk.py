@@ -156,6 +156,11 @@ class _Walk:
             return self.program(as_closed(eqn.params[body]), as_closed(wide.params[body]), inputs, iteration)
         if name == "scan":
             return self.scan(eqn, wide, inputs, iteration, shapes)
+        if name in LABELS and LABELS[name] != "gather" and any(isinstance(value, Constant) for value in inputs):
+            if self.is_zero(next(value for value in inputs if isinstance(value, Constant))):
+                return [Constant(shape, lambda: None) for shape in shapes]  # such as the first turn of a recurrent loop
+            if any(isinstance(value, Weight) for value in inputs):
+                inputs = [Activation(v.shapes, size=self.constant_power(v)) if isinstance(v, Constant) else v for v in inputs]
         if not any(isinstance(value, Activation) for value in inputs):
             return [self.of_weights(name, eqn, inputs, shape) for shape in shapes]
         if name in LABELS:
@@ -235,6 +240,10 @@ class _Walk:
         if not picks or len(sources) > 1:
             obstacle = obstacle or name
         return Weight(shapes, sources, obstacle)
+
+    def is_zero(self, value: Constant) -> bool:
+        pair = value.arrays()
+        return pair is not None and not any(np.any(np.asarray(each)) for each in pair)
 
     def constant_power(self, value: Value) -> Fraction:
         """m of a constant that is n^-m: from its RMS at both widths, 0 where the entries differ and hardly change."""
