@@ -265,8 +265,8 @@ def constraints(
 
 @app.command()
 def equivalent(
-    first: Annotated[str, typer.Argument(help="sp, ntk, mup or mfp")],
-    second: Annotated[str, typer.Argument(help="sp, ntk, mup or mfp")],
+    first: Annotated[str, typer.Argument(help="sp, ntk, mup, mfp, mup-package, or a=0,0,1;b=0,1/2,0")],
+    second: Annotated[str, typer.Argument(help="the same")],
     optimizer: OptimizerOption = None,
     update: UpdateOption = None,
     epsilon: EpsilonOption = "scaled",
@@ -274,11 +274,11 @@ def equivalent(
 ) -> None:
     """Whether two parameterizations train alike, with the shift of every layer or the layer that differs."""
     from derive import tables
-    from derive.parameterizations import parameterization
+    from derive.parameterizations import custom
 
     problem = _problem(optimizer=optimizer, update=update, epsilon=epsilon)
     chosen = _choice("--format", output_format, ("table", "json"))
-    _write(tables.equivalence(parameterization(first), parameterization(second), problem.optimizers, chosen))
+    _write(tables.equivalence(custom(first), custom(second), problem.optimizers, chosen))
 
 
 @app.command()

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 from sympy import Expr, Rational, S
 
-from derive.errors import DeriveError, canonical, unknown_name
+from derive.errors import DeriveError, canonical, shorten, unknown_name
 from derive.exponents import KINDS, Kind
+from derive.parsing import parse_triple
 
 if TYPE_CHECKING:
     from derive.optimizers import Optimizer
@@ -71,16 +72,29 @@ SP = Parameterization("SP", (S.Zero, S.Zero, S.Zero), (S.Zero, HALF, HALF), "the
 NTK = Parameterization("NTK", (S.Zero, HALF, HALF), (S.Zero, S.Zero, S.Zero), "Jacot et al. 2018, 1806.07572")
 MUP = Parameterization("muP", (-HALF, S.Zero, HALF), (HALF, HALF, HALF), "Yang & Hu 2021, 2011.14522")
 MFP = Parameterization("MFP", (S.Zero, HALF, S.One), (S.Zero, S.Zero, S.Zero), "mean field; Bordelon & Pehlevan 2022")
+MUP_PACKAGE = Parameterization(
+    "mup-package", (S.Zero, S.Zero, S.One), (S.Zero, HALF, S.Zero), "muP in the gauge of microsoft/mup, 2203.03466"
+)
 SCHEMES: tuple[Parameterization, ...] = (SP, NTK, MUP, MFP)
-ALIASES = {"sp": SP, "standard": SP, "ntk": NTK, "mup": MUP, "mfp": MFP, "meanfield": MFP, "mf": MFP}
+ALIASES = {"sp": SP, "standard": SP, "ntk": NTK, "mup": MUP, "mfp": MFP, "meanfield": MFP, "mf": MFP, "muppackage": MUP_PACKAGE}
 
 
 def parameterization(name: str) -> Parameterization:
     """The parameterization with that name or alias; DeriveError suggesting the nearest one otherwise."""
     found = ALIASES.get(canonical(name))
     if found is None:
-        raise unknown_name("parameterization", name, ["sp", "standard", "ntk", "mup", "mfp", "mean-field"])
+        raise unknown_name("parameterization", name, ["sp", "standard", "ntk", "mup", "mfp", "mean-field", "mup-package"])
     return found
+
+
+def custom(text: str) -> Parameterization:
+    """A name, or exponents of one's own such as a=0,0,1;b=0,1/2,0 (embedding, hidden, readout)."""
+    if "=" not in text:
+        return parameterization(text)
+    parts = dict(part.strip().split("=", 1) for part in text.split(";") if "=" in part)
+    if set(parts) != {"a", "b"}:
+        raise DeriveError(f"{shorten(text)} is no parameterization; write a name, or a=0,0,1;b=0,1/2,0")
+    return Parameterization(text.strip(), parse_triple(parts["a"], "a"), parse_triple(parts["b"], "b"))
 
 
 @dataclass(frozen=True)

@@ -60,7 +60,7 @@ def minimise(objective: Sequence[int], rows: Sequence[Row], then: Sequence[int] 
         certify(then, [*rows, *face], values, _exact_duals(then, [*rows, *face], second))
     optimum = sum((Fraction(c) * v for c, v in zip(objective, values, strict=True)), Fraction(0))
     tight = tuple(i for i, row in enumerate(rows) if _left(row, values) == row.bound)
-    return Solution(values, duals, optimum, tight)
+    return Solution(tuple(values), duals, optimum, tight)
 
 
 def certify(

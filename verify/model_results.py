@@ -1,5 +1,6 @@
 """What `verify check` says of the user's own model: as text, as JSON, and as alignments that go back in."""
 
+import math
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -41,16 +42,21 @@ def as_json(model: str, check: Check, base_rate: float, drifts: Mapping[Setup, D
 
 
 def _drift_json(drift: Drift) -> dict[str, Any]:
+    def finite(value: float) -> float | None:
+        return value if math.isfinite(value) else None
+
     return {
         "setup": drift.setup,
-        "drift": drift.drift.value,
-        "low": drift.drift.low,
-        "high": drift.drift.high,
-        "transfer_loss": drift.transfer_loss,
+        "drift": finite(drift.drift.value),
+        "low": finite(drift.drift.low),
+        "high": finite(drift.drift.high),
+        "transfer_loss": finite(drift.transfer_loss),
         "widths": {
             str(width): {
-                "best_rate": best.best_rate,
-                "best_loss": float(best.best_losses.mean()),
+                "best_rate": finite(best.best_rate),
+                "best_loss": finite(float(best.best_losses.mean())),
+                "rates": best.rates.tolist(),
+                "losses": [[finite(loss) for loss in losses] for losses in best.losses.tolist()],
                 "at_edge": best.at_edge,
             }
             for width, best in drift.optima.items()

@@ -1,5 +1,6 @@
 """How the best base rate of the user's own model drifts with the width, as it is and as prescribed."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -53,7 +54,9 @@ def rate_drift(
             for width in widths:
                 model = build(make, width)
                 runner = Runner(model, setup_at(prescription, setup, model, width))
-                optima[width] = _optimum(runner, base_rate, seeds, steps, progress)
+                # Also about the first width's best rate, for what it costs to go on with it.
+                first = [] if not optima else _about(optima[widths[0]].best_rate / base_rate)
+                optima[width] = _optimum(runner, base_rate, seeds, steps, first, progress)
             rates = np.array([optima[width].best_rates for width in widths])
             small, large = optima[widths[0]], optima[widths[-1]]
             loss = float(np.mean(large.at(small.best_rate) - large.best_losses))
@@ -61,7 +64,14 @@ def rate_drift(
     return found
 
 
-def _optimum(runner: Runner, base_rate: float, seeds: int, steps: int, progress: Callable[..., None]) -> Optimum:
+def _about(ratio: float) -> list[int]:
+    """The octaves on both sides of a rate; none for one that is not known."""
+    return [math.floor(math.log2(ratio)), math.floor(math.log2(ratio)) + 1] if math.isfinite(ratio) else []
+
+
+def _optimum(
+    runner: Runner, base_rate: float, seeds: int, steps: int, also: list[int], progress: Callable[..., None]
+) -> Optimum:
     """The best rate of one width, on a grid that goes on where its best is at an edge."""
     batches = [runner.model.batch(step) for step in range(steps + 1)]
     losses: dict[int, list[float]] = {}
@@ -76,7 +86,7 @@ def _optimum(runner: Runner, base_rate: float, seeds: int, steps: int, progress:
         progress()
         return value if np.isfinite(value) else float("inf")
 
-    wanted = list(range(-OCTAVES, OCTAVES + 1))
+    wanted = sorted({*range(-OCTAVES, OCTAVES + 1), *also})
     while True:
         for octave in wanted:
             if octave not in losses:
