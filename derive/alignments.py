@@ -148,7 +148,7 @@ def measured(path: Path) -> Alignment:
 
 
 def measured_by_op(path: Path) -> dict[str, Ratios]:
-    """The alignments of the last measured step by dense op, whatever graph they form; errors and changes as `measured`."""
+    """The alignments of the last measured step by dense op, whatever graph they form; errors as `measured`."""
     rows = _measured_rows(path)
     last = max(row["step"] for row in rows)
     values = {(row["layer"], row["quantity"]): row for row in rows if row["step"] == last}

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
-from sympy import Abs, Expr, Max, Min, Rational, S, Symbol, atan2, sign, sqrt
+from sympy import Abs, Expr, Max, Min, Rational, S, Symbol, atan2, sign, sqrt, sympify
 
 from derive.errors import DeriveError, canonical, shorten, unknown_name
 from derive.exponents import (
@@ -74,7 +74,7 @@ Fans = Kind | tuple[Rational, Rational]
 def fan_exponents(fans: Fans) -> tuple[Expr, Expr]:
     """Powers of the width in (fan_in, fan_out)."""
     fan_in, fan_out = FAN_EXPONENTS[fans] if isinstance(fans, str) else fans
-    return S(fan_in), S(fan_out)
+    return sympify(fan_in), sympify(fan_out)
 
 
 @dataclass(frozen=True)

@@ -76,14 +76,25 @@ MUP_PACKAGE = Parameterization(
     "mup-package", (S.Zero, S.Zero, S.One), (S.Zero, HALF, S.Zero), "muP in the gauge of microsoft/mup, 2203.03466"
 )
 SCHEMES: tuple[Parameterization, ...] = (SP, NTK, MUP, MFP)
-ALIASES = {"sp": SP, "standard": SP, "ntk": NTK, "mup": MUP, "mfp": MFP, "meanfield": MFP, "mf": MFP, "muppackage": MUP_PACKAGE}
+ALIASES = {
+    "sp": SP,
+    "standard": SP,
+    "ntk": NTK,
+    "mup": MUP,
+    "mfp": MFP,
+    "meanfield": MFP,
+    "mf": MFP,
+    "muppackage": MUP_PACKAGE,
+}
 
 
 def parameterization(name: str) -> Parameterization:
     """The parameterization with that name or alias; DeriveError suggesting the nearest one otherwise."""
     found = ALIASES.get(canonical(name))
     if found is None:
-        raise unknown_name("parameterization", name, ["sp", "standard", "ntk", "mup", "mfp", "mean-field", "mup-package"])
+        raise unknown_name(
+            "parameterization", name, ["sp", "standard", "ntk", "mup", "mfp", "mean-field", "mup-package"]
+        )
     return found
 
 

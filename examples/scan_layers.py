@@ -42,4 +42,9 @@ def make(width: int) -> tuple:
 
     blocks = {n: normal((i * width) ** -0.5, BLOCKS, i * width, o * width) for n, (i, o) in MATRICES.items()}
     tables = {"tokens": normal(0.7, 256, width), "positions": normal(0.7, CONTEXT, width)}
-    return {**tables, "blocks": blocks, "readout": normal(width**-0.5, width, 256)}, apply, batches(16, CONTEXT), next_byte_loss
+    return (
+        {**tables, "blocks": blocks, "readout": normal(width**-0.5, width, 256)},
+        apply,
+        batches(16, CONTEXT),
+        next_byte_loss,
+    )

@@ -12,7 +12,11 @@ from jaxtyping import Array, Float, Int
 
 @cache
 def _text() -> np.ndarray:
-    sources = [argparse.__file__, np.__file__, *(module.__file__ for module in (__import__("typing"), __import__("ast")))]
+    sources = [
+        argparse.__file__,
+        np.__file__,
+        *(module.__file__ for module in (__import__("typing"), __import__("ast"))),
+    ]
     return np.concatenate([np.fromfile(path, np.uint8) for path in sources])
 
 

@@ -1,4 +1,4 @@
-"""The coordinate check: the usual set-up drifts and is told what to change, the prescribed one passes; verdicts can fail."""
+"""The coordinate check: the usual set-up drifts and is told what to change, the prescribed one passes."""
 
 import json
 from dataclasses import replace

@@ -27,7 +27,7 @@ SCHEMES: dict[str, Parameterization] = {"sp": SP, "ntk": NTK, "mup": MUP, "mfp":
 RULES = ["sgd", "adam", "adafactor", "lars", "muon", "normalised-sgd", "shampoo", "adam,hidden=muon"]
 
 
-def own(kind: type[MLP] | type[Transformer], scheme: Parameterization, **sizes: int) -> Any:
+def own(kind: type[MLP] | type[Transformer], scheme: Parameterization, **sizes: Any) -> Any:
     """One of the project's models as a user's: with that scheme's multipliers in its code."""
 
     def make(width: int) -> Any:
@@ -42,7 +42,9 @@ def shape(*sizes: int) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(sizes, jnp.float32)
 
 
-def solved(make: Any, optimizer: str = "adam", scheme: Parameterization = SP, alignment: Alignment = FULL, **how: Any) -> Rates:
+def solved(
+    make: Any, optimizer: str = "adam", scheme: Parameterization = SP, alignment: Alignment = FULL, **how: Any
+) -> Rates:
     return solve_graph(graph_of(make, 64, 256)[0], Wanted(optimizers(optimizer), scheme, alignment, **how))
 
 
@@ -76,7 +78,9 @@ def test_measured_alignments_give_the_closed_form_of_a_chain(rule: str, loss: An
         chain = solve(Problem(optimizers(rule), scheme, alignment, 3, loss=loss))
         names = ["hidden.0", "hidden.1", "hidden.2", "readout"]
         measured = dict(zip(names, ratios, strict=True))
-        rates = solve_graph(graph, Wanted(optimizers(rule), scheme, FULL, loss, own_multipliers=True, measured=measured))
+        rates = solve_graph(
+            graph, Wanted(optimizers(rule), scheme, FULL, loss, own_multipliers=True, measured=measured)
+        )
         found = [rates.parameters[name].c for name in ["embedding", *names]]
         assert list(map(str, found)) == list(map(str, chain.c))
         r = [rates.uses[name].r for name in ["embedding", *names]]
@@ -103,9 +107,9 @@ def test_the_residual_of_a_sum_is_the_smallest_and_of_a_product_of_two_as_well()
 def test_an_unstable_readout_asks_every_branch_before_it_for_more():
     """Under `prior` SP's readout wants r = 1/2 of what it reads: a residual stream, so of all that is added to it."""
     layers = solved(own(Transformer, SP, blocks=2), alignment=prescribe("adam", "sp", "prior").problem.alignment)
-    assert {layers.parameters[f"blocks.{block}.{name}"].c for block in range(2) for name in ("q", "o", "up", "down")} == {
-        Fraction(3, 2)
-    }
+    assert {
+        layers.parameters[f"blocks.{block}.{name}"].c for block in range(2) for name in ("q", "o", "up", "down")
+    } == {Fraction(3, 2)}
     assert layers.parameters["embedding.positions"].c == HALF
 
 
@@ -128,7 +132,8 @@ def attention(scale: str) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("scale", "alignment", "extra"), [("root", "full", HALF), ("whole", "full", 0), ("root", "none", 0), ("whole", "none", 0)]
+    ("scale", "alignment", "extra"),
+    [("root", "full", HALF), ("whole", "full", 0), ("root", "none", 0), ("whole", "none", 0)],
 )
 def test_scores_are_divided_by_the_heads_dimension_or_its_root(scale: str, alignment: str, extra: Fraction):
     rates = solved(attention(scale), alignment=prescribe("adam", "sp", alignment).problem.alignment)

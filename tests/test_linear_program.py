@@ -33,7 +33,9 @@ def random_program(seed: int, size: int = 3) -> tuple[list[int], list[Row]]:
 def optimum_of_sympy(objective: list[int], rows: list[Row]) -> Fraction:
     x = [Symbol(f"x_{j}") for j in range(len(objective))]
     total = sum(c * v for c, v in zip(objective, x, strict=True))
-    kept = [sum(a * x[j] for j, a in row.coefficients.items()) <= Rational(*row.bound.as_integer_ratio()) for row in rows]
+    kept = [
+        sum(a * x[j] for j, a in row.coefficients.items()) <= Rational(*row.bound.as_integer_ratio()) for row in rows
+    ]
     value, _ = lpmin(total, kept)
     return Fraction(int(value.p), int(value.q))
 
@@ -43,11 +45,17 @@ def test_the_optimum_is_that_of_an_exact_simplex(seed: int):
     objective, rows = random_program(seed)
     found = minimise(objective, rows, [1 - c for c in objective])
     assert found.optimum == optimum_of_sympy(objective, rows)
-    assert found.tight == tuple(i for i, row in enumerate(rows) if sum(a * found.values[j] for j, a in row.coefficients.items()) == row.bound)
+    assert found.tight == tuple(
+        i for i, row in enumerate(rows) if sum(a * found.values[j] for j, a in row.coefficients.items()) == row.bound
+    )
 
 
 def test_decimals_stay_exact():
-    rows = [Row({0: -1}, Fraction("-0.1234567")), Row({0: 1, 1: -1}, Fraction("0.7654321")), Row({0: -1, 1: -2}, Fraction("-1.0000001"))]
+    rows = [
+        Row({0: -1}, Fraction("-0.1234567")),
+        Row({0: 1, 1: -1}, Fraction("0.7654321")),
+        Row({0: -1, 1: -2}, Fraction("-1.0000001")),
+    ]
     found = minimise([1, 1], rows)
     certify([1, 1], rows, found.values, found.duals)
     assert found.values == (Fraction("0.1234567"), Fraction(10000001 - 1234567, 20000000))
@@ -60,7 +68,7 @@ def test_among_ties_the_second_objective_decides():
 
 
 def test_a_conflict_is_named_and_so_is_a_missing_bound():
-    with pytest.raises(ProgramError, match="among them (low, high|high, low)"):
+    with pytest.raises(ProgramError, match=r"among them (low, high|high, low)"):
         minimise([1], [Row({0: -1}, Fraction(-2), "low"), Row({0: 1}, Fraction(1), "high")])
     with pytest.raises(ProgramError, match="no minimum"):
         minimise([1, 1], [Row({0: -1, 1: 1}, Fraction(0))])

@@ -103,14 +103,14 @@ def test_with_and_without_multipliers_training_is_the_same(optimizer: str, pair:
     losses = {}
     for scheme in ("sp", "mup"):
         answer = verify.prescribe(toy, base_width=BASE, width=WIDTH, optimizer=optimizer, parameterization=scheme)
-        params, apply, inputs = toy(WIDTH)
+        _, apply, inputs = toy(WIDTH)
         losses[scheme] = steps(answer.wrap(apply), answer.init(KEY), answer.optimizer(3e-3), inputs)
         assert not answer.needs_wrapping
     for scheme in pair:
         answer = verify.prescribe(
             toy, base_width=BASE, width=WIDTH, optimizer=optimizer, parameterization=scheme, gauge="own"
         )
-        params, apply, inputs = toy(WIDTH)
+        _, apply, inputs = toy(WIDTH)
         same = steps(answer.wrap(apply), answer.init(KEY), answer.optimizer(3e-3), inputs)
         assert same == pytest.approx(losses[pair[0]], rel=2e-4)
     assert losses["sp"] != pytest.approx(losses["mup"], rel=1e-3)
@@ -120,7 +120,7 @@ def test_each_parameter_moves_at_its_rate():
     """sign-SGD moves every entry by its rate: read off the update itself, schedule and all."""
     answer = verify.prescribe(toy, base_width=BASE, width=WIDTH, optimizer="sign-sgd")
     params = toy(WIDTH)[0]
-    transform = answer.optimizer(0.02, schedule=lambda step: 1.0 / (1 + step))
+    transform: Any = answer.optimizer(0.02, schedule=lambda step: 1.0 / (1 + step))
     state = transform.init(params)
     for turn in range(2):
         updates, state = transform.update(jax.tree.map(jnp.ones_like, params), state, params)
@@ -132,7 +132,7 @@ def test_each_parameter_moves_at_its_rate():
 def test_decay_and_epsilon_scale_as_derived():
     answer = verify.prescribe(toy, base_width=BASE, width=WIDTH, optimizer="adamw", parameterization="sp")
     params = toy(WIDTH)[0]
-    transform = answer.optimizer(0.01, weight_decay=0.1, epsilon=1e-3)
+    transform: Any = answer.optimizer(0.01, weight_decay=0.1, epsilon=1e-3)
     # A gradient of the size of epsilon: U = g / (|g| + eps), with eps halved twice on layers whose g is 1/2 or 1.
     gradients = jax.tree.map(lambda x: jnp.full_like(x, 1e-3), params)
     updates, _ = transform.update(gradients, transform.init(params), params)

@@ -1,4 +1,4 @@
-"""Models as people write them in Flax, Equinox, Haiku and plain JAX, with the role of every parameter listed by hand."""
+"""Models as people write them in Flax, Equinox, Haiku and plain JAX, the role of every parameter listed by hand."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -61,7 +61,10 @@ class LanguageModel(nn.Module):
     @nn.compact
     def __call__(self, tokens: Array) -> Array:
         z = nn.Embed(40, self.width, embedding_init=nn.initializers.normal(1.0))(tokens)
-        places, rates = np.arange(tokens.shape[1])[:, None], 10000.0 ** -(np.arange(self.width // 2) / (self.width // 2))
+        places, rates = (
+            np.arange(tokens.shape[1])[:, None],
+            10000.0 ** -(np.arange(self.width // 2) / (self.width // 2)),
+        )
         z = z + jnp.asarray(np.concatenate([np.sin(places * rates), np.cos(places * rates)], axis=1), jnp.float32)
         for _ in range(BLOCKS):
             z = FlaxBlock(self.width, causal=True)(z)
@@ -197,7 +200,12 @@ def grouped_query(width: int) -> Any:
         | {"gain_1": jnp.ones(width), "gain_2": jnp.ones(width)}
         for block in range(BLOCKS)
     ]
-    params = {"table": normal(50, 40, width, std=1.0), "blocks": blocks, "gain": jnp.ones(width), "head": normal(51, width, 40)}
+    params = {
+        "table": normal(50, 40, width, std=1.0),
+        "blocks": blocks,
+        "gain": jnp.ones(width),
+        "head": normal(51, width, 40),
+    }
 
     def apply(p: Any, tokens: Array) -> Array:
         z = p["table"][tokens]
@@ -236,7 +244,12 @@ class ConvNet(nn.Module):
 
 
 def two_inputs(width: int) -> Any:
-    params = {"x": normal(0, 6, width), "y": normal(1, 9, width), "mix": normal(2, width, width), "out": normal(3, width, 2)}
+    params = {
+        "x": normal(0, 6, width),
+        "y": normal(1, 9, width),
+        "mix": normal(2, width, width),
+        "out": normal(3, width, 2),
+    }
 
     def apply(p: Any, pair: tuple[Array, Array]) -> Array:
         return jnp.tanh(jnp.tanh((pair[0] @ p["x"]) * jax.nn.sigmoid(pair[1] @ p["y"])) @ p["mix"]) @ p["out"]
@@ -264,7 +277,12 @@ def experts(width: int) -> Any:
 
 
 def recurrent(width: int) -> Any:
-    params = {"in": normal(0, 6, width), "w": normal(1, width, width), "bias": jnp.zeros(width), "out": normal(2, width, 2)}
+    params = {
+        "in": normal(0, 6, width),
+        "w": normal(1, width, width),
+        "bias": jnp.zeros(width),
+        "out": normal(2, width, 2),
+    }
 
     def apply(p: Any, x: Array) -> Array:
         def step(z: Array, x: Array) -> tuple[Array, Array]:
@@ -284,7 +302,9 @@ ZOO: dict[str, Model] = {
     ),
     "flax vit": Model(
         flax_model(VisionTransformer, normal(1, 2, 8, 8, 3)),
-        {"Conv_0.kernel": E, "Conv_0.bias": E, "cls": E, "positions": E} | per_block("FlaxBlock_{}", FLAX_BLOCK) | FLAX_END,
+        {"Conv_0.kernel": E, "Conv_0.bias": E, "cls": E, "positions": E}
+        | per_block("FlaxBlock_{}", FLAX_BLOCK)
+        | FLAX_END,
     ),
     "equinox gpt": Model(
         equinox_gpt,
@@ -324,7 +344,9 @@ ZOO: dict[str, Model] = {
     "gated mlp, grouped queries": Model(
         grouped_query,
         {"table": E, "gain": E, "head": R}
-        | per_block("blocks.{}", dict.fromkeys(("q", "k", "v", "o", "gate", "up", "down"), H) | {"gain_1": E, "gain_2": E}),
+        | per_block(
+            "blocks.{}", dict.fromkeys(("q", "k", "v", "o", "gate", "up", "down"), H) | {"gain_1": E, "gain_2": E}
+        ),
         64,
         256,
     ),

@@ -7,9 +7,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from verify.prescription import ModelPrescription, prescribe
+    from verify.prescribing import prescribe
+    from verify.prescription import ModelPrescription
 
-_HOMES = {"prescribe": "prescription", "ModelPrescription": "prescription"}
+_HOMES = {"prescribe": "prescribing", "ModelPrescription": "prescription"}
 
 __all__ = ["ModelPrescription", "prescribe"]
 

@@ -64,15 +64,21 @@ def read_shapes(path: Path, what: str) -> dict[str, Dims]:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise DeriveError(f"cannot read the {what} {shorten(str(path))}: {error.strerror}; give a file of shapes") from None
+        raise DeriveError(
+            f"cannot read the {what} {shorten(str(path))}: {error.strerror}; give a file of shapes"
+        ) from None
     except (yaml.YAMLError, ValueError, RecursionError):
         raise DeriveError(f"the {what} {shorten(str(path))} is not YAML; give what save_base_shapes wrote") from None
     if not isinstance(content, dict) or not content:
-        raise DeriveError(f"the {what} {shorten(str(path))} has no parameters; it maps each name to a list of dimensions")
+        raise DeriveError(
+            f"the {what} {shorten(str(path))} has no parameters; it maps each name to a list of dimensions"
+        )
     for name, dims in content.items():
         whole = isinstance(dims, list) and all(each is None or (type(each) is int and each > 0) for each in dims)
         if not whole:
-            raise DeriveError(f"{shorten(str(name))} in the {what} has {shorten(str(dims))}; a list of whole numbers and null is needed")
+            raise DeriveError(
+                f"{shorten(str(name))} in the {what} has {shorten(str(dims))}; write whole numbers and null"
+            )
     return {str(name): tuple(dims) for name, dims in content.items()}
 
 
@@ -108,7 +114,9 @@ def compare(
     """
     rule = prescription.optimizer_name
     if rule not in PACKAGE_RATES:
-        raise DeriveError(f"microsoft/mup has no optimizer for {shorten(rule)}; it has rules for {', '.join(PACKAGE_RATES)}")
+        raise DeriveError(
+            f"microsoft/mup has no optimizer for {shorten(rule)}; it has rules for {', '.join(PACKAGE_RATES)}"
+        )
     given = dict(given or {})
     for name in given:
         if name not in base:
@@ -117,7 +125,10 @@ def compare(
     for name in target or {}:
         if name not in base:
             raise unknown_name("parameter of the target", name, base)
-    return [_entry(name, dims, given.get(name), prescription, optimizer(rule), growth.get(name)) for name, dims in base.items()]
+    return [
+        _entry(name, dims, given.get(name), prescription, optimizer(rule), growth.get(name))
+        for name, dims in base.items()
+    ]
 
 
 def _growth(name: str, base: Mapping[str, Dims], target: Mapping[str, Dims]) -> float:
@@ -126,8 +137,12 @@ def _growth(name: str, base: Mapping[str, Dims], target: Mapping[str, Dims]) -> 
         raise DeriveError(f"the target has no parameter {shorten(name)}; give the shapes of the whole model")
     dims, wide = base[name], target[name]
     if len(dims) != len(wide) or None in wide:
-        raise DeriveError(f"{shorten(name)} is {list(dims)} in the base and {list(wide)} in the target; give its full shape")
-    growths = [large / small for small, large in zip(dims, wide, strict=True) if small is not None and large is not None]
+        raise DeriveError(
+            f"{shorten(name)} is {list(dims)} in the base and {list(wide)} in the target; give its full shape"
+        )
+    growths = [
+        large / small for small, large in zip(dims, wide, strict=True) if small is not None and large is not None
+    ]
     if any(each < 1 for each in growths):
         raise DeriveError(f"{shorten(name)} shrinks from {list(dims)} to {list(wide)}; the base is the smaller model")
     both = len(dims) > 1 and dims[0] is not None and dims[1] is not None
@@ -142,7 +157,9 @@ def _entry(
         if given not in KINDS:
             raise unknown_name("layer kind", given, KINDS)
         if role is not None and role != given:
-            raise DeriveError(f"--role {name}={given}, but its base shape {list(dims)} shows {role}: {why}; leave it out")
+            raise DeriveError(
+                f"--role {name}={given}, but its base shape {list(dims)} shows {role}: {why}; leave it out"
+            )
         role, why = given, "as given"
     if role is None:
         return Entry(name, dims, None, why, None, None, None, "", growth)
@@ -153,10 +170,10 @@ def _entry(
     theirs = (*MUP_PACKAGE.at(role), PACKAGE_RATES[rule.name][role])
     theta = theirs[0] - ours[0]
     rate = ours[2] - rule.gauge_degree() * theta
-    differences = []
+    scheme, differences = prescription.problem.parameterization.name, []
     if theirs[1] != ours[1] - theta:
         differences.append(
-            f"a + b is {theirs[0] + theirs[1]} in the package and {ours[0] + ours[1]} in {prescription.problem.parameterization.name}, "
+            f"a + b is {theirs[0] + theirs[1]} in the package and {ours[0] + ours[1]} in {scheme}, "
             "and no shift changes that sum"
         )
     if theirs[2] != rate:
@@ -185,4 +202,3 @@ def entries_json(entries: Sequence[Entry]) -> list[dict[str, Any]]:
         }
         for entry in entries
     ]
-

@@ -41,8 +41,8 @@ def prescribe(
     """The prescription for your own model: every parameter's role, initial size, rate, epsilon and decay."""
     from derive.propagation import LOSSES
     from derive.solve import DECAYS
+    from verify.prescribing import prescribe as prescribed
     from verify.prescription import GAUGES
-    from verify.prescription import prescribe as prescribed
     from verify.user_model import load_make
 
     chosen = read_choice("--format", output_format, ("table", "json"))
@@ -105,7 +105,10 @@ def _table(answer: "ModelPrescription", base_rate: float | None, every: bool) ->
         f"{answer.optimizer_name}, {answer.parameterization}, alignment {answer.alignment}: "
         f"width {answer.base_width} -> {answer.width}; x: times what the base width has",
         terminal_table(columns, cells),
-        *(f"multiply {name} by {answer.factor(x):.6g} (n^{-x}): wrap(apply) does" for name, x in answer.multipliers.items()),
+        *(
+            f"multiply {name} by {answer.factor(x):.6g} (n^{-x}): wrap(apply) does"
+            for name, x in answer.multipliers.items()
+        ),
         *(f"note: {note}" for note in answer.notes),
         f"proved optimal: sum of c = {answer.certificate['optimum']} over {len(answer.parameters)} parameters, "
         f"{answer.certificate['constraints']} constraints, exact duals in --format json",
@@ -152,7 +155,7 @@ def check(
     from verify.exponents import check_widths
     from verify.model_results import as_json, as_text, measured_json
     from verify.optimizers import BASE_RATES, check_trainable
-    from verify.prescription import prescribe as prescribed
+    from verify.prescribing import prescribe as prescribed
     from verify.prescription import read_rules
     from verify.rate_drift import rate_drift
     from verify.user_model import load_make
@@ -184,7 +187,9 @@ def check(
     drifts = None
     if drift_steps is not None:
         with Progress("training over base rates", 1) as bar:
-            drifts = rate_drift(make, answer, sizes, base_rate=rate, seeds=seeds, steps=drift_steps, progress=bar.advance)
+            drifts = rate_drift(
+                make, answer, sizes, base_rate=rate, seeds=seeds, steps=drift_steps, progress=bar.advance
+            )
     content = as_json(model, found, rate, drifts)
     if out is not None:
         (out / "check.json").write_text(dump(content), encoding="utf-8")

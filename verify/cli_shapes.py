@@ -50,7 +50,9 @@ def shapes(
         cells.append([entry.name, dims, entry.role or "?", *sides, theta, verdict, entry.differs or entry.why])
         if entry.growth is not None and entry.theirs is not None and entry.ours is not None:
             numbers = [", ".join(f"{x:.4g}" for x in entry.factors(each)) for each in (entry.theirs, entry.ours)]
-            cells.append(["", f"x {entry.growth:g}", "", *numbers, "", "", "multiplier, initial std, rate relative to the base"])
+            cells.append(
+                ["", f"x {entry.growth:g}", "", *numbers, "", "", "multiplier, initial std, rate relative to the base"]
+            )
     undecided, differing = (sum(entry.agrees is value for entry in entries) for value in (None, False))
     lines = [
         f"{title(prescription)}, beside microsoft/mup: n^-a multiplier, n^-b initial std, n^-c rate; "

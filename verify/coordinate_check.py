@@ -44,7 +44,9 @@ class Measured:
     @property
     def failures(self) -> list[Row]:
         """The rows that decide and do not hold."""
-        return [row for row in self.rows if row.quantity in ("size", "delta_z") and row.verdict not in ("holds", "open")]
+        return [
+            row for row in self.rows if row.quantity in ("size", "delta_z") and row.verdict not in ("holds", "open")
+        ]
 
 
 @dataclass(frozen=True)
@@ -165,7 +167,11 @@ def coordinate_check(
             for width in widths:
                 model = build(make, width)
                 how = setup_at(prescription, setup, model, width)
-                starts[width] = {row.path: Drawn(row.start.mean * f, row.start.std * f) for row in how.parameters for f in [how.factor(row.b)]}
+                starts[width] = {
+                    row.path: Drawn(row.start.mean * f, row.start.std * f)
+                    for row in how.parameters
+                    for f in [how.factor(row.b)]
+                }
                 by_width[width] = Runner(model, how, epsilon).measured(seeds, steps, base_rate, progress)
             tables = _tables(by_width, widths)
             rows = [row for step, table in tables.items() for row in _judged(prescription, widths, step, table)]
@@ -210,7 +216,13 @@ def _judged(prescription: ModelPrescription, widths: Sequence[int], step: int, t
                 add(quantity, measured, getattr(op, quantity))
             alpha = aligned.get("alpha")
             partial = alpha.plus(-float(op.alpha)) if alpha is not None else None
-            add("delta_z", slope(widths, sizes["delta_output"]).negated().plus(float(op.after)), op.r, partial, _expected(op, sizes))
+            add(
+                "delta_z",
+                slope(widths, sizes["delta_output"]).negated().plus(float(op.after)),
+                op.r,
+                partial,
+                _expected(op, sizes),
+            )
     return rows
 
 

@@ -101,7 +101,7 @@ Owner = Use | Product
 
 @dataclass(frozen=True)
 class Edge:
-    """How a node's change follows that of another: r <= r_source + forward; gradient exponents flow back by `back`.    """
+    """How a node's change follows that of another: r <= r_source + forward; gradient exponents flow back by `back`."""
 
     source: int
     forward: Fraction

@@ -15,7 +15,7 @@ from fractions import Fraction
 from functools import cache
 from typing import cast
 
-from sympy import Expr, Rational
+from sympy import Expr, Rational, S
 
 from derive.alignments import Alignment, Ratios
 from derive.exponents import Kind
@@ -120,9 +120,14 @@ def solve_graph(graph: Graph, wanted: Wanted) -> Rates:
     return _Program(graph, wanted).solved()
 
 
-def _fraction(value: Expr | int) -> Fraction:
-    number = Rational(value)
-    return Fraction(int(number.p), int(number.q))
+def _fraction(value: Expr) -> Fraction:
+    if not isinstance(value, Rational):
+        raise GraphError(f"the exponent {value} has symbols in it; give numbers for a model of your own")
+    return Fraction(int(value.p), int(value.q))
+
+
+def _rational(value: Fraction) -> Rational:
+    return cast("Rational", Rational(value.numerator, value.denominator))
 
 
 @cache
@@ -130,11 +135,11 @@ def _update(
     rule: Optimizer, fans: tuple[Fraction, Fraction], g: Fraction, b: Fraction
 ) -> tuple[Fraction, Fraction, Fraction, Fraction | None]:
     """(s, alignment cap, degree in the gradient, epsilon) of an update of that rule."""
-    powers = (Rational(*fans[0].as_integer_ratio()), Rational(*fans[1].as_integer_ratio()))
-    gradient, weight = (Rational(*each.as_integer_ratio()) for each in (g, b))
+    powers = (_rational(fans[0]), _rational(fans[1]))
+    gradient, weight = _rational(g), _rational(b)
     epsilon = rule.epsilon(powers, gradient, weight)
     if epsilon is not None and not rule.scaled_epsilon:
-        epsilon = Rational(0)
+        epsilon = S.Zero
     return (
         _fraction(rule.size(powers, gradient, weight)),
         _fraction(rule.alignment_cap(powers, gradient, weight)),
@@ -172,7 +177,7 @@ class _Program:
         }
 
     def total(self, use: Use) -> Fraction:
-        """What a + b of that use has to be for activations of size 1 at initialisation; the readout's is the scheme's."""
+        """What a + b of that use has to be: for activations of size 1 at the start, or the scheme's on a readout."""
         if self.kind[use] == "embedding":
             return ZERO
         total = _fraction(self.wanted.parameterization.total(self.kind[use]))
@@ -186,7 +191,7 @@ class _Program:
         return self.kind[use] == "readout" and any(self.kind[other] == "embedding" for other in self.uses[use.path])
 
     def _initialise(self, path: str, uses: Sequence[Use]) -> None:
-        """Role, multiplier, initial size of a parameter, and of the uses that want another the multiplier of their own."""
+        """A parameter's role, multiplier and initial size; uses that want another size get a multiplier."""
         order: list[Kind] = ["embedding", "hidden", "readout"]
         main = min(uses, key=lambda use: (order.index(self.kind[use]), not use.is_dense))
         role = self.kind[main]
@@ -204,8 +209,8 @@ class _Program:
             wants = ", ".join(f"{self.kind[use]} wants n^{-demand}" for use, demand in demands.items())
             tied = "; its readout aligns with what it embedded, as n^1" if any(map(self.tied, uses)) else ""
             self.notes.append(
-                f"{path} is used {len(uses)} times, and no one initial size fits ({wants}{tied}); it takes the largest, "
-                f"and the other products are multiplied apart"
+                f"{path} is used {len(uses)} times, and no one initial size fits ({wants}{tied}); it takes the "
+                f"largest, and the other products are multiplied apart"
             )
         elif len({self.kind[use] for use in uses}) > 1:
             self.notes.append(f"{path} is used as {' and as '.join(sorted({self.kind[use] for use in uses}))}")
@@ -215,7 +220,7 @@ class _Program:
         return use.scale + self.a[use.path] + self.extra[use]
 
     def _gradients(self) -> dict[str, Fraction]:
-        """g of every parameter at initialisation: back through the graph, the largest gradient that arrives (THEORY 3)."""
+        """g of every parameter at initialisation: back through the graph, the largest gradient that arrives counts."""
         back = [FAR] * len(self.graph.nodes)
         for node, _, offset in self.graph.outputs:
             back[node] = min(back[node], offset)
@@ -240,7 +245,8 @@ class _Program:
         lost = [path for path in self.graph.shapes if found.get(path, FAR) >= FAR]
         if lost:
             raise GraphError(
-                f"{lost[0]} does not reach the output" + (f" (nor do {len(lost) - 1} others)" if lost[1:] else "")
+                f"{lost[0]} does not reach the output"
+                + (f" (nor do {len(lost) - 1} others)" if lost[1:] else "")
                 + ", so nothing fixes its rate; leave it out of params"
             )
         return found
@@ -367,7 +373,13 @@ class _Program:
             total = self.b[use.path] + self.a[use.path] + self.extra[use] + use.found
             terms = {name: value + trailing for name, value in self.terms(use, c, r).items()}
             uses[key(use)] = UseRates(
-                self.kind[use], self.extra[use], *self.alignments(use), total, r[use.node] + trailing, self.tied(use), terms
+                self.kind[use],
+                self.extra[use],
+                *self.alignments(use),
+                total,
+                r[use.node] + trailing,
+                self.tied(use),
+                terms,
             )
         products = {product.name: self.extra[product] for product in self.graph.products}
         return Rates(parameters, uses, products, objective, tuple(rows), solution, tuple(self.notes))

@@ -2,12 +2,12 @@
 
     minimise objective . x   where every row has  sum_j coefficients_j x_j <= bound,   x free
 
-The certificate is y >= 0, one number per row, with A^T y = -objective: then objective . x >= -y . bound for every x that
-keeps the rows, and equality proves x optimal (Dantzig 1963, duality). Nothing that the float solver says is believed.
+The certificate is y >= 0, one number per row, with A^T y = -objective: then objective . x >= -y . bound for every x
+that keeps the rows, and equality proves x optimal (Dantzig 1963, duality). The float solver is not believed.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
 import numpy as np
@@ -49,15 +49,19 @@ def minimise(objective: Sequence[int], rows: Sequence[Row], then: Sequence[int] 
     """
     x, y = _floats(objective, rows)
     duals = _exact_duals(objective, rows, y)
+    last, kept, wanted = y, list(rows), objective
     if then is not None:
         # Optimal are exactly the x that keep the rows of positive dual with equality.
-        face = [Row({j: -a for j, a in rows[i].coefficients.items()}, -rows[i].bound, rows[i].name) for i, d in enumerate(duals) if d]
-        x, _ = _floats(then, [*rows, *face])
+        kept += [
+            replace(row, coefficients={j: -a for j, a in row.coefficients.items()}, bound=-row.bound)
+            for row, dual in zip(rows, duals, strict=True)
+            if dual
+        ]
+        wanted = then
+        x, last = _floats(wanted, kept)
     values = _exact_vertex(len(objective), rows, x)
     certify(objective, rows, values, duals)
-    if then is not None:
-        _, second = _floats(then, [*rows, *face])
-        certify(then, [*rows, *face], values, _exact_duals(then, [*rows, *face], second))
+    certify(wanted, kept, values, _exact_duals(wanted, kept, last))
     optimum = sum((Fraction(c) * v for c, v in zip(objective, values, strict=True)), Fraction(0))
     tight = tuple(i for i, row in enumerate(rows) if _left(row, values) == row.bound)
     return Solution(tuple(values), duals, optimum, tight)
@@ -79,7 +83,8 @@ def certify(
             for variable, coefficient in row.coefficients.items():
                 gradient[variable] += y * coefficient
     if any(gradient):
-        raise ProgramError(f"no certificate: the duals do not balance the objective of variable {next(i for i, g in enumerate(gradient) if g)}")
+        odd = next(i for i, g in enumerate(gradient) if g)
+        raise ProgramError(f"no certificate: the duals do not balance the objective of variable {odd}")
     if sum((Fraction(c) * v for c, v in zip(objective, values, strict=True)), Fraction(0)) != lower:
         raise ProgramError("no certificate: the objective and its dual bound differ")
 
@@ -96,18 +101,28 @@ def _floats(objective: Sequence[int], rows: Sequence[Row]) -> tuple[np.ndarray, 
     bound = np.array([float(row.bound) for row in rows])
     answer = linprog(np.array(objective, dtype=float), A_ub=matrix, b_ub=bound, bounds=(None, None), method="highs-ds")
     if answer.status == 2:
-        raise ProgramError(f"no solution keeps every constraint, among them {_conflict(matrix, bound, rows)}; relax one of them")
+        raise ProgramError(
+            f"no solution keeps every constraint, among them {_conflict(matrix, bound, rows)}; relax one of them"
+        )
     if answer.status != 0:
-        raise ProgramError(f"the program has no minimum ({' '.join(str(answer.message).split())[:80]}); bound its variables")
+        raise ProgramError(
+            f"the program has no minimum ({' '.join(str(answer.message).split())[:80]}); bound its variables"
+        )
     return answer.x, -answer.ineqlin.marginals
 
 
 def _conflict(matrix: csr_matrix, bound: np.ndarray, rows: Sequence[Row]) -> str:
     """Rows that cannot hold together: those with a share in the least total violation."""
-    count, size = matrix.shape
+    count, size = len(rows), matrix.shape[1]  # type: ignore[index]
     slack = csr_matrix((-np.ones(count), (np.arange(count), np.arange(count))), shape=(count, count))
     limits = [(None, None)] * size + [(0, None)] * count
-    answer = linprog(np.r_[np.zeros(size), np.ones(count)], A_ub=hstack([matrix, slack]).tocsr(), b_ub=bound, bounds=limits, method="highs-ds")
+    answer = linprog(
+        np.r_[np.zeros(size), np.ones(count)],
+        A_ub=hstack([matrix, slack]).tocsr(),
+        b_ub=bound,
+        bounds=limits,
+        method="highs-ds",
+    )
     shares = -answer.ineqlin.marginals
     return ", ".join(rows[i].name for i in np.argsort(-shares)[:3] if shares[i] > TIGHT)
 
@@ -151,7 +166,10 @@ def _solve(size: int, equations: Iterable[tuple[Mapping[int, int], Fraction]], n
     What the equations leave free is the fraction nearest to the float.
     """
     pivots: dict[int, tuple[dict[int, Fraction], Fraction]] = {}
-    waiting = sorted(((len(equation), index, equation, bound) for index, (equation, bound) in enumerate(equations)), key=lambda e: e[:2])
+    waiting = sorted(
+        ((len(equation), index, equation, bound) for index, (equation, bound) in enumerate(equations)),
+        key=lambda e: e[:2],
+    )
     for _, _, equation, bound in waiting:
         left = {variable: Fraction(a) for variable, a in equation.items()}
         right = bound
@@ -184,7 +202,10 @@ def _solve(size: int, equations: Iterable[tuple[Mapping[int, int], Fraction]], n
 
 
 def _eliminate(
-    left: dict[int, Fraction], right: Fraction, variable: int, pivots: Mapping[int, tuple[dict[int, Fraction], Fraction]]
+    left: dict[int, Fraction],
+    right: Fraction,
+    variable: int,
+    pivots: Mapping[int, tuple[dict[int, Fraction], Fraction]],
 ) -> Fraction:
     """Put in what the pivot equation says of the variable."""
     factor = left.pop(variable)

@@ -79,17 +79,17 @@ def as_text(model: str, check: Check, content: Mapping[str, Any], drifts: Mappin
     for op in answer.ops:
         row = [op.name, op.kind]
         for quantity, step in looked:
-            for measured in check.measured.values():
-                row.append(_cell(measured, op.name, quantity, step))
+            row += [_cell(measured, op.name, quantity, step) for measured in check.measured.values()]
         cells.append(row)
     heads = {"size": "size at start", "delta_z": "change, step {}"}
     columns = ["dense op", "role"]
     columns += [f"{heads[quantity].format(step)}: {setup}" for quantity, step in looked for setup in check.measured]
     lines = [
         f"{model}: {answer.optimizer_name}, {answer.parameterization}, alignment {answer.alignment}, widths "
-        f"{','.join(map(str, check.widths))}, {check.seeds} seeds, base rate {content['base_rate']:g}, on {content['device']}",
+        f"{','.join(map(str, check.widths))}, {check.seeds} seeds, "
+        f"base rate {content['base_rate']:g}, on {content['device']}",
         "Powers of the width as measured; x: not as predicted; a: smaller, as its update aligns less than assumed",
-        "own: the model as it is, with one rate for all; prescribed: with initial sizes, rates and multipliers as prescribed",
+        "own: the model as it is, with one rate for all; prescribed: its sizes, rates and multipliers as prescribed",
         terminal_table(columns, cells),
     ]
     for setup, measured in check.measured.items():

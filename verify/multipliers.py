@@ -78,7 +78,8 @@ def _inside(eqn: Any, operands: list[Any], factors: Mapping[Address, float]) -> 
         return [*carry, *stacks]
     if name in CUSTOM:
         raise TraceError(
-            "a product that needs a multiplier is inside a function with a derivative rule of its own; multiply there by hand"
+            "a product that needs a multiplier is inside a function with a derivative rule of its own; "
+            "multiply there by hand"
         )
     body = as_closed(next(eqn.params[each] for each in BODIES if each in eqn.params))
 
@@ -87,4 +88,6 @@ def _inside(eqn: Any, operands: list[Any], factors: Mapping[Address, float]) -> 
 
     if name in CALLS and "remat" not in name and name != "checkpoint":
         return inner(*operands)
-    return jax.checkpoint(inner, policy=eqn.params.get("policy"), prevent_cse=eqn.params.get("prevent_cse", True))(*operands)
+    return jax.checkpoint(inner, policy=eqn.params.get("policy"), prevent_cse=eqn.params.get("prevent_cse", True))(
+        *operands
+    )

@@ -160,11 +160,11 @@ def optimizer(
 
 @dataclass(frozen=True)
 class ScaledRule:
-    """One layer's update rule with its numbers at one width; each may be a traced value."""
+    """One layer's update rule with its numbers at one width; each may be a traced value, the rate a schedule."""
 
     label: str
     rule: str
-    rate: Rate
+    rate: Rate | optax.Schedule
     epsilon: Rate
     decay: Rate
 

@@ -1,6 +1,6 @@
 """A prescription for the user's own model, parameter by parameter: plain numbers by path, and what applies them.
 
-    W ~ base std (n / n_0)^-b      multiplier (n / n_0)^-a      rate base rate (n / n_0)^-c      epsilon, decay alike
+W ~ base std (n / n_0)^-b      multiplier (n / n_0)^-a      rate base rate (n / n_0)^-c      epsilon, decay alike
 """
 
 import json
@@ -8,32 +8,26 @@ import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from fractions import Fraction
-from pathlib import Path
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
 import optax
+from jax.core import Tracer
 from jaxtyping import Array, Key
 
 from derive import __version__
-from derive.alignments import Alignment, Ratios, measured_by_op
-from derive.alignments import alignment as read_alignment
 from derive.errors import DeriveError, shorten, unknown_name
 from derive.exponents import KINDS, Kind
 from derive.optimizers import Optimizer
 from derive.optimizers import optimizers as read_optimizers
-from derive.parameterizations import Parameterization
-from derive.parameterizations import parameterization as read_parameterization
-from derive.propagation import LOSSES, Loss, Optimizers
-from derive.solve import DECAYS, Decay
-from verify.graph import ZERO, Fan, Graph, Use, roles_note
-from verify.graph_rates import Rates, Wanted, key, solve_graph
+from derive.propagation import Loss, Optimizers
+from derive.solve import Decay
 from verify.graph_walk import path_name
 from verify.multipliers import multiplied
 from verify.optimizers import ScaledRule, base_epsilon, check_trainable, per_layer
 from verify.trace import Shape, Tree
-from verify.user_model import Apply, Drawn, Make, drawn, graph_of
+from verify.user_model import Apply, Drawn
 
 Gauge = Literal["0", "own"]
 GAUGES: tuple[Gauge, ...] = get_args(Gauge)
@@ -83,7 +77,8 @@ class OpRow:
     """What is predicted for one dense op: its role, alignments as powers of n, size at initialisation, and r.
 
     r is the smallest of `terms`, the exponents of DW z (alpha), W Dz (omega) and DW Dz (u); `size` is None where the
-    weight and its input are not independent. All are of its output with the multipliers that follow it, n^-after, in the model's code or put in by `wrap`.
+    weight and its input are not independent. All are of its output with the multipliers that follow it, n^-after, in
+    the model's code or put in by `wrap`.
     """
 
     name: str
@@ -167,7 +162,9 @@ class ModelPrescription:
         def draw(row: ParameterRow, leaf: Any) -> Array:
             start, scale = row.start, self.factor(row.b)
             own = jax.random.fold_in(key, zlib.crc32(row.path.encode()) & 0x7FFFFFFF)
-            normal = jax.random.normal(own, leaf.shape, jnp.float32) if start.std else jnp.zeros(leaf.shape, jnp.float32)
+            normal = (
+                jax.random.normal(own, leaf.shape, jnp.float32) if start.std else jnp.zeros(leaf.shape, jnp.float32)
+            )
             return (scale * (start.mean + start.std * normal)).astype(leaf.dtype)
 
         return self._each(draw, like)
@@ -181,9 +178,9 @@ class ModelPrescription:
         def scale(row: ParameterRow, leaf: Any) -> Any:
             target = row.start.size * self.factor(row.b)
             size = jnp.sqrt(jnp.mean(jnp.square(leaf.astype(jnp.float32))))
-            if not isinstance(size, jax.core.Tracer) and target > 0 and float(size) == 0:
+            if not isinstance(size, Tracer) and target > 0 and float(size) == 0:
                 raise DeriveError(
-                    f"{row.path} is all zero and at the base width its RMS is {row.start.size:.3g}; draw it, or use init"
+                    f"{row.path} is all zero and at the base width its RMS is {row.start.size:.3g}; draw it, or init"
                 )
             return (leaf * (target / size if target else 0.0)).astype(leaf.dtype)
 
@@ -276,7 +273,7 @@ def _row(kind: type[Any], entry: Mapping[str, Any]) -> Any:
     def read(name: str, value: Any) -> Any:
         if name in exponents and value is not None:
             return Fraction(value)
-        if name == "terms":
+        if isinstance(value, dict):
             return {term: Fraction(exponent) for term, exponent in value.items()}
         return tuple(value) if isinstance(value, list) else value
 
@@ -286,174 +283,3 @@ def _row(kind: type[Any], entry: Mapping[str, Any]) -> Any:
 def read_rules(text: str | Optimizer) -> Optimizers:
     """Optimizers per layer kind from names or from an object."""
     return dict.fromkeys(KINDS, text) if isinstance(text, Optimizer) else read_optimizers(text)
-
-
-def prescribe(
-    make: Make,
-    *,
-    base_width: int,
-    width: int,
-    optimizer: str | Optimizer = "adam",
-    parameterization: str | Parameterization = "mup",
-    alignment: str | Alignment | Mapping[str, Ratios] = "full",
-    loss: Loss = "mse",
-    decay: Decay = "independent",
-    gauge: Gauge = "0",
-) -> ModelPrescription:
-    """The prescription for make(width) -> (params, apply, inputs), tuned at `base_width` and wanted at `width`.
-
-    Roles come from how dimensions grow between the two widths, rates from the linear program over the function's
-    graph (THEORY 4). `alignment` may be a mapping from names of dense ops to Ratios, or `measured:FILE` as `verify
-    check` wrote it. `gauge` "0" leaves the model's own multipliers as they are and asks for none; "own" puts the
-    parameterization's in, and `wrap` applies them. DeriveError, or TraceError of the same kind, for what cannot be
-    decided: nothing is guessed.
-    """
-    if loss not in LOSSES or decay not in DECAYS or gauge not in GAUGES:
-        raise DeriveError(f"loss is one of {LOSSES}, decay of {tuple(DECAYS)}, gauge of {GAUGES}; got {loss}, {decay}, {gauge}")
-    graph, model, shapes = graph_of(make, base_width, width)
-    measured: Mapping[str, Ratios] = {}
-    if isinstance(alignment, str) and alignment.strip().lower().startswith("measured:"):
-        measured, name = measured_by_op(Path(alignment.strip()[len("measured:") :])), alignment.strip()
-        assumed = read_alignment("full")
-    elif isinstance(alignment, Mapping):
-        measured, name, assumed = alignment, "measured", read_alignment("full")
-    else:
-        assumed = read_alignment(alignment) if isinstance(alignment, str) else alignment
-        name = assumed.name
-    unknown = measured.keys() - {use.name for use in graph.uses if use.is_dense}
-    if unknown:
-        raise unknown_name("dense op in the alignments", min(unknown), [use.name for use in graph.uses if use.is_dense])
-    scheme = read_parameterization(parameterization) if isinstance(parameterization, str) else parameterization
-    rules = read_rules(optimizer)
-    wanted = Wanted(rules, scheme, assumed, loss, gauge == "own", measured)
-    rates = solve_graph(graph, wanted)
-    return _assembled(graph, rates, wanted, drawn(model.params), shapes, base_width, width, name, decay, gauge)
-
-
-def _assembled(
-    graph: Graph,
-    rates: Rates,
-    wanted: Wanted,
-    starts: Mapping[str, Drawn | None],
-    structure: Tree,
-    base_width: int,
-    width: int,
-    alignment: str,
-    decay: Decay,
-    gauge: Gauge,
-) -> ModelPrescription:
-    uses = graph.of_path()
-    share = Fraction(*map(int, DECAYS[decay].as_numer_denom()))
-    rows = []
-    for path, found in rates.parameters.items():
-        start = starts[path]
-        rows.append(
-            ParameterRow(
-                path,
-                *graph.shapes[path],
-                found.role,
-                _why(uses[path], rates),
-                wanted.optimizers[found.role].name,
-                start and start.mean,
-                start and start.std,
-                found.a,
-                found.found,
-                found.b,
-                found.c,
-                found.g,
-                found.s,
-                found.epsilon,
-                -share * found.c,
-                found.binding,
-                tuple(key(use) for use in uses[path]),
-            )
-        )
-    ops = []
-    for use in graph.uses:
-        if use.is_dense:
-            it = rates.uses[use.name]
-            after = (use.trailing or ZERO) + it.extra
-            size = None if it.tied else it.total - use.fan_in.power / 2
-            fan_in, fan_out = ((fan.base, fan.target) for fan in (use.fan_in, use.fan_out))
-            ops.append(
-                OpRow(use.name, use.path, it.kind, fan_in, fan_out, it.alpha, it.omega, it.u, size, it.r, after, it.terms)
-            )
-    multipliers = {key(use): rates.uses[key(use)].extra for use in graph.uses if rates.uses[key(use)].extra}
-    multipliers |= {name: extra for name, extra in rates.products.items() if extra}
-    names = {kind: row.name for kind, row in wanted.optimizers.items()}
-    joined = ",".join(f"{kind}={name}" for kind, name in names.items())
-    solution = rates.solution
-    certificate = {
-        "optimum": str(solution.optimum),
-        "variables": len(rates.objective),
-        "constraints": len(rates.rows),
-        "duals": {f"{index}: {rates.rows[index].name}": str(y) for index, y in enumerate(solution.duals) if y},
-    }
-    return ModelPrescription(
-        base_width,
-        width,
-        names["hidden"] if len(set(names.values())) == 1 else joined,
-        wanted.parameterization.name,
-        alignment,
-        wanted.loss,
-        decay,
-        gauge,
-        tuple(rows),
-        tuple(ops),
-        multipliers,
-        (*rates.notes, *_odd_fans(graph), *_multiplier_notes(graph, rates, multipliers)),
-        certificate,
-        structure,
-    )
-
-
-def _why(uses: list[Use], rates: Rates) -> str:
-    """What shows the role: the fans and where the output goes."""
-    reasons = []
-    for use in uses:
-        kind = rates.uses[key(use)].kind
-        if not use.is_dense:
-            reasons.append("added or multiplied entry by entry" if use.fan_out.grows else "a vector that does not grow")
-        elif use.primitive == "gather":
-            reasons.append(f"a lookup of rows of {use.fan_out}")
-        else:
-            where = {
-                "embedding": "its fan-in stays",
-                "hidden": "feeds further layers",
-                "readout": "goes to the output",
-            }[kind]
-            reasons.append(f"fan-in {use.fan_in}, fan-out {use.fan_out}, {where}")
-    counted = {reason: reasons.count(reason) for reason in reasons}
-    return "; ".join(f"{reason} ({count} times)" if count > 1 else reason for reason, count in counted.items())
-
-
-def _odd_fans(graph: Graph) -> list[str]:
-    """A line for every dimension that grows neither as the width nor not at all."""
-    found: dict[str, list[str]] = {}
-    for use in graph.uses:
-        for side, fan in (("fan-in", use.fan_in), ("fan-out", use.fan_out)):
-            for line in roles_note([fan]):
-                found.setdefault(f"{side} {line}", []).append(use.path)
-    return [
-        f"{paths[0]}" + (f" and {len(set(paths)) - 1} more" if len(set(paths)) > 1 else "")
-        + f": {line}, not as the width or not at all; its exponents are by that power"
-        for line, paths in found.items()
-    ]
-
-
-def _multiplier_notes(graph: Graph, rates: Rates, multipliers: Mapping[str, Fraction]) -> list[str]:
-    fans: dict[str, Fan] = {product.name: product.fan_in for product in graph.products}
-    lines = []
-    for name, extra in multipliers.items():
-        if name in fans:
-            lines.append(
-                f"the product of activations {name} sums over {fans[name]}: with aligned factors it needs n^{-extra} more "
-                "than the code divides by; wrap(apply) multiplies it, or change the code's scale"
-            )
-        else:
-            path = cast("Any", next(use for use in graph.uses if key(use) == name)).path
-            lines.append(
-                f"the product {name} needs the multiplier n^{-extra} of its own, since {path} has another use; "
-                "wrap(apply) multiplies it, or multiply its output by hand"
-            )
-    return lines

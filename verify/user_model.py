@@ -127,7 +127,9 @@ def drawn(params: Tree) -> dict[str, Drawn | None]:
         entries = np.asarray(leaf, dtype=np.float64)
         mean, std = float(entries.mean()), float(entries.std())
         chance = abs(mean) <= 4 * std / max(entries.size, 1) ** 0.5
-        found[path_name(path)] = Drawn(0.0 if chance and std > 0 else mean, float(np.sqrt(np.mean(entries**2))) if chance else std)
+        found[path_name(path)] = Drawn(
+            0.0 if chance and std > 0 else mean, float(np.sqrt(np.mean(entries**2))) if chance else std
+        )
     return found
 
 
@@ -135,14 +137,18 @@ def load_make(text: str) -> Make:
     """The function that module:name names, imported with the current folder on the path; DeriveError otherwise."""
     module_name, colon, name = text.partition(":")
     if not colon or not module_name or not name.isidentifier():
-        raise DeriveError(f"{shorten(text)} does not name a function; write module:make, such as examples.gated_mlp:make")
+        raise DeriveError(
+            f"{shorten(text)} does not name a function; write module:make, such as examples.gated_mlp:make"
+        )
     folder = str(Path.cwd())
     if folder not in sys.path:
         sys.path.insert(0, folder)
     try:
         module = import_module(module_name.removesuffix(".py").replace("/", "."))
     except ImportError as error:
-        raise DeriveError(f"cannot import {shorten(module_name)}: {error}; run where it lies, or install what it needs") from None
+        raise DeriveError(
+            f"cannot import {shorten(module_name)}: {error}; run where it lies, or install what it needs"
+        ) from None
     make = getattr(module, name, None)
     if not callable(make):
         raise DeriveError(f"{shorten(module_name)} has no function {name}; name one that takes a width")

@@ -1,0 +1,428 @@
+"""What single operations do to sizes and changes: the rules by which the graph of a function is built.
+
+product of factors x, y:  r = min(r_x + e_y, r_y + e_x)      f of degree p:  size p e, change r + (p - 1) e
+sum over n^f entries:     r - f, size e - f/2, e - f where nothing is negative
+"""
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from fractions import Fraction
+from typing import Any, cast
+
+import numpy as np
+from jax.extend.core import JaxprEqn
+
+from verify.graph import (
+    HALF,
+    ZERO,
+    Activation,
+    Constant,
+    Edge,
+    Graph,
+    Node,
+    Owner,
+    Requirement,
+    Use,
+    Value,
+    Weight,
+    growth,
+    scalar_power,
+    settle,
+)
+from verify.trace import Shape
+
+Shapes = tuple[Shape, Shape]
+
+LINEAR = frozenset(
+    [
+        "reshape",
+        "transpose",
+        "squeeze",
+        "expand_dims",
+        "rev",
+        "copy",
+        "copy_p",
+        "convert_element_type",
+        "reduce_precision",
+        "neg",
+        "real",
+        "imag",
+        "broadcast_in_dim",
+        "slice",
+        "dynamic_slice",
+        "split",
+        "pad",
+        "roll",
+        "stop_gradient",
+        "optimization_barrier",
+        "sharding_constraint",
+        "mesh_cast",
+        "reshard",
+        "device_put",
+        "pvary",
+        "layout_constraint",
+        "reduce_max",
+        "reduce_min",
+        "cummax",
+        "cummin",
+        "sort",
+        "top_k",
+        "name",
+    ]
+)
+"""Moves entries or picks among them: sizes and changes stay."""
+SUMS = frozenset(["reduce_sum", "cumsum", "reduce_window_sum"])
+ADDITIVE = frozenset(
+    [
+        "add",
+        "add_any",
+        "sub",
+        "max",
+        "min",
+        "select_n",
+        "clamp",
+        "concatenate",
+        "atan2",
+        "nextafter",
+        "rem",
+        "dynamic_update_slice",
+        "scatter",
+        "scatter-add",
+        "scatter_add",
+        "select_and_gather_add",
+        "reduce_window_max",
+        "reduce_window",
+    ]
+)
+"""The change is the largest of the operands' changes."""
+PRODUCTS = frozenset(["mul", "div"])
+POWERS = {"sqrt": HALF, "rsqrt": -HALF, "cbrt": Fraction(1, 3), "square": Fraction(2), "abs": Fraction(1)}
+"""Homogeneous functions with their degree: f(tx) = t^p f(x)."""
+BOUNDED = frozenset(["exp", "exp2", "cos", "logistic", "erfc"])
+"""Functions with f(0) other than 0."""
+SMOOTH = frozenset(
+    [
+        "tanh",
+        "sin",
+        "tan",
+        "sinh",
+        "cosh",
+        "erf",
+        "erf_inv",
+        "log",
+        "log1p",
+        "expm1",
+        "asin",
+        "acos",
+        "atan",
+        "asinh",
+        "acosh",
+        "atanh",
+        "lgamma",
+        "digamma",
+        "pow",
+    ]
+)
+"""Functions of entries, without a degree."""
+DISCRETE = frozenset(
+    [
+        "eq",
+        "ne",
+        "lt",
+        "le",
+        "gt",
+        "ge",
+        "is_finite",
+        "sign",
+        "floor",
+        "ceil",
+        "round",
+        "argmax",
+        "argmin",
+        "and",
+        "or",
+        "not",
+        "xor",
+        "eq_to",
+        "le_to",
+        "lt_to",
+        "iota",
+        "shift_left",
+        "shift_right_logical",
+        "shift_right_arithmetic",
+        "population_count",
+        "clz",
+    ]
+)
+"""Functions whose value is one of few: it does not follow small changes."""
+NONNEGATIVE = frozenset(["square", "abs", "exp", "exp2", "logistic", "sqrt", "rsqrt"])
+
+
+@dataclass
+class Rules:
+    """The rules, with the graph that they add to."""
+
+    graph: Graph
+    names: Counter[str] = field(default_factory=Counter)
+    address: tuple[int, ...] = ()
+    # Values made of parameters alone
+
+    def of_weights(self, name: str, inputs: list[Value], shapes: Shapes) -> Value:
+        """What is made of parameters and constants."""
+        weights = [value for value in inputs if isinstance(value, Weight)]
+        sources: dict[str, Fraction] = {}
+        for weight in weights:
+            for path, scale in weight.sources.items():
+                sources[path] = min(sources.get(path, scale), scale)
+        obstacle = next((weight.obstacle for weight in weights if weight.obstacle), None)
+        if len(weights) == 1 and name in PRODUCTS and (name == "mul" or inputs[0] is weights[0]):
+            other = next(value for value in inputs if value is not weights[0])
+            scale = self.constant_power(other) * (1 if name == "mul" else -1)
+            return Weight(shapes, {path: was + scale for path, was in sources.items()}, obstacle)
+        picks = name in LINEAR or name in ("gather", "concatenate", "select_n", "dynamic_update_slice")
+        if not picks or len(sources) > 1:
+            obstacle = obstacle or name
+        return Weight(shapes, sources, obstacle)
+
+    def is_zero(self, value: Constant) -> bool:
+        """Whether the constant is zero everywhere."""
+        pair = value.arrays()
+        return pair is not None and not any(np.any(np.asarray(each)) for each in pair)
+
+    def constant_power(self, value: Value) -> Fraction:
+        """m of a constant that is n^-m: from its RMS at both widths, 0 where the entries differ and hardly change."""
+        if not isinstance(value, Constant):
+            return ZERO
+        pair = value.arrays()
+        if pair is None:
+            return ZERO
+        arrays = [np.abs(np.asarray(each, dtype=np.float64)) for each in pair]
+        uniform = all(each.size and (each == each.flat[0]).all() for each in arrays)
+        sizes = [float(np.sqrt(np.mean(each**2))) if each.size else 0.0 for each in arrays]
+        if not all(0 < size < math.inf for size in sizes):
+            return ZERO
+        exponent = scalar_power(sizes[0], sizes[1], self.graph.ratio)
+        return ZERO if not uniform and abs(exponent) < Fraction(1, 4) else exponent
+
+    # Activations
+
+    def vector(self, value: Weight) -> Activation:
+        """A parameter that meets activations entry by entry: a node of its own."""
+        if not value.sources:
+            return Activation(value.shapes)
+        made: list[Activation] = []
+        for path, scale in value.sources.items():
+            entries = self.graph.shapes[path]
+            name = self.unique(path, "as a vector")
+            use = Use(
+                name,
+                path,
+                "vector",
+                self.graph.fan(1, 1),
+                self.graph.fan(*map(math.prod, entries)),
+                len(self.graph.nodes),
+                scale,
+            )
+            node = self.graph.add(Node(use=use))
+            self.graph.uses.append(use)
+            spread = growth(value.shapes, self.graph.ratio) - growth(entries, self.graph.ratio)
+            back = scale - max(ZERO, spread) / 2
+            owners = ((use, ZERO),) if value.obstacle is None else ()
+            if value.obstacle is not None:
+                use.trailing = ZERO
+            made.append(Activation(value.shapes, node, ZERO, back, owners=owners))
+        return made[0] if len(made) == 1 else self.merged([(each, ZERO, ZERO) for each in made], value.shapes)
+
+    def activations(self, inputs: list[Value]) -> list[Value]:
+        """The values, with parameters that meet activations entry by entry as nodes."""
+        return [self.vector(value) if isinstance(value, Weight) else value for value in inputs]
+
+    def merged(self, terms: list[tuple[Activation, Fraction, Fraction]], shapes: Shapes, **kept: Any) -> Activation:
+        """r = min over terms of r + forward, with the gradient's exponent + back on the way back."""
+        moving = [(value, forward, back) for value, forward, back in terms if value.node is not None]
+        if not moving:
+            return Activation(shapes, **kept)
+        if len(moving) == 1:
+            ((value, forward, back),) = moving
+            return Activation(shapes, value.node, value.shift + forward, value.back + back, **kept)
+        edges = [Edge(value.node, value.shift + forward, value.back + back) for value, forward, back in moving]  # type: ignore[arg-type]
+        return Activation(shapes, self.graph.add(Node(edges)), **kept)
+
+    def joined(self, values: Sequence[Value], shapes: Shapes) -> Value:
+        """Several values side by side in one."""
+        if all(isinstance(value, Constant) for value in values):
+            return Constant(shapes, lambda: None)
+        if not any(isinstance(value, Activation) for value in values):
+            return self.of_weights("concatenate", list(values), shapes)
+        return self.added(self.activations(list(values)), shapes)
+
+    def added(self, values: Sequence[Value], shapes: Shapes, nonnegative: bool = False) -> Activation:
+        """A sum, or a choice among values."""
+        parts = [value for value in values if isinstance(value, Activation)]
+        terms = [(part, ZERO, ZERO) for part in parts]
+        constants = len(parts) < len(values)
+        if all(part.owners for part in parts) and not constants:
+            # Still the outputs of uses: a multiplier that follows belongs to all of them.
+            owners: dict[Owner, Fraction] = {}
+            for part in parts:
+                for owner, multiplier in part.owners:
+                    owners[owner] = min(owners.get(owner, multiplier), multiplier)
+            return self.merged(terms, shapes, owners=tuple(owners.items()))
+        sizes = [settle(part) for part in parts]
+        size = min([*sizes, ZERO] if constants else sizes)
+        return self.merged(terms, shapes, size=size, nonnegative=nonnegative)
+
+    def require(self, value: Activation, what: str) -> None:
+        """The change has to stay finite here."""
+        if value.node is not None:
+            self.graph.requirements.append(Requirement(value.node, value.shift, what))
+
+    def grown(self, size: Fraction, what: str) -> None:
+        """Say where a value grows with the width before anything is trained."""
+        if size < 0:
+            self.graph.problem(
+                f"at initialisation the input of {what} grows as n^{-size}, whatever the parameters' sizes; "
+                "divide the sum that it comes from by that power of the width"
+            )
+
+    def rule(self, name: str, eqn: JaxprEqn, given: list[Value], shapes: list[Shapes]) -> list[Value]:
+        """What an operation makes of activations, by the kind of operation that it is."""
+        shape = shapes[0]
+        if name in DISCRETE:
+            return [Activation(each) for each in shapes]
+        if name == "gather":
+            name = "slice" if isinstance(given[0], Activation) else name
+        if name in PRODUCTS and sum(isinstance(value, Constant) for value in given) == 1:
+            return [self.scaled(name, given, shape)]
+        if name == "integer_pow" or (name == "pow" and isinstance(given[1], Constant)):
+            exponent = eqn.params["y"] if name == "integer_pow" else self.uniform(given[1])
+            if exponent is not None:
+                degree = Fraction(exponent).limit_denominator(1000)
+                base = cast("Activation", self.activations(given)[0])
+                return [self.homogeneous(base, degree, shape, exponent % 2 == 0)]
+        inputs = self.activations(given)
+        moving = [value for value in inputs if isinstance(value, Activation)]
+        first = moving[0]
+        if name in LINEAR or name == "optimization_barrier":
+            sources = moving if len(moving) == len(shapes) else [first] * len(shapes)
+            return [*(self.moved(name, value, each) for value, each in zip(sources, shapes, strict=True))]
+        if name in SUMS:
+            return [self.summed(first, shape)]
+        if name in ADDITIVE:
+            nonnegative = name == "max" and any(isinstance(v, Constant) or v.nonnegative for v in inputs)  # type: ignore[union-attr]
+            nonnegative |= name in ("add", "add_any", "concatenate", "select_n") and all(v.nonnegative for v in moving)
+            if name == "select_n":
+                inputs = inputs[1:]
+            if name in ("scatter", "scatter-add", "scatter_add", "dynamic_update_slice"):
+                inputs = [v for v in inputs if isinstance(v, Activation)]
+            if name == "max" and len(moving) == 1 and isinstance(inputs[1], Constant | Activation):
+                # relu: homogeneous, and its size that of its input.
+                return [replace(self.homogeneous(first, Fraction(1), shape, True))]
+            return [*(self.added(inputs, each, nonnegative) for each in shapes)]
+        if name in PRODUCTS:
+            return [self.multiplied(name, moving[0], moving[1], shape, given)]
+        if name in POWERS:
+            return [self.homogeneous(first, POWERS[name], shape, name in NONNEGATIVE)]
+        if name in BOUNDED or name in SMOOTH:
+            sizes = [settle(value) for value in moving]
+            for value, size in zip(moving, sizes, strict=True):
+                self.grown(size, name)
+                self.require(value, name)
+            size = ZERO if name in BOUNDED else min(sizes)
+            return [
+                self.merged(
+                    [(value, ZERO, ZERO) for value in moving],
+                    shape,
+                    size=max(ZERO, size),
+                    nonnegative=name in NONNEGATIVE,
+                )
+            ]
+        paths = sorted({path for value in given if isinstance(value, Weight) for path in value.sources})
+        self.graph.problem(
+            f"{name} is not understood"
+            + (f" (parameter {paths[0]} enters it)" if paths else "")
+            + "; write it with sums, products, functions of entries and jax.lax.scan"
+        )
+        return [*(self.added(inputs, each) for each in shapes)]
+
+    def uniform(self, value: Value) -> float | None:
+        """The one number that a constant holds at both widths; None where it holds several."""
+        pair = value.arrays() if isinstance(value, Constant) else None
+        if pair is None:
+            return None
+        small, large = (np.asarray(each, dtype=np.float64) for each in pair)
+        same = small.size and (small == small.flat[0]).all() and (large == small.flat[0]).all()
+        return float(small.flat[0]) if same else None
+
+    def scaled(self, name: str, given: list[Value], shape: Shapes) -> Activation:
+        """An activation times a constant n^-m, or divided by it, or dividing it."""
+        position = 0 if isinstance(given[1], Constant) else 1
+        value = cast("Activation", self.activations([given[position]])[0])
+        multiplier = self.constant_power(given[1 - position])
+        if name == "div":
+            if position == 1:
+                inverse = self.homogeneous(value, Fraction(-1), shape, value.nonnegative)
+                return replace(
+                    inverse,
+                    shift=inverse.shift + multiplier,
+                    back=inverse.back + multiplier,
+                    size=inverse.size + multiplier,
+                )
+            multiplier = -multiplier
+        owners = tuple((owner, was + multiplier) for owner, was in value.owners)
+        return replace(
+            value,
+            shapes=shape,
+            shift=value.shift + multiplier if value.node is not None else ZERO,
+            back=value.back + multiplier if value.node is not None else ZERO,
+            size=value.size + multiplier,
+            owners=owners,
+        )
+
+    def homogeneous(self, value: Activation, degree: Fraction, shape: Shapes, nonnegative: bool) -> Activation:
+        """f(x) of that degree p: size p e, change r + (p - 1) e."""
+        size = settle(value)
+        factor = (degree - 1) * size
+        return self.merged([(value, factor, factor)], shape, size=degree * size, nonnegative=nonnegative)
+
+    def moved(self, name: str, value: Activation, shape: Shapes) -> Activation:
+        """The same entries in another place; the gradient of a copy sums over its copies, of random sign."""
+        back = value.back
+        if name == "broadcast_in_dim":
+            back -= growth(shape, self.graph.ratio) / 2 - growth(value.shapes, self.graph.ratio) / 2
+        return replace(value, shapes=shape, back=back, nonnegative=value.nonnegative and name not in ("neg", "pad"))
+
+    def summed(self, value: Activation, shape: Shapes) -> Activation:
+        """A sum over n^f entries: changes may all align; entries of random sign add up to n^(f/2) of one's size."""
+        over = max(ZERO, growth(value.shapes, self.graph.ratio) - growth(shape, self.graph.ratio))
+        if over == 0:
+            return replace(value, shapes=shape)
+        size = settle(value)
+        return self.merged(
+            [(value, -over, ZERO)],
+            shape,
+            size=size - (over if value.nonnegative else over / 2),
+            nonnegative=value.nonnegative,
+        )
+
+    def multiplied(
+        self, name: str, left: Activation, right: Activation, shape: Shapes, given: list[Value]
+    ) -> Activation:
+        """x y, or x / y: r = min(r_x + e_y, r_y + e_x), for a quotient min(r_x - e_y, r_y + e_x - 2 e_y)."""
+        first, second = settle(left), settle(right)
+        same = given[0] is given[1]
+        if name == "mul":
+            terms = [(left, second, second), (right, first, first)]
+            return self.merged(
+                terms, shape, size=first + second, nonnegative=same or (left.nonnegative and right.nonnegative)
+            )
+        terms = [(left, -second, -second), (right, first - 2 * second, first - 2 * second)]
+        return self.merged(terms, shape, size=first - second, nonnegative=left.nonnegative and right.nonnegative)
+
+    def unique(self, name: str, what: str = "") -> str:
+        """The name, numbered where it was given before."""
+        self.names[name + what] += 1
+        count = self.names[name + what]
+        return name if count == 1 else f"{name}#{count}"

@@ -1,0 +1,195 @@
+"""The prescription for make(width) -> (params, apply, inputs): from its graph and the program's solution to rows."""
+
+import re
+from collections.abc import Mapping
+from fractions import Fraction
+from pathlib import Path
+
+from derive.alignments import Alignment, Ratios, measured_by_op
+from derive.alignments import alignment as read_alignment
+from derive.errors import DeriveError, unknown_name
+from derive.optimizers import Optimizer
+from derive.parameterizations import Parameterization
+from derive.parameterizations import parameterization as read_parameterization
+from derive.propagation import LOSSES, Loss
+from derive.solve import DECAYS, Decay
+from verify.graph import ZERO, Graph, Use, roles_note
+from verify.graph_rates import Rates, Wanted, key, solve_graph
+from verify.prescription import GAUGES, Gauge, ModelPrescription, OpRow, ParameterRow, read_rules
+from verify.trace import Tree
+from verify.user_model import Drawn, Make, drawn, graph_of
+
+
+def prescribe(
+    make: Make,
+    *,
+    base_width: int,
+    width: int,
+    optimizer: str | Optimizer = "adam",
+    parameterization: str | Parameterization = "mup",
+    alignment: str | Alignment | Mapping[str, Ratios] = "full",
+    loss: Loss = "mse",
+    decay: Decay = "independent",
+    gauge: Gauge = "0",
+) -> ModelPrescription:
+    """The prescription for make(width) -> (params, apply, inputs), tuned at `base_width` and wanted at `width`.
+
+    Roles come from how dimensions grow between the two widths, rates from the linear program over the function's
+    graph (THEORY 4). `alignment` may be a mapping from names of dense ops to Ratios, or `measured:FILE` as `verify
+    check` wrote it. `gauge` "0" leaves the model's own multipliers as they are and asks for none; "own" puts the
+    parameterization's in, and `wrap` applies them. DeriveError, or TraceError of the same kind, for what cannot be
+    decided: nothing is guessed.
+    """
+    if loss not in LOSSES or decay not in DECAYS or gauge not in GAUGES:
+        raise DeriveError(
+            f"loss is one of {LOSSES}, decay of {tuple(DECAYS)}, gauge of {GAUGES}; got {loss}, {decay}, {gauge}"
+        )
+    graph, model, shapes = graph_of(make, base_width, width)
+    measured: Mapping[str, Ratios] = {}
+    if isinstance(alignment, str) and alignment.strip().lower().startswith("measured:"):
+        measured, name = measured_by_op(Path(alignment.strip()[len("measured:") :])), alignment.strip()
+        assumed = read_alignment("full")
+    elif isinstance(alignment, Mapping):
+        measured, name, assumed = alignment, "measured", read_alignment("full")
+    else:
+        assumed = read_alignment(alignment) if isinstance(alignment, str) else alignment
+        name = assumed.name
+    unknown = measured.keys() - {use.name for use in graph.uses if use.is_dense}
+    if unknown:
+        raise unknown_name("dense op in the alignments", min(unknown), [use.name for use in graph.uses if use.is_dense])
+    scheme = read_parameterization(parameterization) if isinstance(parameterization, str) else parameterization
+    rules = read_rules(optimizer)
+    wanted = Wanted(rules, scheme, assumed, loss, gauge == "own", measured)
+    rates = solve_graph(graph, wanted)
+    return _assembled(graph, rates, wanted, drawn(model.params), shapes, base_width, width, name, decay, gauge)
+
+
+def _assembled(
+    graph: Graph,
+    rates: Rates,
+    wanted: Wanted,
+    starts: Mapping[str, Drawn | None],
+    structure: Tree,
+    base_width: int,
+    width: int,
+    alignment: str,
+    decay: Decay,
+    gauge: Gauge,
+) -> ModelPrescription:
+    uses = graph.of_path()
+    share = Fraction(*map(int, DECAYS[decay].as_numer_denom()))
+    rows = []
+    for path, found in rates.parameters.items():
+        start = starts[path]
+        rows.append(
+            ParameterRow(
+                path,
+                *graph.shapes[path],
+                found.role,
+                _why(uses[path], rates),
+                wanted.optimizers[found.role].name,
+                start and start.mean,
+                start and start.std,
+                found.a,
+                found.found,
+                found.b,
+                found.c,
+                found.g,
+                found.s,
+                found.epsilon,
+                -share * found.c,
+                found.binding,
+                tuple(key(use) for use in uses[path]),
+            )
+        )
+    ops = []
+    for use in graph.uses:
+        if use.is_dense:
+            it = rates.uses[use.name]
+            after = (use.trailing or ZERO) + it.extra
+            size = None if it.tied else it.total - use.fan_in.power / 2
+            fan_in, fan_out = ((fan.base, fan.target) for fan in (use.fan_in, use.fan_out))
+            ops.append(
+                OpRow(
+                    use.name, use.path, it.kind, fan_in, fan_out, it.alpha, it.omega, it.u, size, it.r, after, it.terms
+                )
+            )
+    multipliers = {key(use): rates.uses[key(use)].extra for use in graph.uses if rates.uses[key(use)].extra}
+    multipliers |= {name: extra for name, extra in rates.products.items() if extra}
+    names = {kind: row.name for kind, row in wanted.optimizers.items()}
+    joined = ",".join(f"{kind}={name}" for kind, name in names.items())
+    solution = rates.solution
+    certificate = {
+        "optimum": str(solution.optimum),
+        "variables": len(rates.objective),
+        "constraints": len(rates.rows),
+        "duals": {f"{index}: {rates.rows[index].name}": str(y) for index, y in enumerate(solution.duals) if y},
+    }
+    return ModelPrescription(
+        base_width,
+        width,
+        names["hidden"] if len(set(names.values())) == 1 else joined,
+        wanted.parameterization.name,
+        alignment,
+        wanted.loss,
+        decay,
+        gauge,
+        tuple(rows),
+        tuple(ops),
+        multipliers,
+        (*rates.notes, *_odd_fans(graph), *_multiplier_notes(graph, multipliers)),
+        certificate,
+        structure,
+    )
+
+
+def _why(uses: list[Use], rates: Rates) -> str:
+    """What shows the role: the fans and where the output goes."""
+    reasons = []
+    for use in uses:
+        kind = rates.uses[key(use)].kind
+        if not use.is_dense:
+            reasons.append("added or multiplied entry by entry" if use.fan_out.grows else "a vector that does not grow")
+        elif use.primitive == "gather":
+            reasons.append(f"a lookup of rows of {use.fan_out}")
+        else:
+            where = {
+                "embedding": "its fan-in stays",
+                "hidden": "feeds further layers",
+                "readout": "goes to the output",
+            }[kind]
+            reasons.append(f"fan-in {use.fan_in}, fan-out {use.fan_out}, {where}")
+    counted = {reason: reasons.count(reason) for reason in reasons}
+    return "; ".join(f"{reason} ({count} times)" if count > 1 else reason for reason, count in counted.items())
+
+
+def _odd_fans(graph: Graph) -> list[str]:
+    """A line for every dimension that grows neither as the width nor not at all."""
+    found: dict[str, list[str]] = {}
+    for use in graph.uses:
+        for side, fan in (("fan-in", use.fan_in), ("fan-out", use.fan_out)):
+            for line in roles_note([fan]):
+                found.setdefault(f"{side} {line}", []).append(use.path)
+    return [
+        f"{paths[0]}"
+        + (f" and {len(set(paths)) - 1} more" if len(set(paths)) > 1 else "")
+        + f": {line}, not as the width or not at all; its exponents are by that power"
+        for line, paths in found.items()
+    ]
+
+
+def _multiplier_notes(graph: Graph, multipliers: Mapping[str, Fraction]) -> list[str]:
+    """Why single products need multipliers; those of a loop's turns are one line."""
+    fans = {product.name: product.fan_in for product in graph.products}
+    paths = {key(use): use.path for use in graph.uses}
+    lines = []
+    for name, extra in multipliers.items():
+        turnless = re.sub(r"\[\d+\]", "[...]", name)
+        if name in fans:
+            why = f"sums {fans[name]} entries of two activations, which may align"
+        else:
+            why = f"is of {paths[name]}, whose other use rules its size"
+        lines.append(
+            f"the product {turnless} {why}: it needs n^{-extra} beside what the code has, which wrap(apply) puts in"
+        )
+    return list(dict.fromkeys(lines))
