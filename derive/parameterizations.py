@@ -102,10 +102,12 @@ def custom(text: str) -> Parameterization:
     """A name, or exponents of one's own such as a=0,0,1;b=0,1/2,0 (embedding, hidden, readout)."""
     if "=" not in text:
         return parameterization(text)
-    parts = dict(part.strip().split("=", 1) for part in text.split(";") if "=" in part)
-    if set(parts) != {"a", "b"}:
+    parts = [part.partition("=") for part in text.split(";")]
+    values = {key.strip(): value.strip() for key, _, value in parts}
+    if len(parts) != 2 or set(values) != {"a", "b"}:
         raise DeriveError(f"{shorten(text)} is no parameterization; write a name, or a=0,0,1;b=0,1/2,0")
-    return Parameterization(text.strip(), parse_triple(parts["a"], "a"), parse_triple(parts["b"], "b"))
+    name = ";".join(f"{key}={values[key]}" for key in "ab")
+    return Parameterization(name, parse_triple(values["a"], "a"), parse_triple(values["b"], "b"))
 
 
 @dataclass(frozen=True)

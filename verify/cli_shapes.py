@@ -1,12 +1,17 @@
 """`verify shapes`: an existing set-up of microsoft/mup beside what is derived, parameter by parameter."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from derive.errors import DeriveError, shorten
 from verify.options import read_choice, write_out
+
+if TYPE_CHECKING:
+    from derive.solve import Prescription
+    from verify.base_shapes import Entry
 
 
 def shapes(
@@ -14,8 +19,12 @@ def shapes(
     target: Annotated[
         Path | None, typer.Option(help="Shapes of the target, {name: [dims]} in YAML or JSON, for numbers.")
     ] = None,
-    optimizer: Annotated[str, typer.Option(help="sgd, momentum, adam or adamw: MuSGD, MuAdam, MuAdamW.")] = "adam",
-    parameterization: Annotated[str, typer.Option(help="What to compare with: mup, sp, ...")] = "mup",
+    optimizer: Annotated[
+        str, typer.Option(help="sgd, momentum, nesterov (MuSGD), adam (MuAdam) or adamw (MuAdamW).")
+    ] = "adam",
+    parameterization: Annotated[
+        str, typer.Option(help="What to compare with: mup, sp, ... or a=0,0,1;b=0,1/2,0")
+    ] = "mup",
     alignment: Annotated[str, typer.Option(help="full, none, ... as in derive.")] = "full",
     role: Annotated[
         list[str] | None, typer.Option(help="NAME=embedding or NAME=readout, where shapes leave it open; repeat it.")
@@ -23,42 +32,77 @@ def shapes(
     output_format: Annotated[str, typer.Option("--format", help="table or json.")] = "table",
 ) -> None:
     """Why does my muP code not match the table? Every parameter's exponents there and here, and the shift between."""
-    from derive.emit import dump, terminal_table, title
+    from derive.emit import dump
+    from derive.parameterizations import custom
     from derive.solve import prescribe, solve_kinds
-    from verify.base_shapes import compare, entries_json, read_shapes
+    from verify.base_shapes import compare, counts, entries_json, read_shapes, rule_name
 
     chosen = read_choice("--format", output_format, ("table", "json"))
-    given = {}
+    given: dict[str, str] = {}
     for text in role or []:
-        name, equals, kind = text.partition("=")
+        name, equals, kind = text.rpartition("=")
         if not equals:
             raise DeriveError(f"--role {shorten(text)} names no kind; write NAME=embedding or NAME=readout")
+        if name in given:
+            raise DeriveError(f"--role gives {shorten(name)} twice; keep one of them")
         given[name] = kind
-    prescription = solve_kinds(prescribe(optimizer, parameterization, alignment).problem)
+    problem = prescribe(rule_name(optimizer), custom(parameterization), alignment).problem
+    prescription = solve_kinds(problem)
     wide = None if target is None else read_shapes(target, "target shapes")
     entries = compare(read_shapes(base, "base shapes"), prescription, given, wide)
-    if chosen == "json":
-        write_out(dump({"schema": 1, "command": "shapes", "rows": entries_json(entries)}))
+    if chosen == "table":
+        write_out(table(prescription, entries))
         return
-    columns = ["parameter", "base", "role", "package a, b, c", "derived a, b, c", "theta", "", "why"]
-    cells = []
+    agree, differ, undecided = counts(entries)
+    content = {
+        "schema": 1,
+        "command": "shapes",
+        "optimizer": prescription.optimizer_name,
+        "parameterization": problem.parameterization.name.lower(),
+        "alignment": problem.alignment.name,
+        "agree": agree,
+        "differ": differ,
+        "undecided": undecided,
+        "notes": list(prescription.notes),
+        "rows": entries_json(entries),
+    }
+    write_out(dump(content))
+
+
+def table(prescription: "Prescription", entries: "Sequence[Entry]") -> str:
+    """One row per parameter, with numbers under it where there is a target, and below what differs or is open."""
+    from derive.emit import terminal_table, title
+    from verify.base_shapes import counts
+
+    cells, lines, notes = [], [], [f"note: {note}" for note in prescription.notes]
     for entry in entries:
         sides = [", ".join(map(str, each)) if each else "-" for each in (entry.theirs, entry.ours)]
-        dims = "x".join("." if each is None else str(each) for each in entry.dims)
+        dims = "x".join("." if each is None else str(each) for each in entry.dims) or "scalar"
         verdict = {True: "agrees", False: "DIFFERS", None: "?"}[entry.agrees]
         theta = "-" if entry.theta is None else str(entry.theta)
-        cells.append([entry.name, dims, entry.role or "?", *sides, theta, verdict, entry.differs or entry.why])
-        if entry.growth is not None and entry.theirs is not None and entry.ours is not None:
-            numbers = [", ".join(f"{x:.4g}" for x in entry.factors(each)) for each in (entry.theirs, entry.ours)]
-            cells.append(
-                ["", f"x {entry.growth:g}", "", *numbers, "", "", "multiplier, initial std, rate relative to the base"]
-            )
-    undecided, differing = (sum(entry.agrees is value for entry in entries) for value in (None, False))
-    lines = [
-        f"{title(prescription)}, beside microsoft/mup: n^-a multiplier, n^-b initial std, n^-c rate; "
-        "theta moves a into b and c by the optimizer's degree",
-        terminal_table(columns, cells),
-        f"{len(entries) - undecided - differing} of {len(entries)} agree, {differing} differ"
-        + (f", {undecided} cannot be told from shapes alone" if undecided else ""),
+        why = entry.why if entry.agrees else "see below"
+        cells.append([entry.name, dims, entry.role or "?", *sides, theta, verdict, why])
+        if entry.growth is not None and entry.theirs is not None and entry.ours is not None and entry.role != "fixed":
+            numbers = (entry.package_factors, entry.factors(entry.ours))
+            shown = [", ".join(f"{x:.4g}" for x in each) for each in numbers]
+            cells.append(["", f"x {entry.growth.main:g}", "", *shown, "", "", ""])
+        if entry.agrees is None:
+            lines.append(f"? {entry.name}: {entry.why}")
+        elif not entry.agrees:
+            reason = f" ({entry.reason})" if entry.reason else ""
+            lines.append(f"DIFFERS {entry.name}: to train as derived, {entry.cure}{reason}")
+        if entry.note:
+            notes.append(f"note: {entry.name}: {entry.note}")
+    agree, differ, undecided = counts(entries)
+    numbers = any(entry.growth is not None for entry in entries)
+    columns = ["parameter", "base", "role", "package a, b, c", "derived a, b, c", "theta", "", "why"]
+    heading = [
+        f"{title(prescription)}, beside {entries[0].package} of microsoft/mup: multiplier n^-a, initial std n^-b, "
+        "rate n^-c",
+        "Dimensions that do not grow are a dot; theta takes the derived row to the package's: (a + theta, b - theta)"
+        + ("; below each the factors at the target" if numbers else ""),
     ]
-    write_out("\n".join(lines) + "\n")
+    summary = f"{agree} of {len(entries)} agree, {differ} differ" + (
+        f", {undecided} undecided: shapes alone do not tell" if undecided else ""
+    )
+    return "\n".join([*heading, terminal_table(columns, cells), *lines, *notes, summary]) + "\n"
