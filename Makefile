@@ -38,6 +38,7 @@ bench: .venv/installed
 	$(BIN)/python -m benchmarks.sweep
 	$(BIN)/python -m benchmarks.atan2
 	$(BIN)/python -m benchmarks.online
+	$(BIN)/python -m benchmarks.prescribe
 
 lock:
 	uv pip compile --universal --python-version 3.11 --all-extras --group dev --no-header --no-annotate --no-emit-index-url --output-file requirements.lock pyproject.toml

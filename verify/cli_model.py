@@ -1,6 +1,5 @@
 """`verify prescribe` and `verify check`: the prescription for the user's own model, and whether it holds there."""
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -66,26 +65,34 @@ def prescribe(
     write_out(answer.to_json() if chosen == "json" else _table(answer, base_rate, every))
 
 
-def _template(path: str) -> str:
-    """The path with its numbers left out, by which blocks that are alike are one row."""
-    return re.sub(r"(?<![A-Za-z])\d+(?![A-Za-z])|(?<=_)\d+", "*", path)
-
-
 def _grouped(rows: Sequence["ParameterRow"], every: bool) -> list[list["ParameterRow"]]:
+    from verify.prescribing import without_numbers
+
     groups: dict[Any, list[ParameterRow]] = {}
     for row in rows:
-        alike = (_template(row.path), row.base_shape, row.shape, row.role, row.why, row.a, row.b, row.c, row.epsilon)
+        alike = (
+            without_numbers(row.path),
+            row.base_shape,
+            row.shape,
+            row.role,
+            row.why,
+            row.a,
+            row.b,
+            row.c,
+            row.epsilon,
+        )
         groups.setdefault(row.path if every else alike, []).append(row)
     return list(groups.values())
 
 
 def _table(answer: "ModelPrescription", base_rate: float | None, every: bool) -> str:
     from derive.emit import terminal_table
+    from verify.prescribing import every_turn, without_numbers
 
     cells = []
     for group in _grouped(answer.parameters, every):
         row, count = group[0], len(group)
-        name = row.path if count == 1 else f"{_template(row.path)}  x {count}"
+        name = row.path if count == 1 else f"{without_numbers(row.path)}  x {count}"
         cells.append(
             [
                 name,
@@ -105,8 +112,8 @@ def _table(answer: "ModelPrescription", base_rate: float | None, every: bool) ->
         f"{answer.optimizer_name}, {answer.parameterization}, alignment {answer.alignment}: "
         f"width {answer.base_width} -> {answer.width}; x: times what the base width has",
         terminal_table(columns, cells),
-        *(
-            f"multiply {name} by {answer.factor(x):.6g} (n^{-x}): wrap(apply) does"
+        *dict.fromkeys(
+            f"multiply {every_turn(name)} by {answer.factor(x):.6g} (n^{-x}): wrap(apply) does"
             for name, x in answer.multipliers.items()
         ),
         *(f"note: {note}" for note in answer.notes),
@@ -158,7 +165,7 @@ def check(
     from verify.prescribing import prescribe as prescribed
     from verify.prescription import read_rules
     from verify.rate_drift import rate_drift
-    from verify.user_model import load_make
+    from verify.user_model import build, load_make
 
     chosen = read_choice("--format", output_format, ("table", "json"))
     check_positive(seeds=seeds, steps=steps, base_rate=base_rate, drift_steps=drift_steps)
@@ -190,7 +197,8 @@ def check(
             drifts = rate_drift(
                 make, answer, sizes, base_rate=rate, seeds=seeds, steps=drift_steps, progress=bar.advance
             )
-    content = as_json(model, found, rate, drifts)
+    inputs = build(make, sizes[0]).fingerprint(max(steps, drift_steps or 0))
+    content = as_json(model, inputs, found, rate, drifts)
     if out is not None:
         (out / "check.json").write_text(dump(content), encoding="utf-8")
         (out / "measured.json").write_text(dump(measured_json(content, "prescribed")), encoding="utf-8")

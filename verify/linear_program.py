@@ -47,7 +47,7 @@ def minimise(objective: Sequence[int], rows: Sequence[Row], then: Sequence[int] 
     ProgramError where no x keeps the rows, where the objective has no minimum, and where exact numbers do not confirm
     the solver's vertex.
     """
-    x, y = _floats(objective, rows)
+    x, y = floats(objective, rows)
     duals = _exact_duals(objective, rows, y)
     last, kept, wanted = y, list(rows), objective
     if then is not None:
@@ -58,7 +58,7 @@ def minimise(objective: Sequence[int], rows: Sequence[Row], then: Sequence[int] 
             if dual
         ]
         wanted = then
-        x, last = _floats(wanted, kept)
+        x, last = floats(wanted, kept)
     values = _exact_vertex(len(objective), rows, x)
     certify(objective, rows, values, duals)
     certify(wanted, kept, values, _exact_duals(wanted, kept, last))
@@ -93,7 +93,7 @@ def _left(row: Row, values: Sequence[Fraction]) -> Fraction:
     return sum((a * values[j] for j, a in row.coefficients.items()), Fraction(0))
 
 
-def _floats(objective: Sequence[int], rows: Sequence[Row]) -> tuple[np.ndarray, np.ndarray]:
+def floats(objective: Sequence[int], rows: Sequence[Row]) -> tuple[np.ndarray, np.ndarray]:
     """(x, y) of the program in floats."""
     entries = [(i, j, a) for i, row in enumerate(rows) for j, a in row.coefficients.items()]
     at = np.array([entry[:2] for entry in entries], dtype=int).reshape(-1, 2).T

@@ -1,7 +1,7 @@
 """What `verify check` says of the user's own model: as text, as JSON, and as alignments that go back in."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -9,13 +9,16 @@ from derive import __version__
 from derive.emit import terminal_table
 from verify.coordinate_check import Check, Measured, Setup
 from verify.exponents import row_json
+from verify.prescribing import without_numbers
 from verify.rate_drift import Drift
 from verify.sweep import loaded_code
 from verify.train import device_name
 
 
-def as_json(model: str, check: Check, base_rate: float, drifts: Mapping[Setup, Drift] | None) -> dict[str, Any]:
-    """The JSON contract of every verify command."""
+def as_json(
+    model: str, inputs: str, check: Check, base_rate: float, drifts: Mapping[Setup, Drift] | None
+) -> dict[str, Any]:
+    """The JSON contract of every verify command; `inputs` is the fingerprint of what the model was given."""
     answer = check.prescription
     return {
         "schema": 1,
@@ -24,7 +27,7 @@ def as_json(model: str, check: Check, base_rate: float, drifts: Mapping[Setup, D
         "code": loaded_code(),
         "date": datetime.now(UTC).date().isoformat(),
         "device": device_name(),
-        "corpus": "the model's own inputs",
+        "corpus": f"the model's own inputs {inputs}",
         "model": model,
         "optimizer": answer.optimizer_name,
         "parameterization": answer.parameterization,
@@ -97,7 +100,7 @@ def as_text(model: str, check: Check, content: Mapping[str, Any], drifts: Mappin
         verdict = "passes" if measured.passes else f"FAILS on {len(failed)} of {len(answer.ops)} dense ops"
         lines.append(f"{setup}: {verdict}")
     if not content["passes"].get("own", True):
-        lines += ["what to change in the model as it is:", *(f"  {line}" for line in check.advice)]
+        lines += ["what to change in the model as it is:", *(f"  {line}" for line in _grouped(check.advice))]
     for drift in (drifts or {}).values():
         it = drift.drift
         lines.append(
@@ -106,6 +109,21 @@ def as_text(model: str, check: Check, content: Mapping[str, Any], drifts: Mappin
             + ("; a best rate lies at the edge of those tried" if any(o.at_edge for o in drift.optima.values()) else "")
         )
     return "\n".join(lines) + "\n"
+
+
+def _grouped(advice: Sequence[str]) -> list[str]:
+    """The lines, those that ask the same of blocks that are alike as one, with the first's reason."""
+    groups: dict[tuple[str, str], list[tuple[str, str]]] = {}
+    for line in advice:
+        change, _, why = line.partition("; ")
+        path, _, rest = change.partition(" (")
+        groups.setdefault((without_numbers(path), rest), []).append((path, why))
+    return [
+        f"{lines[0][0]} ({rest}; {lines[0][1]}"
+        if len(lines) == 1
+        else f"{alike} x {len(lines)} ({rest}; {lines[0][0]}: {lines[0][1]}"
+        for (alike, rest), lines in groups.items()
+    ]
 
 
 def _cell(measured: Measured, name: str, quantity: str, step: int) -> str:

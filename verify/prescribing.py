@@ -178,18 +178,26 @@ def _odd_fans(graph: Graph) -> list[str]:
     ]
 
 
+def without_numbers(path: str) -> str:
+    """The path with its numbers left out, which blocks that are alike share: layers.*.gate."""
+    return re.sub(r"(?<![A-Za-z])\d+(?![A-Za-z])|(?<=_)\d+", "*", path)
+
+
+def every_turn(name: str) -> str:
+    """The name of a product in a loop with its turns left out: dot[...] for dot[0], dot[1], ..."""
+    return re.sub(r"\[\d+\]", "[...]", name)
+
+
 def _multiplier_notes(graph: Graph, multipliers: Mapping[str, Fraction]) -> list[str]:
     """Why single products need multipliers; those of a loop's turns are one line."""
     fans = {product.name: product.fan_in for product in graph.products}
     paths = {key(use): use.path for use in graph.uses}
     lines = []
     for name, extra in multipliers.items():
-        turnless = re.sub(r"\[\d+\]", "[...]", name)
         if name in fans:
             why = f"sums {fans[name]} entries of two activations, which may align"
         else:
             why = f"is of {paths[name]}, whose other use rules its size"
-        lines.append(
-            f"the product {turnless} {why}: it needs n^{-extra} beside what the code has, which wrap(apply) puts in"
-        )
+        needed = f"it needs n^{-extra} beside what the code has, which wrap(apply) puts in"
+        lines.append(f"the product {every_turn(name)} {why}: {needed}")
     return list(dict.fromkeys(lines))

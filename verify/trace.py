@@ -55,7 +55,8 @@ class DenseOp:
     `name` is the parameter's path, then [i] for iteration i of each scan around the op, then #2, #3, ... on further
     uses. `params` are the static parameters of the JAX primitive and `weight_position` is the weight's place among
     its operands. fan_in is what is summed over (1 for a lookup; taps x channels for a convolution), fan_out what
-    one input is turned into (the length of a row for a lookup); batch dimensions of the weight count in neither.
+    one input is turned into (the length of a row for a lookup; a group's channels for a convolution); batch
+    dimensions of the weight count in neither.
     """
 
     name: str
@@ -323,7 +324,7 @@ def fans(primitive: DensePrimitive, params: Mapping[str, Any], shape: Shape, pos
         return 1, prod(params["slice_sizes"])
     if primitive == "conv":
         channels = shape[params["dimension_numbers"].rhs_spec[0]]
-        return prod(shape) // channels, channels
+        return prod(shape) // channels, channels // params["feature_group_count"]
     contracted, batch = (axes[position] for axes in params["dimension_numbers"])
     free = (size for axis, size in enumerate(shape) if axis not in {*contracted, *batch})
     return prod(shape[axis] for axis in contracted), prod(free)

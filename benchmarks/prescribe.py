@@ -1,0 +1,109 @@
+"""What a prescription for a model of one's own costs: the graph of a 48-block transformer, and the program over it.
+
+    python -m benchmarks.prescribe [--blocks 48] [--rounds 5]
+
+The graph's floor is JAX's own tracing of the same function at both widths; the program's is HiGHS on it in floats, an
+answer without proof.
+"""
+
+import argparse
+import json
+import platform
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from derive.alignments import FULL
+from derive.optimizers import optimizers
+from derive.parameterizations import MUP
+from verify.graph_rates import Wanted, solve_graph
+from verify.linear_program import floats, minimise
+from verify.models import Scaling
+from verify.models.transformer import Transformer
+from verify.user_model import graph_of
+
+WIDTHS = (256, 4096)
+
+
+def transformer(blocks: int) -> Callable[[int], Any]:
+    """make(width) of the project's transformer, from shapes alone."""
+
+    def make(width: int) -> Any:
+        model = Transformer(Scaling(width, WIDTHS[0], (0, 0, 0), (0, Fraction(1, 2), Fraction(1, 2))), blocks=blocks)
+        shapes = jax.eval_shape(model.init, jax.random.key(0))
+        return shapes, model.apply, jax.ShapeDtypeStruct((2, model.context), jnp.int32)
+
+    return make
+
+
+def alternating(actions: Sequence[Callable[[], Any]], rounds: int) -> list[float]:
+    """Median seconds of several actions, taken in turns."""
+    seconds: list[list[float]] = [[] for _ in actions]
+    for _ in range(rounds):
+        for record, action in zip(seconds, actions, strict=True):
+            start = time.perf_counter()
+            action()
+            record.append(time.perf_counter() - start)
+    return [statistics.median(record) for record in seconds]
+
+
+def measure(blocks: int, rounds: int) -> dict[str, Any]:
+    """Seconds of tracing, of the graph and of the program, each with its floor."""
+    make = transformer(blocks)
+    models = [make(width) for width in WIDTHS]
+
+    def traced() -> None:
+        for params, apply, inputs in models:
+            jax.clear_caches()
+            jax.make_jaxpr(apply)(params, inputs)
+
+    def graph() -> Any:
+        jax.clear_caches()
+        return graph_of(make, *WIDTHS)[0]
+
+    found = graph()
+    wanted = Wanted(optimizers("adam"), MUP, FULL)
+    rates = solve_graph(found, wanted)
+    second = [1 - each for each in rates.objective]
+    names = ("tracing alone", "graph", "HiGHS in floats", "program, proved", "all from the graph")
+    seconds = alternating(
+        [
+            traced,
+            graph,
+            lambda: floats(rates.objective, rates.rows),
+            lambda: minimise(rates.objective, rates.rows, second),
+            lambda: solve_graph(found, wanted),
+        ],
+        rounds,
+    )
+    return {
+        "device": f"{platform.machine()} CPU, Python {platform.python_version()}, JAX {jax.__version__}",
+        "blocks": blocks,
+        "parameters": len(rates.parameters),
+        "constraints": len(rates.rows),
+        "seconds": dict(zip(names, seconds, strict=True)),
+        "graph over tracing": seconds[1] / seconds[0],
+        "program over HiGHS": seconds[3] / seconds[2],
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--blocks", type=int, default=48)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--out", type=Path, help="write the JSON there as well")
+    options = parser.parse_args()
+    text = json.dumps(measure(options.blocks, options.rounds), indent=1)
+    print(text)
+    if options.out:
+        options.out.write_text(text + "\n")
+
+
+if __name__ == "__main__":
+    main()
