@@ -8,6 +8,7 @@ import pytest
 
 from derive.cli import app, run
 from tests.test_command import write_measurement
+from verify.cli import app as verify_app
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 COMMANDS = sorted(set(re.findall(r"(?:^|`)(derive(?: [^`\n#|>]*)?)", README, flags=re.MULTILINE)))
@@ -51,7 +52,15 @@ def test_the_shown_table_is_the_printed_one(command: str, first_line: str, capsy
     assert shown.strip("\n") in printed
 
 
-def test_the_python_of_the_readme_runs(capsys: pytest.CaptureFixture[str]) -> None:
-    code = README.split("```python\n")[1].split("```")[0]
-    exec(compile(code, "README", "exec"), {})  # noqa: S102
-    assert capsys.readouterr().out
+@pytest.mark.parametrize("block", [block.split("```")[0] for block in README.split("```python\n")[1:]])
+def test_the_python_of_the_readme_runs(block: str) -> None:
+    exec(compile(block, "README", "exec"), {})  # noqa: S102
+
+
+def test_the_prescription_shown_is_the_printed_one(capsys: pytest.CaptureFixture[str]) -> None:
+    command = re.search(r"^verify (prescribe .*)$", README, flags=re.MULTILINE)
+    assert command
+    assert run(lambda: verify_app(shlex.split(command[1]), standalone_mode=False), "verify", (ValueError,)) == 0
+    printed = "\n".join(line.rstrip() for line in capsys.readouterr().out.splitlines())
+    shown = README.split(command[0])[1].split("```")[2]
+    assert shown.strip("\n") == printed.strip("\n")

@@ -15,7 +15,6 @@ import numpy as np
 from jax.extend.core import JaxprEqn
 
 from verify.graph import (
-    HALF,
     ZERO,
     Activation,
     Constant,
@@ -31,133 +30,20 @@ from verify.graph import (
     scalar_power,
     settle,
 )
+from verify.graph_operations import (
+    ADDITIVE,
+    BOUNDED,
+    DISCRETE,
+    LINEAR,
+    NONNEGATIVE,
+    POWERS,
+    PRODUCTS,
+    SMOOTH,
+    SUMS,
+)
 from verify.trace import Shape
 
 Shapes = tuple[Shape, Shape]
-
-LINEAR = frozenset(
-    [
-        "reshape",
-        "transpose",
-        "squeeze",
-        "expand_dims",
-        "rev",
-        "copy",
-        "copy_p",
-        "convert_element_type",
-        "reduce_precision",
-        "neg",
-        "real",
-        "imag",
-        "broadcast_in_dim",
-        "slice",
-        "dynamic_slice",
-        "split",
-        "pad",
-        "roll",
-        "stop_gradient",
-        "optimization_barrier",
-        "sharding_constraint",
-        "mesh_cast",
-        "reshard",
-        "device_put",
-        "pvary",
-        "layout_constraint",
-        "reduce_max",
-        "reduce_min",
-        "cummax",
-        "cummin",
-        "sort",
-        "top_k",
-        "name",
-    ]
-)
-"""Moves entries or picks among them: sizes and changes stay."""
-SUMS = frozenset(["reduce_sum", "cumsum", "reduce_window_sum"])
-ADDITIVE = frozenset(
-    [
-        "add",
-        "add_any",
-        "sub",
-        "max",
-        "min",
-        "select_n",
-        "clamp",
-        "concatenate",
-        "atan2",
-        "nextafter",
-        "rem",
-        "dynamic_update_slice",
-        "scatter",
-        "scatter-add",
-        "scatter_add",
-        "select_and_gather_add",
-        "reduce_window_max",
-        "reduce_window",
-    ]
-)
-"""The change is the largest of the operands' changes."""
-PRODUCTS = frozenset(["mul", "div"])
-POWERS = {"sqrt": HALF, "rsqrt": -HALF, "cbrt": Fraction(1, 3), "square": Fraction(2), "abs": Fraction(1)}
-"""Homogeneous functions with their degree: f(tx) = t^p f(x)."""
-BOUNDED = frozenset(["exp", "exp2", "cos", "logistic", "erfc"])
-"""Functions with f(0) other than 0."""
-SMOOTH = frozenset(
-    [
-        "tanh",
-        "sin",
-        "tan",
-        "sinh",
-        "cosh",
-        "erf",
-        "erf_inv",
-        "log",
-        "log1p",
-        "expm1",
-        "asin",
-        "acos",
-        "atan",
-        "asinh",
-        "acosh",
-        "atanh",
-        "lgamma",
-        "digamma",
-        "pow",
-    ]
-)
-"""Functions of entries, without a degree."""
-DISCRETE = frozenset(
-    [
-        "eq",
-        "ne",
-        "lt",
-        "le",
-        "gt",
-        "ge",
-        "is_finite",
-        "sign",
-        "floor",
-        "ceil",
-        "round",
-        "argmax",
-        "argmin",
-        "and",
-        "or",
-        "not",
-        "xor",
-        "eq_to",
-        "le_to",
-        "lt_to",
-        "iota",
-        "shift_left",
-        "shift_right_logical",
-        "shift_right_arithmetic",
-        "population_count",
-        "clz",
-    ]
-)
-"""Functions whose value is one of few: it does not follow small changes."""
-NONNEGATIVE = frozenset(["square", "abs", "exp", "exp2", "logistic", "sqrt", "rsqrt"])
 
 
 @dataclass
