@@ -22,6 +22,7 @@ from verify.coordinate_check import default_loss
 from verify.models import Scaling
 from verify.models.transformer import Transformer
 from verify.prescription import ModelPrescription
+from verify.trace import TraceError
 from verify.user_model import build, load_make
 
 KEY = jax.random.key(3)
@@ -200,6 +201,12 @@ def test_what_is_not_a_prescription_is_said_in_one_line():
         ModelPrescription.from_json(answer).init(KEY)
 
 
+def shrinks(width: int) -> Any:
+    """Heads of 20 units at width 60 and of 16 at 128."""
+    params, apply = {"w": jnp.ones((6, width // (width // 16)))}, lambda p, x: x @ p["w"]
+    return params, apply, jnp.ones((2, 6))
+
+
 def bad(what: str) -> Any:
     def make(width: int) -> Any:
         params, apply, inputs = toy(width)
@@ -207,6 +214,8 @@ def bad(what: str) -> Any:
             "two": (params, apply),
             "count": ({**params, "count": jnp.zeros((), jnp.int32)}, apply, inputs),
             "none": ({}, apply, inputs),
+            "broken": (params, lambda p, x: x @ p["missing"], inputs),
+            "branch": (params, lambda p, x: apply(p, x) if x.sum() > 0 else x, inputs),
         }[what]
 
     return make
@@ -218,6 +227,14 @@ def bad(what: str) -> Any:
         (bad("two"), {}, "2 values"),
         (bad("count"), {}, "parameter count is int32"),
         (bad("none"), {}, "no parameters"),
+        (
+            bad("broken"),
+            {},
+            r"apply\(params, inputs\) at width 32 raised KeyError at test_prescription.py:\d+: ''missing''",
+        ),
+        (bad("branch"), {}, "raised TracerBoolConversionError at test_prescription.py"),
+        (lambda: None, {}, r"make\(32\) raised TypeError: "),
+        (shrinks, {"base_width": 60}, "a dimension shrinks from 20 to 16"),
         (toy, {"width": BASE}, "two that differ"),
         (toy, {"width": 8}, "do not grow"),
         (toy, {"gauge": "1"}, "gauge of"),
@@ -226,7 +243,7 @@ def bad(what: str) -> Any:
     ],
 )
 def test_errors_are_one_line(make: Any, how: dict[str, Any], message: str):
-    with pytest.raises(DeriveError, match=message) as caught:
+    with pytest.raises((DeriveError, TraceError), match=message) as caught:
         verify.prescribe(make, **{"base_width": BASE, "width": WIDTH, **how})
     assert "\n" not in str(caught.value)
 

@@ -155,7 +155,12 @@ class Graph:
             self.problems.append(text)
 
     def fan(self, base: int, target: int) -> Fan:
-        """The dimension with its power of the width."""
+        """The dimension with its power of the width; one that shrinks is a problem."""
+        if target < base:
+            self.problem(
+                f"a dimension shrinks from {base} to {target} while the width grows; give widths at which every "
+                "dimension grows or stays, such as multiples of the heads' size"
+            )
         return Fan(base, target, power(base, target, self.ratio))
 
     @property

@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from fractions import Fraction
 from functools import partial
@@ -23,15 +23,12 @@ from verify.trace import BODIES, CALLS, LABELS, Shape, Tree, as_closed, bind_equ
 LARGEST_CONSTANT = 2**22
 
 
-def walk(
-    apply: Sequence[Callable[..., Any]], params: Sequence[Tree], inputs: Sequence[Tree], widths: Sequence[int]
-) -> Graph:
-    """The graph of apply(params, inputs), each given at the base width and at the target width.
+def walk(programs: Sequence[ClosedJaxpr], params: Sequence[Tree], widths: Sequence[int]) -> Graph:
+    """The graph of the two programs of apply(params, inputs), made at the base width and at the target width.
 
     Trees may hold jax.ShapeDtypeStruct. What is not understood is in Graph.problems. GraphError where the two widths
     are not the same program.
     """
-    programs = [jax.make_jaxpr(f)(p, x) for f, p, x in zip(apply, params, inputs, strict=True)]
     leaves = [jax.tree_util.tree_leaves_with_path(each) for each in params]
     paths = [[path_name(path) for path, _ in each] for each in leaves]
     if paths[0] != paths[1]:

@@ -24,7 +24,7 @@ def multiplied(apply: Apply, factors: Mapping[str, float]) -> Apply:
 
     def wrapped(params: Tree, inputs: Tree) -> Tree:
         program, output = jax.make_jaxpr(apply, return_shape=True)(params, inputs)
-        graph = walk((apply, apply), (params, params), (inputs, inputs), (1, 1))
+        graph = walk((program, program), (params, params), (1, 1))
         results = _evaluate(program, _addresses(graph, factors), jax.tree.leaves((params, inputs)))
         return jax.tree.unflatten(jax.tree.structure(output), results)
 

@@ -6,7 +6,9 @@ step that gives one. Flax, Equinox, Haiku and plain functions all come to this i
 
 import hashlib
 import sys
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -19,7 +21,7 @@ import numpy as np
 from derive.errors import DeriveError, shorten
 from verify.graph import Graph
 from verify.graph_walk import path_name, walk
-from verify.trace import Tree
+from verify.trace import TraceError, Tree
 
 Make = Callable[[int], Any]
 Apply = Callable[[Tree, Tree], Tree]
@@ -64,9 +66,31 @@ class Drawn:
         return float(np.hypot(self.mean, self.std))
 
 
+@contextmanager
+def users_code(what: str) -> Iterator[None]:
+    """Turn whatever the user's own code raises into ModelError with its place, in one line; it stays the cause."""
+    try:
+        yield
+    except (DeriveError, TraceError):
+        raise
+    except Exception as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        own = [frame for frame in frames if not {"site-packages", "verify"} & {*Path(frame.filename).parts}]
+        place = f" at {Path(own[-1].filename).name}:{own[-1].lineno}" if own else ""
+        reason = shorten(str(error).strip().partition("\n")[0], 120)
+        raise ModelError(
+            f"{what} raised {type(error).__name__}{place}: {reason}; make it run by itself first"
+        ) from error
+
+
 def build(make: Make, width: int) -> UserModel:
     """Call make(width) and check what it returns; ModelError says what is missing."""
-    given = make(width)
+    with users_code(f"make({width})"):
+        given = make(width)
+    return _checked(given, width)
+
+
+def _checked(given: Any, width: int) -> UserModel:
     if not isinstance(given, tuple) or len(given) not in (3, 4) or not callable(given[1]):
         raise ModelError(
             f"make({width}) returned {_described(given)}; it has to return (params, apply, inputs), "
@@ -94,7 +118,7 @@ def abstract(make: Make, width: int) -> UserModel:
     kept: list[UserModel] = []
 
     def shapes() -> Any:
-        model = build(make, width)
+        model = _checked(make(width), width)
         kept.append(model)
         return model.params, model.batch(0)
 
@@ -113,14 +137,17 @@ def graph_of(make: Make, base_width: int, width: int) -> tuple[Graph, UserModel,
         raise ModelError(f"both widths are {width}; the roles show between two widths, so give two that differ")
     if not 0 < base_width < width:
         raise ModelError(f"widths {base_width} -> {width} do not grow; give the smaller one as the base width")
-    small, large = build(make, base_width), abstract(make, width)
-    graph = walk(
-        (small.apply, large.apply),
-        (small.params, large.params),
-        (small.batch(0), large.batch(0)),
-        (base_width, width),
-    )
+    small = build(make, base_width)
+    narrow = _program(small, base_width)  # first, so that mistakes show before anything wide is made
+    with users_code(f"make({width})"):
+        large = abstract(make, width)
+    graph = walk((narrow, _program(large, width)), (small.params, large.params), (base_width, width))
     return graph, small, jax.eval_shape(lambda tree: tree, large.params)
+
+
+def _program(model: UserModel, width: int) -> Any:
+    with users_code(f"apply(params, inputs) at width {width}"):
+        return jax.make_jaxpr(model.apply)(model.params, model.batch(0))
 
 
 def drawn(params: Tree) -> dict[str, Drawn | None]:
