@@ -33,4 +33,4 @@ def make(width: int) -> tuple:
         own = jax.nn.log_softmax(logits)
         return -own[jax.numpy.arange(len(tokens)), tokens[:, -1]].mean()
 
-    return params, apply, batches(256, CONTEXT), loss
+    return params, apply, batches(64, CONTEXT), loss

@@ -47,4 +47,4 @@ def make(width: int) -> tuple:
     ]
     outer = {"gain": jnp.ones(width), "readout": linear(width, width, 256), "bias": linear(width, 256)}
     embedding = 0.25 * jax.random.normal(next(keys), (CONTEXT * 256, width))
-    return {"embedding": embedding, "layers": layers, **outer}, apply, batches(256, CONTEXT), loss
+    return {"embedding": embedding, "layers": layers, **outer}, apply, batches(64, CONTEXT), loss
