@@ -81,6 +81,13 @@ STUDIES: Mapping[str, Mapping[Scale, str]] = {
         "gpu": "decay --parameterization sp --decay independent --widths 64,128,256,512,1024 --weight-decay 0.15625 "
         "--steps 3200",
     },
+    **{
+        f"check_{example}": {
+            "cpu": f"check examples.{example}:make --widths 64,128,256,512 --seeds 4 --drift-steps 80",
+            "gpu": f"check examples.{example}:make --widths 64,128,256,512,1024,2048 --seeds 4 --drift-steps 300",
+        }
+        for example in ("equinox_mlp", "gated_mlp", "nnx_transformer")
+    },
     "update_exponents": {
         "cpu": "updates --widths 128,256,512,1024,2048",
         "gpu": "updates --widths 128,256,512,1024,2048,4096",
