@@ -245,6 +245,15 @@ BAD: dict[str, tuple[Any, str]] = {
     "weights of weights": (lambda p, x: x @ p["in"] @ jnp.tanh(p["w"]) @ p["out"], "computed from parameter w by tanh"),
     "two in one": (lambda p, x: x @ (p["in"] @ p["w"]) @ p["out"], "computed from parameter in and parameter w"),
     "growing": (lambda p, x: jnp.tanh((x @ p["in"] @ p["w"]).sum(-1, keepdims=True) * p["out"][0]), "grows as n^1/2"),
+    "weights divided by their norm": (
+        lambda p, x: (x @ p["in"] @ p["w"]) / jnp.linalg.norm(p["w"], axis=0) @ p["out"],
+        "what meets activations entry by entry, (1, 64) -> (1, 256), is computed from parameter w by reduce_sum",
+    ),
+    "a matrix looked up": (
+        lambda p, x: jnp.einsum("bi,bio->bo", x @ p["in"], p["w"][None][jnp.argmax(x, axis=1)]) @ p["out"],
+        "w is looked up matrix by matrix",
+    ),
+    "sign": (lambda p, x: jnp.sign(x @ p["in"] @ p["w"]) @ p["out"], "by steps that pass on small changes"),
     "branch": (
         lambda p, x: jax.lax.cond(x.sum() > 0, lambda z: z @ p["w"], lambda z: z, x @ p["in"]) @ p["out"],
         "cond is not understood",
@@ -263,6 +272,18 @@ def test_what_cannot_be_decided_is_named(case: str):
         solved(make)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_layer_chosen_by_the_data_is_a_layer():
+    def make(width: int) -> Any:
+        def apply(p: Any, x: Any) -> Any:
+            return x @ p["in"] @ p["layers"][jnp.argmax(x.sum(axis=1))] @ p["out"]
+
+        params = {"in": shape(8, width), "layers": shape(4, width, width), "out": shape(width, 3)}
+        return params, apply, shape(5, 8)
+
+    rates = solved(make).parameters
+    assert (rates["layers"].role, rates["layers"].b, rates["layers"].c) == ("hidden", HALF, 1)
 
 
 def test_two_programs_are_not_one():

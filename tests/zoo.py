@@ -294,7 +294,31 @@ def recurrent(width: int) -> Any:
     return params, apply, normal(3, 4, 5, 6)
 
 
-CONV = {"kernel": H, "bias": E}
+# Gains of a layer and of all layers, dropout by a key among the inputs, a squeezed and a concatenated branch
+
+
+def gains(width: int) -> Any:
+    params = {
+        "in": normal(0, 6, width),
+        "w": normal(1, width, width),
+        "layer": jnp.full(width, 0.5),
+        "all": jnp.ones(()),
+        "squeeze": normal(2, width, width // 4),
+        "excite": normal(3, width // 4, width),
+        "out": normal(4, 2 * width, 2),
+    }
+
+    def apply(p: Any, inputs: tuple[Array, Array]) -> Array:
+        x, key = inputs
+        z = x @ p["in"]
+        z = jnp.where(jax.random.bernoulli(key, 0.9, z.shape), z, 0) / 0.9
+        y = z + p["all"] * (p["layer"] * jnp.tanh(z @ p["w"]))
+        gate = jax.nn.sigmoid(jnp.tanh(y.mean(axis=0, keepdims=True) @ p["squeeze"]) @ p["excite"])
+        return jnp.concatenate([y * gate, z], axis=1) @ p["out"]
+
+    return params, apply, (normal(5, 5, 6), jax.random.key(1))
+
+
 ZOO: dict[str, Model] = {
     "flax lm1b": Model(
         flax_model(LanguageModel, some_tokens()),
@@ -368,6 +392,7 @@ ZOO: dict[str, Model] = {
             "head.bias": E,
         },
     ),
+    "gains": Model(gains, {"in": E, "w": H, "layer": E, "all": E, "squeeze": H, "excite": H, "out": R}),
     "two inputs": Model(two_inputs, {"x": E, "y": E, "mix": H, "out": R}),
     "experts": Model(experts, {"in": E, "router": H, "experts": H, "out": R}),
     "recurrent": Model(recurrent, {"in": E, "w": H, "bias": E, "out": R}),

@@ -19,6 +19,7 @@ LINEAR = frozenset(
         "real",
         "imag",
         "broadcast_in_dim",
+        "tile",
         "slice",
         "dynamic_slice",
         "split",
@@ -123,7 +124,10 @@ DISCRETE = frozenset(
         "shift_right_arithmetic",
         "population_count",
         "clz",
+        "bitcast_convert_type",
     ]
 )
-"""Functions whose value is one of few: it does not follow small changes."""
+"""Functions whose value is one of few, or random bits: it does not follow small changes."""
 NONNEGATIVE = frozenset(["square", "abs", "exp", "exp2", "logistic", "sqrt", "rsqrt"])
+ENTRYWISE = ADDITIVE - {"concatenate"} | PRODUCTS | POWERS.keys() | BOUNDED | SMOOTH | DISCRETE | {"integer_pow"}
+"""One entry of the result from one entry of every operand: a vector stays a vector, of size 1 where it was."""

@@ -5,7 +5,7 @@ from dataclasses import replace
 from jax.extend.core import JaxprEqn
 
 from verify.graph import ZERO, Activation, Edge, Fan, Node, Product, Use, Value, Weight, settle
-from verify.graph_rules import Rules, Shapes
+from verify.graph_rules import Rules, Shapes, shape_text
 from verify.trace import LABELS, fans
 
 
@@ -66,6 +66,8 @@ class Products(Rules):
                 f"{weight.obstacle or 'several operations'}; a weight has to be one parameter times a constant: "
                 "multiply by one at a time, or make the computed weight the parameter"
             )
+        if label == "gather":
+            self.vectors(eqn, wide, path)
         fan_in, fan_out = self.fan_pair(eqn, wide, position)
         size = settle(value)
         self.grown(size, f"the dense op of {path}")
@@ -87,6 +89,15 @@ class Products(Rules):
         node = self.graph.add(Node(use=use))
         self.graph.uses.append(use)
         return Activation(shape, node, owners=((use, ZERO),))
+
+    def vectors(self, eqn: JaxprEqn, wide: JaxprEqn, path: str) -> None:
+        """A lookup has to give rows, which grow in one dimension."""
+        sizes = zip(eqn.params["slice_sizes"], wide.params["slice_sizes"], strict=True)
+        if sum(small != large for small, large in sizes) > 1:
+            self.graph.problem(
+                f"{path} is looked up matrix by matrix, so that whether it is a table or a layer cannot be told; "
+                "multiply by a one-hot code of the indices, as in einsum('be,bd,edf->bf', chosen, z, weights)"
+            )
 
     def product(
         self, eqn: JaxprEqn, wide: JaxprEqn, left: Activation, right: Activation, shape: Shapes, name: str
@@ -114,8 +125,3 @@ class Products(Rules):
             product.trailing = ZERO
             return Activation(shape, node, size=sum(sizes, ZERO), nonnegative=left.nonnegative and right.nonnegative)
         return Activation(shape, node, owners=((product, ZERO),))
-
-
-def shape_text(shapes: Shapes) -> str:
-    """A shape at both widths."""
-    return str(shapes[0]) if shapes[0] == shapes[1] else f"{shapes[0]} -> {shapes[1]}"

@@ -247,7 +247,8 @@ class _Program:
             raise GraphError(
                 f"{lost[0]} does not reach the output"
                 + (f" (nor do {len(lost) - 1} others)" if lost[1:] else "")
-                + ", so nothing fixes its rate; leave it out of params"
+                + " by steps that pass on small changes (sign and argmax do not), so nothing fixes its rate; leave it "
+                "out of params"
             )
         return found
 

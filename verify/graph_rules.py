@@ -34,6 +34,7 @@ from verify.graph_operations import (
     ADDITIVE,
     BOUNDED,
     DISCRETE,
+    ENTRYWISE,
     LINEAR,
     NONNEGATIVE,
     POWERS,
@@ -63,6 +64,8 @@ class Rules:
             for path, scale in weight.sources.items():
                 sources[path] = min(sources.get(path, scale), scale)
         obstacle = next((weight.obstacle for weight in weights if weight.obstacle), None)
+        if obstacle in ENTRYWISE and name not in ENTRYWISE and name not in LINEAR:
+            obstacle = name  # the one that rules out more
         if len(weights) == 1 and name in PRODUCTS and (name == "mul" or inputs[0] is weights[0]):
             other = next(value for value in inputs if value is not weights[0])
             scale = self.constant_power(other) * (1 if name == "mul" else -1)
@@ -98,6 +101,12 @@ class Rules:
         """A parameter that meets activations entry by entry: a node of its own."""
         if not value.sources:
             return Activation(value.shapes)
+        if value.obstacle is not None and value.obstacle not in ENTRYWISE:
+            made_of = " and ".join(f"parameter {path}" for path in sorted(value.sources))
+            self.graph.problem(
+                f"what meets activations entry by entry, {shape_text(value.shapes)}, is computed from {made_of} by "
+                f"{value.obstacle}; it has to be a parameter, or a function of its entries: make it one of its own"
+            )
         made: list[Activation] = []
         for path, scale in value.sources.items():
             entries = self.graph.shapes[path]
@@ -188,6 +197,8 @@ class Rules:
                 degree = Fraction(exponent).limit_denominator(1000)
                 base = cast("Activation", self.activations(given)[0])
                 return [self.homogeneous(base, degree, shape, exponent % 2 == 0)]
+        if name in ADDITIVE or name in PRODUCTS:
+            given = [self.spread(value, shape) for value in given]
         inputs = self.activations(given)
         moving = [value for value in inputs if isinstance(value, Activation)]
         first = moving[0]
@@ -276,9 +287,17 @@ class Rules:
     def moved(self, name: str, value: Activation, shape: Shapes) -> Activation:
         """The same entries in another place; the gradient of a copy sums over its copies, of random sign."""
         back = value.back
-        if name == "broadcast_in_dim":
+        if name in ("broadcast_in_dim", "tile"):
             back -= growth(shape, self.graph.ratio) / 2 - growth(value.shapes, self.graph.ratio) / 2
         return replace(value, shapes=shape, back=back, nonnegative=value.nonnegative and name not in ("neg", "pad"))
+
+    def spread(self, value: Value, shape: Shapes) -> Value:
+        """A scalar beside arrays as the array that it stands for."""
+        if value.shapes != ((), ()) or isinstance(value, Constant):
+            return value
+        return (
+            replace(value, shapes=shape) if isinstance(value, Weight) else self.moved("broadcast_in_dim", value, shape)
+        )
 
     def summed(self, value: Activation, shape: Shapes) -> Activation:
         """A sum over n^f entries: changes may all align; entries of random sign add up to n^(f/2) of one's size."""
@@ -312,3 +331,8 @@ class Rules:
         self.names[name + what] += 1
         count = self.names[name + what]
         return name if count == 1 else f"{name}#{count}"
+
+
+def shape_text(shapes: Shapes) -> str:
+    """A shape at both widths."""
+    return str(shapes[0]) if shapes[0] == shapes[1] else f"{shapes[0]} -> {shapes[1]}"

@@ -119,6 +119,8 @@ class _Walk(Products):
                 inputs = [
                     Activation(v.shapes, size=self.constant_power(v)) if isinstance(v, Constant) else v for v in inputs
                 ]
+        if name == "dynamic_slice" and isinstance(inputs[0], Weight):
+            inputs = inputs[:1]  # wherever the slice begins
         if not any(isinstance(value, Activation) for value in inputs):
             return [self.of_weights(name, inputs, shape) for shape in shapes]
         if name in LABELS:
