@@ -48,4 +48,4 @@ def make(width: int) -> tuple:
     def apply(params: nnx.State, tokens: Int[Array, "batch tokens"]) -> jax.Array:
         return nnx.merge(graph, params, rest)(tokens[:, :-1])
 
-    return params, apply, batches(16, CONTEXT), next_byte_loss
+    return params, apply, batches(4, CONTEXT), next_byte_loss

@@ -83,10 +83,14 @@ STUDIES: Mapping[str, Mapping[Scale, str]] = {
     },
     **{
         f"check_{example}": {
-            "cpu": f"check examples.{example}:make --widths 64,128,256,512 --seeds 4 --drift-steps 80",
+            "cpu": f"check examples.{example}:make --widths 64,128,256,512 {cost}",
             "gpu": f"check examples.{example}:make --widths 64,128,256,512,1024,2048 --seeds 4 --drift-steps 300",
         }
-        for example in ("equinox_mlp", "gated_mlp", "nnx_transformer")
+        for example, cost in (
+            ("equinox_mlp", "--seeds 4 --drift-steps 80"),
+            ("gated_mlp", "--seeds 4 --drift-steps 80"),
+            ("nnx_transformer", "--seeds 3 --drift-steps 60"),
+        )
     },
     "update_exponents": {
         "cpu": "updates --widths 128,256,512,1024,2048",

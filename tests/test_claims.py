@@ -10,6 +10,7 @@ from derive.solve import prescribe
 from verify.epsilon_results import read_result
 from verify.epsilon_text import width_text
 from verify.export import load
+from verify.fit import Slope
 from verify.headline import interval, short
 from verify.optimizers import DIRECTIONS
 from verify.optimum import over_seeds
@@ -192,3 +193,25 @@ def test_updates_after_ten_steps() -> None:
     norms = [rows["soap", layer, "p", 10] for layer in ("hidden.0", "hidden.1")]
     assert f"goes as n^{norms[0]:.2f} and n^{norms[1]:.2f}" in " ".join(README.split())
     assert all(0.08 < rows["adam", layer, "s", 10] < 0.11 for layer in ("hidden.0", "hidden.1"))
+
+
+CHECKED = {
+    "gated_mlp": "gated MLP, PyTorch's initialisation",
+    "equinox_mlp": "Equinox MLP, as PyTorch's",
+    "nnx_transformer": "transformer in Flax nnx, Flax's",
+}
+
+
+@pytest.mark.parametrize("name", CHECKED)
+def test_checks_of_the_users_models(name: str) -> None:
+    """As they are they fail, as prescribed they pass, and the best rate drifts by less than 0.15."""
+    content = json.loads((DATA / f"check_{name}" / "check.json").read_text())
+    assert content["passes"] == {"own": False, "prescribed": True}
+    cells = [CHECKED[name]]
+    for setup, drift in zip(("own", "prescribed"), content["drift"], strict=True):
+        assert drift["setup"] == setup
+        slope = Slope(drift["drift"], drift["low"], drift["high"], ())
+        cells += ["passes" if content["passes"][setup] else "fails", interval(slope), f"{drift['transfer_loss']:.3f}"]
+    assert abs(content["drift"][1]["drift"]) < 0.15 < abs(content["drift"][0]["drift"])
+    line = f"| {' | '.join(cells)} |"
+    assert line in README, line
