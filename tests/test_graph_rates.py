@@ -247,7 +247,7 @@ BAD: dict[str, tuple[Any, str]] = {
     "growing": (lambda p, x: jnp.tanh((x @ p["in"] @ p["w"]).sum(-1, keepdims=True) * p["out"][0]), "grows as n^1/2"),
     "weights divided by their norm": (
         lambda p, x: (x @ p["in"] @ p["w"]) / jnp.linalg.norm(p["w"], axis=0) @ p["out"],
-        "what meets activations entry by entry, (1, 64) -> (1, 256), is computed from parameter w by reduce_sum",
+        "what meets activations entry by entry, (5, 64) -> (5, 256), is computed from parameter w by reduce_sum",
     ),
     "a matrix looked up": (
         lambda p, x: jnp.einsum("bi,bio->bo", x @ p["in"], p["w"][None][jnp.argmax(x, axis=1)]) @ p["out"],

@@ -22,7 +22,7 @@ from verify.user_model import UserModel, build
 
 TOLERANCE = 0.2
 """Rates and sizes differ by halves; what is left is the scatter of small networks."""
-SEEDS = 16
+SEEDS = 64
 LARGE = ["flax lm1b", "flax vit", "equinox gpt", "haiku mlp", "gated mlp, grouped queries"]
 UNSEEN = ("key.bias",)
 """A bias of the keys moves all scores of a query alike, which no softmax sees: its gradient is 0 but for rounding."""

@@ -305,6 +305,7 @@ def gains(width: int) -> Any:
         "all": jnp.ones(()),
         "squeeze": normal(2, width, width // 4),
         "excite": normal(3, width // 4, width),
+        "gate": normal(6, width, 1),
         "out": normal(4, 2 * width, 2),
     }
 
@@ -313,8 +314,8 @@ def gains(width: int) -> Any:
         z = x @ p["in"]
         z = jnp.where(jax.random.bernoulli(key, 0.9, z.shape), z, 0) / 0.9
         y = z + p["all"] * (p["layer"] * jnp.tanh(z @ p["w"]))
-        gate = jax.nn.sigmoid(jnp.tanh(y.mean(axis=0, keepdims=True) @ p["squeeze"]) @ p["excite"])
-        return jnp.concatenate([y * gate, z], axis=1) @ p["out"]
+        chosen = jax.nn.sigmoid(jnp.tanh(y.mean(axis=0, keepdims=True) @ p["squeeze"]) @ p["excite"])
+        return jnp.concatenate([y * chosen, z * jax.nn.sigmoid(z @ p["gate"])], axis=1) @ p["out"]
 
     return params, apply, (normal(5, 5, 6), jax.random.key(1))
 
@@ -392,7 +393,7 @@ ZOO: dict[str, Model] = {
             "head.bias": E,
         },
     ),
-    "gains": Model(gains, {"in": E, "w": H, "layer": E, "all": E, "squeeze": H, "excite": H, "out": R}),
+    "gains": Model(gains, {"in": E, "w": H, "layer": E, "all": E, "squeeze": H, "excite": H, "gate": H, "out": R}),
     "two inputs": Model(two_inputs, {"x": E, "y": E, "mix": H, "out": R}),
     "experts": Model(experts, {"in": E, "router": H, "experts": H, "out": R}),
     "recurrent": Model(recurrent, {"in": E, "w": H, "bias": E, "out": R}),

@@ -131,3 +131,5 @@ DISCRETE = frozenset(
 NONNEGATIVE = frozenset(["square", "abs", "exp", "exp2", "logistic", "sqrt", "rsqrt"])
 ENTRYWISE = ADDITIVE - {"concatenate"} | PRODUCTS | POWERS.keys() | BOUNDED | SMOOTH | DISCRETE | {"integer_pow"}
 """One entry of the result from one entry of every operand: a vector stays a vector, of size 1 where it was."""
+BROADCAST = PRODUCTS | {"add", "add_any", "sub", "max", "min", "rem", "pow", "atan2"}
+"""Takes operands of one entry along an axis for as many as the others have."""

@@ -33,6 +33,7 @@ from verify.graph import (
 from verify.graph_operations import (
     ADDITIVE,
     BOUNDED,
+    BROADCAST,
     DISCRETE,
     ENTRYWISE,
     LINEAR,
@@ -197,7 +198,7 @@ class Rules:
                 degree = Fraction(exponent).limit_denominator(1000)
                 base = cast("Activation", self.activations(given)[0])
                 return [self.homogeneous(base, degree, shape, exponent % 2 == 0)]
-        if name in ADDITIVE or name in PRODUCTS:
+        if name in BROADCAST:
             given = [self.spread(value, shape) for value in given]
         inputs = self.activations(given)
         moving = [value for value in inputs if isinstance(value, Activation)]
@@ -292,8 +293,8 @@ class Rules:
         return replace(value, shapes=shape, back=back, nonnegative=value.nonnegative and name not in ("neg", "pad"))
 
     def spread(self, value: Value, shape: Shapes) -> Value:
-        """A scalar beside arrays as the array that it stands for."""
-        if value.shapes != ((), ()) or isinstance(value, Constant):
+        """An operand with one entry along some axis, or none, as the array that it stands for."""
+        if value.shapes == shape or isinstance(value, Constant):
             return value
         return (
             replace(value, shapes=shape) if isinstance(value, Weight) else self.moved("broadcast_in_dim", value, shape)
