@@ -253,7 +253,11 @@ BAD: dict[str, tuple[Any, str]] = {
         lambda p, x: jnp.einsum("bi,bio->bo", x @ p["in"], p["w"][None][jnp.argmax(x, axis=1)]) @ p["out"],
         "w is looked up matrix by matrix",
     ),
-    "sign": (lambda p, x: jnp.sign(x @ p["in"] @ p["w"]) @ p["out"], "by steps that pass on small changes"),
+    "sign": (lambda p, x: jnp.sign(x @ p["in"] @ p["w"]) @ p["out"], "in does not reach the output (nor do 1 others)"),
+    "stopped": (
+        lambda p, x: jnp.tanh(jax.lax.stop_gradient(x @ p["in"]) @ p["w"]) @ p["out"],
+        "in does not reach the output by steps that pass on small changes and gradients",
+    ),
     "branch": (
         lambda p, x: jax.lax.cond(x.sum() > 0, lambda z: z @ p["w"], lambda z: z, x @ p["in"]) @ p["out"],
         "cond is not understood",

@@ -18,12 +18,12 @@ import pytest
 import verify
 from derive.errors import DeriveError
 from tests.zoo import ZOO
-from verify.coordinate_check import default_loss
+from verify.coordinate_check import Runner, default_loss
 from verify.models import Scaling
 from verify.models.transformer import Transformer
 from verify.prescription import ModelPrescription
 from verify.trace import TraceError
-from verify.user_model import build, load_make
+from verify.user_model import UserModel, build, load_make
 
 KEY = jax.random.key(3)
 BASE, WIDTH = 32, 128
@@ -214,6 +214,9 @@ def bad(what: str) -> Any:
             "two": (params, apply),
             "count": ({**params, "count": jnp.zeros((), jnp.int32)}, apply, inputs),
             "none": ({}, apply, inputs),
+            "complex": ({**params, "w": [w.astype(jnp.complex64) for w in params["w"]]}, apply, inputs),
+            "nan": ({**params, "bias": params["bias"] * jnp.nan}, apply, inputs),
+            "loss": (params, apply, inputs, 3),
             "broken": (params, lambda p, x: x @ p["missing"], inputs),
             "branch": (params, lambda p, x: apply(p, x) if x.sum() > 0 else x, inputs),
         }[what]
@@ -227,6 +230,9 @@ def bad(what: str) -> Any:
         (bad("two"), {}, "2 values"),
         (bad("count"), {}, "parameter count is int32"),
         (bad("none"), {}, "no parameters"),
+        (bad("complex"), {}, "parameter w.0 is complex64"),
+        (bad("nan"), {}, "parameter bias starts with entries that are not finite"),
+        (bad("loss"), {}, "'int' as the loss"),
         (
             bad("broken"),
             {},
@@ -246,6 +252,40 @@ def test_errors_are_one_line(make: Any, how: dict[str, Any], message: str):
     with pytest.raises((DeriveError, TraceError), match=message) as caught:
         verify.prescribe(make, **{"base_width": BASE, "width": WIDTH, **how})
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("broken:make", "x = (", "importing 'broken' raised SyntaxError"),
+        ("raises:make", "raise ValueError('no data')", "raised ValueError at raises.py:1: 'no data'"),
+        ("exits:make", "raise SystemExit(3)", "raised SystemExit at exits.py:1"),
+        (
+            "missing_part:make",
+            "import no_such_module",
+            "cannot import 'missing_part': No module named 'no_such",
+        ),
+        ("../up:make", "", "is no module below this folder"),
+        ("empty:make", "", "has no function make"),
+    ],
+)
+def test_a_module_that_cannot_be_read_is_one_line(
+    name: str, content: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    Path(name.partition(":")[0].rpartition("/")[2] + ".py").write_text(content, encoding="utf-8")
+    with pytest.raises(DeriveError, match=message) as caught:
+        load_make(name)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_loss_has_to_be_one_number():
+    params, apply, inputs = toy(BASE)
+    answer = verify.prescribe(toy, base_width=BASE, width=WIDTH)
+    for loss in (lambda outputs, _: outputs, lambda outputs, _: {"loss": outputs.mean()}):
+        with pytest.raises(DeriveError, match="has to give one number"):
+            Runner(UserModel(params, apply, inputs, loss), answer)
 
 
 def test_a_matrix_rule_names_the_parameter_that_is_no_matrix():

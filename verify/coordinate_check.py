@@ -14,12 +14,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from derive.errors import shorten
 from verify.fit import TOLERANCES, Quantity, Row, Slope, Table, Verdict, alignment_slopes, judge, shares, slope
 from verify.measure import initial_inputs, measure, root_mean_square
 from verify.prescription import ModelPrescription, OpRow
 from verify.trace import Tree, trace
 from verify.train import log_spaced
-from verify.user_model import Drawn, Make, UserModel, build, drawn
+from verify.user_model import Drawn, Make, ModelError, UserModel, build, drawn, users_code
 
 Setup = Literal["own", "prescribed"]
 SETUPS: tuple[Setup, ...] = ("own", "prescribed")
@@ -101,6 +102,10 @@ class Runner:
     def __post_init__(self) -> None:
         self.apply = self.how.wrap(self.model.apply)
         self.loss: Loss = self.model.loss or default_loss
+        with users_code("loss(outputs, inputs)"):
+            value = jax.eval_shape(lambda p, b: self.loss(self.apply(p, b), b), self.model.params, self.model.batch(0))
+        if getattr(value, "shape", None) != () or not jnp.issubdtype(value.dtype, jnp.floating):
+            raise ModelError(f"loss(outputs, inputs) gives {shorten(str(value))}; it has to give one number, a mean")
         self.init = jax.jit(lambda key: self.how.init(key, self.model.params))
         self.start = jax.jit(lambda params, rate: self.transform(rate).init(params))
         self.step = jax.jit(self._step)

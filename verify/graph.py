@@ -20,6 +20,8 @@ from verify.trace import DensePrimitive, Shape, TraceError
 ZERO = Fraction(0)
 HALF = Fraction(1, 2)
 OUTPUT = "the output"
+FAR = Fraction(10**6)
+"""An exponent that says: nothing arrives here."""
 
 
 class GraphError(TraceError):

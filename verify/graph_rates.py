@@ -22,11 +22,8 @@ from derive.exponents import Kind
 from derive.optimizers import Optimizer
 from derive.parameterizations import Parameterization
 from derive.propagation import Loss, Optimizers
-from verify.graph import OUTPUT, ZERO, Graph, GraphError, Node, Owner, Requirement, Use
+from verify.graph import FAR, OUTPUT, ZERO, Graph, GraphError, Node, Owner, Requirement, Use
 from verify.linear_program import Row, Solution, minimise
-
-FAR = Fraction(10**6)
-"""An exponent that says: nothing arrives here."""
 
 
 @dataclass(frozen=True)
@@ -247,8 +244,8 @@ class _Program:
             raise GraphError(
                 f"{lost[0]} does not reach the output"
                 + (f" (nor do {len(lost) - 1} others)" if lost[1:] else "")
-                + " by steps that pass on small changes (sign and argmax do not), so nothing fixes its rate; leave it "
-                "out of params"
+                + " by steps that pass on small changes and gradients (sign, argmax and stop_gradient do not), so "
+                "nothing fixes its rate; leave it out of params"
             )
         return found
 

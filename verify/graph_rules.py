@@ -15,6 +15,7 @@ import numpy as np
 from jax.extend.core import JaxprEqn
 
 from verify.graph import (
+    FAR,
     ZERO,
     Activation,
     Constant,
@@ -287,7 +288,7 @@ class Rules:
 
     def moved(self, name: str, value: Activation, shape: Shapes) -> Activation:
         """The same entries in another place; the gradient of a copy sums over its copies, of random sign."""
-        back = value.back
+        back = value.back + (2 * FAR if name == "stop_gradient" else 0)
         if name in ("broadcast_in_dim", "tile"):
             back -= growth(shape, self.graph.ratio) / 2 - growth(value.shapes, self.graph.ratio) / 2
         return replace(value, shapes=shape, back=back, nonnegative=value.nonnegative and name not in ("neg", "pad"))

@@ -73,7 +73,7 @@ def users_code(what: str) -> Iterator[None]:
         yield
     except (DeriveError, TraceError):
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         frames = traceback.extract_tb(error.__traceback__)
         own = [frame for frame in frames if not {"site-packages", "verify"} & {*Path(frame.filename).parts}]
         place = f" at {Path(own[-1].filename).name}:{own[-1].lineno}" if own else ""
@@ -97,9 +97,14 @@ def _checked(given: Any, width: int) -> UserModel:
             "or (params, apply, inputs, loss) with loss(outputs, inputs)"
         )
     model = UserModel(*given)
+    if model.loss is not None and not callable(model.loss):
+        raise ModelError(
+            f"make({width}) returned {_described(model.loss)} as the loss; give a function loss(outputs, inputs), or "
+            "three values"
+        )
     for path, leaf in jax.tree_util.tree_leaves_with_path(model.params):
         kind = getattr(leaf, "dtype", None)
-        if kind is None or not jnp.issubdtype(kind, jnp.inexact):
+        if kind is None or not jnp.issubdtype(kind, jnp.floating):
             raise ModelError(
                 f"parameter {path_name(path)} is {kind or type(leaf).__name__} and cannot be trained; keep it out of "
                 "params, for example with equinox.is_inexact_array or flax.nnx.Param"
@@ -161,6 +166,8 @@ def drawn(params: Tree) -> dict[str, Drawn | None]:
             found[path_name(path)] = None
             continue
         entries = np.asarray(leaf, dtype=np.float64)
+        if not np.isfinite(entries).all():
+            raise ModelError(f"parameter {path_name(path)} starts with entries that are not finite; draw it anew")
         mean, std = float(entries.mean()), float(entries.std())
         chance = abs(mean) <= 4 * std / max(entries.size, 1) ** 0.5
         found[path_name(path)] = Drawn(
@@ -179,11 +186,17 @@ def load_make(text: str) -> Make:
     folder = str(Path.cwd())
     if folder not in sys.path:
         sys.path.insert(0, folder)
+    dotted = module_name.removesuffix(".py").replace("/", ".")
+    if not all(part.isidentifier() for part in dotted.split(".")):
+        raise DeriveError(f"{shorten(module_name)} is no module below this folder; run where it lies, as module:make")
     try:
-        module = import_module(module_name.removesuffix(".py").replace("/", "."))
-    except ImportError as error:
+        with users_code(f"importing {shorten(dotted)}"):
+            module = import_module(dotted)
+    except ModelError as error:
+        if not isinstance(error.__cause__, ImportError):
+            raise
         raise DeriveError(
-            f"cannot import {shorten(module_name)}: {error}; run where it lies, or install what it needs"
+            f"cannot import {shorten(module_name)}: {error.__cause__}; run where it lies, or install what it needs"
         ) from None
     make = getattr(module, name, None)
     if not callable(make):
