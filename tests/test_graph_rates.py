@@ -156,6 +156,8 @@ def test_a_tied_table_is_as_an_embedding_and_its_readout_is_divided_by_the_width
         assert (table.role, table.b, table.c) == ("embedding", 0, 0)
         assert rates.uses["table#2"].extra == 1
         assert any("table is used 2 times" in note for note in rates.notes)
+    # Muon's ||U||_op = 1 and RMS(U) = n^-1/2 on 50 x n allow |U^T z| = n^1/2 RMS(z), alpha = 1, the other way round.
+    assert solved(make, "muon").uses["table#2"].alpha == 1
 
 
 def test_the_same_matrix_used_again_has_one_rate():
