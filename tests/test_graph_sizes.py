@@ -23,7 +23,8 @@ from verify.user_model import UserModel, build
 TOLERANCE = 0.2
 """Rates and sizes differ by halves; what is left is the scatter of small networks."""
 SEEDS = 64
-LARGE = ["flax lm1b", "flax vit", "equinox gpt", "haiku mlp", "gated mlp, grouped queries"]
+FAST = ("gains", "convolutions")
+"""Gates, scalars, concatenation and grouped convolutions; the others are in the slow run."""
 UNSEEN = ("key.bias",)
 """A bias of the keys moves all scores of a query alike, which no softmax sees: its gradient is 0 but for rounding."""
 
@@ -62,7 +63,7 @@ def measured_exponents(make: Any, answer: ModelPrescription, widths: list[int]) 
 
 @pytest.mark.parametrize("scheme", ["sp", pytest.param("mup", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.slow] if name in LARGE else []) for name in ZOO]
+    "name", [pytest.param(name, marks=[pytest.mark.slow] if name not in FAST else []) for name in ZOO]
 )
 def test_a_network_starts_and_sends_back_as_its_graph_says(name: str, scheme: str):
     model = ZOO[name]
