@@ -15,6 +15,7 @@ from derive.optimizers import optimizers
 from derive.parameterizations import MFP, MUP, NTK, SP, Parameterization
 from derive.propagation import Problem
 from derive.solve import prescribe, solve
+from tests.zoo import ZOO
 from verify.graph import GraphError
 from verify.graph_rates import Rates, Wanted, solve_graph
 from verify.models import Scaling
@@ -278,6 +279,14 @@ def test_what_cannot_be_decided_is_named(case: str):
         solved(make)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_depthwise_convolution_sends_every_channel_back_alone():
+    """As measured in test_graph_sizes (slow): all gradients before SP's readout go as n^-1/2."""
+    answer = verify.prescribe(ZOO["convolutions"].make, base_width=32, width=128, parameterization="sp")
+    assert {row.path: row.g for row in answer.parameters if not row.path.startswith("head")} == {
+        path: HALF for path in ZOO["convolutions"].roles if not path.startswith("head")
+    }
 
 
 def test_a_layer_chosen_by_the_data_is_a_layer():
