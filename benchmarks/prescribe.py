@@ -9,9 +9,7 @@ answer without proof.
 import argparse
 import json
 import platform
-import statistics
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from benchmarks.measure import alternating_medians
 from derive.alignments import FULL
 from derive.optimizers import optimizers
 from derive.parameterizations import MUP
@@ -42,17 +41,6 @@ def transformer(blocks: int) -> Callable[[int], Any]:
     return make
 
 
-def alternating(actions: Sequence[Callable[[], Any]], rounds: int) -> list[float]:
-    """Median seconds of several actions, taken in turns."""
-    seconds: list[list[float]] = [[] for _ in actions]
-    for _ in range(rounds):
-        for record, action in zip(seconds, actions, strict=True):
-            start = time.perf_counter()
-            action()
-            record.append(time.perf_counter() - start)
-    return [statistics.median(record) for record in seconds]
-
-
 def measure(blocks: int, rounds: int) -> dict[str, Any]:
     """Seconds of tracing, of the graph and of the program, each with its floor."""
     make = transformer(blocks)
@@ -72,7 +60,7 @@ def measure(blocks: int, rounds: int) -> dict[str, Any]:
     rates = solve_graph(found, wanted)
     second = [1 - each for each in rates.objective]
     names = ("tracing alone", "graph", "HiGHS in floats", "program, proved", "all from the graph")
-    seconds = alternating(
+    seconds = alternating_medians(
         [
             traced,
             graph,

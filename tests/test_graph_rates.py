@@ -261,6 +261,10 @@ BAD: dict[str, tuple[Any, str]] = {
         lambda p, x: jnp.tanh(jax.lax.stop_gradient(x @ p["in"]) @ p["w"]) @ p["out"],
         "in does not reach the output by steps that pass on small changes and gradients",
     ),
+    "frozen": (
+        lambda p, x: x @ p["in"] @ jax.lax.stop_gradient(p["w"]) @ p["out"],
+        "parameter w passes stop_gradient before it is used",
+    ),
     "branch": (
         lambda p, x: jax.lax.cond(x.sum() > 0, lambda z: z @ p["w"], lambda z: z, x @ p["in"]) @ p["out"],
         "cond is not understood",

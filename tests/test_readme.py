@@ -3,6 +3,7 @@
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -52,9 +53,20 @@ def test_the_shown_table_is_the_printed_one(command: str, first_line: str, capsy
     assert shown.strip("\n") in printed
 
 
-@pytest.mark.parametrize("block", [block.split("```")[0] for block in README.split("```python\n")[1:]])
-def test_the_python_of_the_readme_runs(block: str) -> None:
-    exec(compile(block, "README", "exec"), {})  # noqa: S102
+def test_the_python_of_the_readme_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    code = README.split("```python\n")[1].split("```")[0]
+    exec(compile(code, "README", "exec"), {})  # noqa: S102
+    assert capsys.readouterr().out
+
+
+def test_the_python_that_prescribes_runs() -> None:
+    """At 4 times the width, by hand: a quarter of the rate for a hidden matrix; the optimizer takes the parameters."""
+    names: dict[str, Any] = {}
+    exec(compile(README.split("```python\n")[2].split("```")[0], "README", "exec"), names)  # noqa: S102
+    assert names["prescription"].factor(names["prescription"].row("layers.0.up").c) == 0.25
+    assert names["params"]["layers"][0]["up"].shape == (1024, 2048)
+    assert names["transform"].init(names["params"]) is not None
+    assert not names["prescription"].needs_wrapping
 
 
 def test_the_prescription_shown_is_the_printed_one(capsys: pytest.CaptureFixture[str]) -> None:

@@ -129,7 +129,14 @@ DISCRETE = frozenset(
 )
 """Functions whose value is one of few, or random bits: it does not follow small changes."""
 NONNEGATIVE = frozenset(["square", "abs", "exp", "exp2", "logistic", "sqrt", "rsqrt"])
-ENTRYWISE = ADDITIVE - {"concatenate"} | PRODUCTS | POWERS.keys() | BOUNDED | SMOOTH | DISCRETE | {"integer_pow"}
-"""One entry of the result from one entry of every operand: a vector stays a vector, of size 1 where it was."""
 BROADCAST = PRODUCTS | {"add", "add_any", "sub", "max", "min", "rem", "pow", "atan2"}
 """Takes operands of one entry along an axis for as many as the others have."""
+ENTRYWISE = (
+    BROADCAST
+    | POWERS.keys()
+    | BOUNDED
+    | SMOOTH
+    | DISCRETE
+    | {"integer_pow", "select_n", "clamp", "nextafter", "scatter", "scatter-add", "scatter_add", "dynamic_update_slice"}
+)
+"""Gives as many entries as there were, each from one of every operand: a vector of size 1 stays one."""

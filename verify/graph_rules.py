@@ -65,6 +65,11 @@ class Rules:
         for weight in weights:
             for path, scale in weight.sources.items():
                 sources[path] = min(sources.get(path, scale), scale)
+        if name == "stop_gradient" and sources:
+            self.graph.problem(
+                f"parameter {min(sources)} passes stop_gradient before it is used, and is not trained by that use; "
+                "keep what is frozen out of params"
+            )
         obstacle = next((weight.obstacle for weight in weights if weight.obstacle), None)
         if obstacle in ENTRYWISE and name not in ENTRYWISE and name not in LINEAR:
             obstacle = name  # the one that rules out more

@@ -75,7 +75,8 @@ def users_code(what: str) -> Iterator[None]:
         raise
     except (Exception, SystemExit) as error:
         frames = traceback.extract_tb(error.__traceback__)
-        own = [frame for frame in frames if not {"site-packages", "verify"} & {*Path(frame.filename).parts}]
+        ours, library = Path(__file__).parent, "site-packages"
+        own = [f for f in frames if library not in (path := Path(f.filename)).parts and ours not in path.parents]
         place = f" at {Path(own[-1].filename).name}:{own[-1].lineno}" if own else ""
         reason = shorten(str(error).strip().partition("\n")[0], 120)
         raise ModelError(
