@@ -5,7 +5,7 @@ D width, L blocks, T context, H heads, V vocabulary; P = sequences x T positions
     parameters      N = 12 L D^2 + (2 V + T) D
     FLOPs           (6 (12 L D^2 + V D) + 12 L T D) P          a step of training
     activations     L (c (34 D + 3 H T + 2 H + 4) + H T) P      bytes kept from the forward to the backward pass
-                    + (c (3 D + 3) + 4 V + 4) P                 and for the loss
+                    + (c (3 D + 2) + 4 V + 4) P                 and for the loss
 
 A product of a weight costs 2 FLOPs per entry and position forward and 4 backward, one of two activations (q k^T, and
 its softmax times v) 4 T D forward per position, masked entries included; a lookup costs none, and sums, norms and the
@@ -23,8 +23,6 @@ from derive.errors import DeriveError
 from derive.exponents import Kind
 
 FLOAT32 = 4
-LOSS_COPIES = 3
-"""Arrays of logits in float32 that are alive at once in the loss and its derivative."""
 PRODUCTS_MEASURED = 3
 """Products per dense op in a measurement, DW z_0, W_0 Dz and DW Dz, beside the forward pass."""
 
@@ -118,7 +116,7 @@ def transformer(width: int, blocks: int, context: int, vocabulary: int, head_dim
         # Two norms keep 3 D each; q, k, v and what attention gives D each; the GELU layer and its derivative 6 x 4 D.
         # Of the scores three arrays, their mask and the two sums of the softmax.
         block=Kept(6 * width + 4, 28 * width + heads * (3 * context + 2), heads * context),
-        outside=Kept(3 * width + 3, 0, 0),
+        outside=Kept(3 * width + 2, 0, 0),
         probed=9 * width,
     )
 
@@ -160,14 +158,27 @@ def measuring_flops(network: Network, probe: int) -> float:
 
 
 def activation_bytes(network: Network, sequences: float, itemsize: int, remat: bool, model: int = 1) -> float:
-    """Bytes of one device that keep activations for the backward pass, the loss's own among them.
+    """Bytes kept on one device from the forward to the backward pass.
 
     `sequences` is the device's share of the batch, `model` the devices that split every layer.
     """
-    block = network.block.bytes(itemsize, model)
-    blocks = network.blocks * (network.width * itemsize) + block if remat else network.blocks * block
-    loss = network.outside.bytes(itemsize, model) + LOSS_COPIES * FLOAT32 * network.vocabulary
-    return sequences * network.length * (blocks + loss)
+    block = network.width * itemsize if remat else network.block.bytes(itemsize, model)
+    outside = network.outside.bytes(itemsize, model) + FLOAT32 * (network.vocabulary + 1)
+    return sequences * network.length * (network.blocks * block + outside)
+
+
+def working_bytes(
+    network: Network, sequences: float, itemsize: int, remat: bool, model: int = 1, gathered: bool = False
+) -> float:
+    """Bytes that come and go on one device: the logits' cotangent in the making, and one block at a time.
+
+    Of the block the activations that are made again, and where weights are sharded over the data axis, its weights
+    together with their gradient.
+    """
+    logits = 2 * FLOAT32 * network.vocabulary
+    block = network.block.bytes(itemsize, model) if remat else 0
+    weights = 2 * itemsize * network.block_size / model if gathered else 0
+    return sequences * network.length * (logits + block) + weights
 
 
 def probe_bytes(network: Network, probe: float) -> float:

@@ -2,10 +2,11 @@
 
 On a mesh data x model of p devices, each takes 1/data of the sequences and its shard of every weight:
 
-    bytes = parameters + optimizer state + z_0 + max(gradients + activations + gathered, measuring)
+    bytes = parameters + optimizer state + z_0 + max(gradients + activations + working, measuring)
     time  = steps x FLOPs / (p x FLOP/s of a device x utilisation)
 
-gathered: the weights of one block, brought together from the data axis where they are used, and their gradient.
+working: the weights of one block, brought together from the data axis where they are used, and their gradient; what
+remat computes again of it; and the loss.
 measuring: W_0, drawn again, DW of one op, and as many activations as z_0, the inputs of dense ops on the probe batch.
 """
 
@@ -23,6 +24,7 @@ from verify.plan import (
     optimizer_flops,
     probe_bytes,
     training_flops,
+    working_bytes,
 )
 
 ITEMSIZE = {"float32": 4, "bfloat16": 2}
@@ -65,14 +67,14 @@ class Usage:
     optimizer_state: int
     gradients: float
     activations: float
-    gathered: float
+    working: float
     probe: float
     measuring: float
 
     @property
     def total(self) -> float:
         """The most at one time: a training step or a measurement, whichever is larger."""
-        step = self.gradients + self.activations + self.gathered
+        step = self.gradients + self.activations + self.working
         return self.parameters + self.optimizer_state + self.probe + max(step, self.measuring)
 
 
@@ -86,6 +88,7 @@ def usage(network: Network, training: Training, share: Share, mesh: Mesh) -> Usa
     """What one device of that mesh holds."""
     data, model = mesh
     itemsize = ITEMSIZE[training.dtype]
+    kept = network, training.sequences / data, itemsize, training.remat, model
     parameters, state = share(mesh)
     computed = 2 * itemsize / FLOAT32 * parameters if itemsize < FLOAT32 else 0  # weights and gradients in `dtype`
     largest = max(prod(each.shape) for each in network.weights)
@@ -94,8 +97,8 @@ def usage(network: Network, training: Training, share: Share, mesh: Mesh) -> Usa
         parameters=parameters,
         optimizer_state=state,
         gradients=parameters + computed,
-        activations=activation_bytes(network, training.sequences / data, itemsize, training.remat, model),
-        gathered=2 * itemsize * network.block_size / model if data > 1 else 0,
+        activations=activation_bytes(*kept),
+        working=working_bytes(*kept, gathered=data > 1),
         probe=probe,
         measuring=parameters + FLOAT32 * largest / prod(mesh) + probe,
     )
@@ -198,7 +201,7 @@ def _fits(network: Network, training: Training, share: Share, devices: Devices) 
 def _reason(network: Network, training: Training, share: Share, devices: Devices, mesh: Mesh, used: Usage) -> str:
     """What is too large on the mesh that lacks least, and what alone would help."""
     phase = {"parameters": used.parameters, "optimizer state": used.optimizer_state, "probe activations": used.probe}
-    step = {"gradients": used.gradients, "activations": used.activations, "gathered weights": used.gathered}
+    step = {"gradients": used.gradients, "activations": used.activations, "what comes and goes": used.working}
     measuring = {"a measurement": used.measuring}
     phase |= step if sum(step.values()) >= used.measuring else measuring
     parts = ", ".join(f"{name} {size / 1e9:.3g}" for name, size in sorted(phase.items(), key=lambda each: -each[1])[:3])
@@ -259,7 +262,7 @@ def _bytes(found: Plan, used: Usage, mesh: Mesh) -> dict[str, int]:
         "gradients": round(used.gradients),
         "activations_without_remat": round(activation_bytes(found.network, share, itemsize, False, model)),
         "activations_with_remat": round(activation_bytes(found.network, share, itemsize, True, model)),
-        "gathered": round(used.gathered),
+        "working": round(used.working),
         "probe": round(used.probe),
         "measuring": round(used.measuring),
         "total": round(used.total),

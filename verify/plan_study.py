@@ -57,7 +57,7 @@ def shapes(model: str, width: int, sizes: Mapping[str, int], rules: Mapping[Kind
     """
     check_trainable(rules)
     network = build(model, Scaling(width, width, (0, 0, 0), (0, 0, 0)), sizes)
-    parameters = jax.eval_shape(network.init, jax.random.key(0))
+    parameters = jax.tree.map(lambda each: jax.ShapeDtypeStruct(each.shape, "float32"), network.parameters())
     scaled = [ScaledRule(kind, rule, rate=1.0, epsilon=1e-8, decay=0.0) for kind, rule in rules.items()]
     state = jax.eval_shape(per_layer(scaled, network.labels(parameters)).init, parameters)
     return parameters, state

@@ -56,7 +56,7 @@ def _whole(plans: Sequence[Plan]) -> Part:
 
 def _on(plans: Sequence[Plan], count: int) -> Part:
     chosen = [each for each in plans if each.devices.count == count]
-    columns = ["width", "mesh", "parameters", "optimizer state", "gradients", "activations", "gathered", "probe"]
+    columns = ["width", "mesh", "parameters", "optimizer state", "gradients", "activations", "working", "probe"]
     columns += ["measuring", "total", "hours per run", "hours", "device hours"]
     rows = [_cells(each) for each in chosen]
     fitting = [each for each in chosen if each.fits]
@@ -70,7 +70,7 @@ def _on(plans: Sequence[Plan], count: int) -> Part:
 
 def _cells(each: Plan) -> list[str]:
     used = each.usage
-    sizes = (used.parameters, used.optimizer_state, used.gradients, used.activations, used.gathered, used.probe)
+    sizes = (used.parameters, used.optimizer_state, used.gradients, used.activations, used.working, used.probe)
     return [
         f"{each.network.width:,}",
         " x ".join(map(str, each.mesh)) if each.fits else "none",
