@@ -17,7 +17,8 @@ HEAD_DIMENSION = 128
 STEPS = 50_000
 # NVIDIA's data sheet of the H100 SXM: 80 GB, 67 TFLOP/s in float32, and in bfloat16 half of the 1,979 with sparsity.
 H100 = {"bfloat16": 989.0, "float32": 67.0}
-LARGEST = 10**7
+LEAST, LARGEST = 1e-6, 10**7
+DEEPEST = 1000
 
 
 def plan(
@@ -49,9 +50,12 @@ def plan(
     shown = read_choice("--format", output_format, ("table", "markdown", "json"))
     name = read_choice("model", model, tuple(USUAL))
     precision = read_choice("--dtype", dtype, tuple(H100))
-    _check_counts(depth=depth, batch=batch, context=context, vocab=vocab, head_dimension=head_dimension, probe=probe)
+    _check_counts(batch=batch, context=context, vocab=vocab, head_dimension=head_dimension, probe=probe)
+    if depth is not None and not 1 <= depth <= DEEPEST:
+        raise DeriveError(f"--depth {depth} is not allowed; give a number from 1 to {DEEPEST}")
     _check_counts(steps=steps, rates=rates, seeds=seeds)
-    check_positive(memory=memory, flops=flops, utilisation=utilisation, tokens=tokens)
+    check_positive(tokens=tokens)
+    _check_counts(least=LEAST, memory=memory, flops=flops, utilisation=utilisation)
     if utilisation > 1:
         raise DeriveError(f"--utilisation {utilisation} is not allowed; give a share of the peak, above 0 and up to 1")
     if steps and tokens:
@@ -64,6 +68,8 @@ def plan(
     else:
         sizes |= {"blocks": depth or USUAL[name]["depth"], "head_dimension": head_dimension or HEAD_DIMENSION}
     length = 1 if name == "mlp" else sizes["context"]
+    if tokens and tokens > LARGEST * batch * length:
+        raise DeriveError(f"--tokens {tokens:g} is more than {LARGEST} steps of {batch * length}; give fewer")
     conditions = {
         "model": name,
         "sizes": sizes,
@@ -100,11 +106,12 @@ def _text(shown: str, conditions: dict[str, Any], widths: Sequence[int], counts:
     return (markdown if shown == "markdown" else table)(conditions, plans)
 
 
-def _check_counts(**counts: int | None) -> None:
-    check_positive(**counts)
-    for name, value in counts.items():
-        if value is not None and value > LARGEST:
-            raise DeriveError(f"--{name.replace('_', '-')} {value} is not allowed; give a number up to {LARGEST}")
+def _check_counts(least: float = 1, **given: float | None) -> None:
+    """Raise DeriveError for the first option given that is not between `least` and what can still be counted."""
+    for name, value in given.items():
+        if value is not None and not least <= value <= LARGEST:
+            option = f"--{name.replace('_', '-')}"
+            raise DeriveError(f"{option} {value:g} is not allowed; give a number from {least:g} to {LARGEST}")
 
 
 def _growing(option: str, text: str, example: str) -> list[int]:

@@ -62,8 +62,8 @@ def _on(plans: Sequence[Plan], count: int) -> Part:
     fitting = [each for each in chosen if each.fits]
     lines = [f"{each.reason}." for each in chosen if each.reason is not None]
     lines.append(
-        f"{len(fitting)} of {len(chosen)} widths fit; all runs of those take {number(study_hours(chosen))} device hours, "
-        f"{number(sum(each.hours or 0 for each in fitting))} hours one width after the other."
+        f"{len(fitting)} of {len(chosen)} widths fit; their runs take {number(study_hours(chosen))} device hours, which is "
+        f"{number(sum(each.hours or 0 for each in fitting))} hours, one width after the other."
     )
     return Part(f"On {count} device{'s' if count > 1 else ''}, GB per device", columns, rows, lines)
 
@@ -88,8 +88,8 @@ def heading(conditions: Mapping[str, Any]) -> list[str]:
         f"{conditions['model']}, {sizes}; {conditions['optimizer']}; {precision}, {remat}",
         f"{conditions['batch']} sequences a step, {conditions['steps']:,} steps, measured on {conditions['probe']} "
         f"sequences; {conditions['rates']} rates x {conditions['seeds']} seeds at every width",
-        f"devices of {conditions['memory']:g} GB and {conditions['flops']:g} TFLOP/s, of which {conditions['utilisation']:g} "
-        "is reached; FLOPs are those of products, repeated ones included",
+        f"devices of {conditions['memory']:g} GB and {conditions['flops']:g} TFLOP/s, of which "
+        f"{conditions['utilisation']:g} is reached; FLOPs are those of products, repeated ones included",
     ]
 
 
