@@ -12,7 +12,7 @@ measuring: W_0, drawn again, DW of one op, and as many activations as z_0, the i
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from math import ceil, gcd, isqrt, prod
+from math import ceil, isqrt, prod
 from typing import Any
 
 from derive.exponents import Kind
@@ -92,7 +92,8 @@ def usage(network: Network, training: Training, share: Share, mesh: Mesh) -> Usa
     parameters, state = share(mesh)
     computed = 2 * itemsize / FLOAT32 * parameters if itemsize < FLOAT32 else 0  # weights and gradients in `dtype`
     largest = max(prod(each.shape) for each in network.weights)
-    probe = probe_bytes(network, training.probe / gcd(training.probe, data))
+    # A batch that the axis does not divide is whole on every device, and so are its activations.
+    probe = probe_bytes(network, training.probe if training.probe % data else training.probe // data) / model
     return Usage(
         parameters=parameters,
         optimizer_state=state,

@@ -2,13 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from functools import cache
+from math import prod
 from typing import Any
 
 import jax
 
 from derive.exponents import Kind
 from derive.optimizers import optimizers
-from verify.models import Scaling
+from verify.models import Scaling, stacks
 from verify.optimizers import ScaledRule, check_trainable, per_layer
 from verify.plan import Network, mlp, transformer
 from verify.plan_fit import Devices, Mesh, Plan, Share, Training, plan
@@ -51,34 +52,42 @@ def counted(model: str, width: int, sizes: Mapping[str, int]) -> Network:
 
 
 def shapes(model: str, width: int, sizes: Mapping[str, int], rules: Mapping[Kind, str]) -> tuple[Any, Any]:
-    """The trees of parameters and optimizer state as shapes, nothing of them made.
+    """The trees of parameters and optimizer state as shapes, nothing of them made; the transformer's blocks stacked.
 
     ModelError for sizes that do not fit; DeriveError for an optimizer that is not trained.
     """
     check_trainable(rules)
-    network = build(model, Scaling(width, width, (0, 0, 0), (0, 0, 0)), sizes)
-    parameters = jax.tree.map(lambda each: jax.ShapeDtypeStruct(each.shape, "float32"), network.parameters())
-    scaled = [ScaledRule(kind, rule, rate=1.0, epsilon=1e-8, decay=0.0) for kind, rule in rules.items()]
-    state = jax.eval_shape(per_layer(scaled, network.labels(parameters)).init, parameters)
-    return parameters, state
+    scanned = {"scan": True} if model == "transformer" else {}
+    network = build(model, Scaling(width, width, (0, 0, 0), (0, 0, 0)), {**sizes, **scanned})
+    weights = network.parameters()
+    parameters = jax.tree.map(lambda each: jax.ShapeDtypeStruct(each.shape, "float32"), weights)
+    labels = network.labels(parameters)
+    stacked = stacks(weights, labels).values()
+    scaled = [ScaledRule(kind, rule, 1.0, 1e-8, 0.0, kind in stacked) for kind, rule in rules.items()]
+    return parameters, jax.eval_shape(per_layer(scaled, labels).init, parameters)
 
 
 def share(model: str, width: int, sizes: Mapping[str, int], rules: Mapping[Kind, str]) -> Share:
     """Bytes of parameters and of optimizer state on one device, by mesh."""
-    parameters, state = shapes(model, width, sizes, rules)
+    parameters, state = (jax.tree.leaves(tree) for tree in shapes(model, width, sizes, rules))
 
     @cache
     def on(mesh: Mesh) -> tuple[int, int]:
-        return _shard(parameters, mesh), _shard(state, mesh)
+        return shard_bytes(parameters, mesh), shard_bytes(state, mesh)
 
     return on
 
 
-def _shard(tree: Any, mesh: Mesh) -> int:
-    """TEMPORARY"""
+def shard_bytes(leaves: Sequence[Any], mesh: Mesh) -> int:
+    """Bytes of one device: [..., fan in / data, fan out / model], where the axis divides them, as `mesh` lays weights.
+
+    Counted without a mesh, which would need its devices.
+    """
+    data, model = mesh
     total = 0
-    for leaf in jax.tree.leaves(tree):
-        size = leaf.size * leaf.dtype.itemsize
-        p = mesh[0] * mesh[1]
-        total += size // p if any(d % p == 0 for d in leaf.shape) else size
+    for leaf in leaves:
+        *ahead, fan_in, fan_out = (1, 1, *leaf.shape)
+        rows = fan_in if fan_in % data else fan_in // data
+        columns = fan_out if fan_out % model else fan_out // model
+        total += prod(ahead) * rows * columns * leaf.dtype.itemsize
     return total
