@@ -1,8 +1,16 @@
 """`verify plan`: its counts against JAX's own of the same networks, and what it says where nothing fits."""
 
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Mapping
 from functools import partial
+from itertools import product
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -10,7 +18,10 @@ import jax.numpy as jnp
 import optax
 import pytest
 
+from derive.cli import run
 from derive.exponents import KINDS
+from paper_figures.studies import PLANS
+from verify.cli import app
 from verify.measure import initial_inputs, measure
 from verify.models import Scaling, computed_in, loss
 from verify.optimizers import DIRECTIONS
@@ -23,15 +34,18 @@ from verify.plan import (
     training_flops,
     working_bytes,
 )
+from verify.plan_fit import Training, usage
 from verify.plan_study import counted, share
 from verify.trace import trace
 from verify.train import build
 
+slow = pytest.mark.slow
 Sizes = dict[str, Any]
 SIZES: Mapping[str, Sizes] = {
     "transformer": {"context": 64, "vocabulary": 256, "blocks": 2, "head_dimension": 32},
     "mlp": {"context": 4, "vocabulary": 100, "hidden_layers": 3},
 }
+ADAM: Any = dict.fromkeys(KINDS, "adam")
 Capture = pytest.CaptureFixture[str]
 SEQUENCES = {"transformer": 16, "mlp": 1024}
 
@@ -199,3 +213,159 @@ def test_flops_of_a_measurement(model: str) -> None:
     compiled = jax.jit(partial(measure, traced)).lower(params, kept, params, inputs).compile()
     counted_here = measuring_flops(counted(model, 256, SIZES[model]), SEQUENCES[model])
     assert 1 < compiled.cost_analysis()["flops"] / counted_here < 1.03
+
+
+def verify(capsys: Capture, *arguments: str) -> tuple[int, str, str]:
+    code = run(lambda: app(["plan", *arguments], standalone_mode=False), "verify", (ValueError,))
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def rows(capsys: Capture, *arguments: str) -> list[dict[str, Any]]:
+    code, out, err = verify(capsys, *arguments, "--format", "json")
+    assert code == 0, err
+    return json.loads(out)["rows"]
+
+
+def test_the_largest_mesh_that_fits_is_chosen(capsys: Capture) -> None:
+    """Held against every mesh there is: none of more devices fits, and no longer data axis on as many."""
+    for row in rows(capsys, "--widths", "128,1024,4096,16384", "--devices", "8,24,512", "--remat"):
+        sizes = {"context": 512, "vocabulary": 32_100, "blocks": 8, "head_dimension": 128}
+        plain, laid = counted("transformer", row["width"], sizes), share("transformer", row["width"], sizes, ADAM)
+        training = Training(ADAM, 256, 64, 50_000, 15, 1, "bfloat16", remat=True)
+        fitting = [
+            (data * model, data)
+            for data, model in product(range(1, row["devices"] + 1), repeat=2)
+            if row["devices"] % (data * model) == 0 and 256 % data == 0 and row["width"] // 128 % model == 0
+            and usage(plain, training, laid, (data, model)).total <= 80e9
+        ]  # fmt: skip
+        mesh = row["mesh"]
+        assert row["fits"] == bool(fitting) == (row["reason"] is None)
+        if fitting:
+            assert (mesh["data"] * mesh["model"], mesh["data"]) == max(fitting)
+            assert row["bytes_per_device"]["total"] <= 80e9
+            assert row["runs_at_once"] == row["devices"] // (mesh["data"] * mesh["model"])
+
+
+@pytest.mark.parametrize("width", ["8192", "16384"])
+def test_every_remedy_named_helps(width: str, capsys: Capture) -> None:
+    """The command is given again with what it advised; half as much does not do."""
+    given = {"--widths": width, "--devices": "8", "--batch": "256", "--probe": "64"}
+    flat = [part for pair in given.items() for part in pair]
+    (row,) = rows(capsys, *flat)
+    assert not row["fits"] and row["hours_per_run"] is None
+    remedies = re.findall(r"(--[a-z]+)(?: (\d+))?", row["reason"])
+    assert remedies
+    for option, value in remedies:
+        helped = [*flat, option] if not value else [part for pair in {**given, option: value}.items() for part in pair]
+        assert rows(capsys, *helped)[0]["fits"]
+        if value:
+            too_little = int(value) // 2 if option == "--devices" else int(value) * 2
+            if str(too_little) != given[option]:
+                weaker = {**given, option: str(too_little)}
+                assert not rows(capsys, *[part for pair in weaker.items() for part in pair])[0]["fits"]
+
+
+def test_time_and_cost(capsys: Capture) -> None:
+    """6 FLOPs a weight that multiplies and token, 12 T D of attention a block, on so many devices at so much speed."""
+    options = ["--widths", "1024", "--devices", "4", "--steps", "1000", "--rates", "5", "--seeds", "3", "--batch", "32"]
+    (row,) = rows(capsys, *options, "--flops", "100", "--utilisation", "0.5", "--dtype", "bfloat16")
+    tokens, width = 32 * 512, 1024
+    weights = 12 * 8 * width**2 + 32_100 * width
+    step = tokens * (6 * weights + 12 * 8 * 512 * width)
+    assert row["flops_per_step"] == step
+    measured = 10 * 64 * 512 * (2 * (weights - 32_100 * width + 2 * 8 * 512 * width) + 6 * weights)
+    assert row["flops"] == 1000 * step + measured
+    assert row["device_hours"] == pytest.approx(15 * row["flops"] / 50e12 / 3600)
+    assert row["hours_per_run"] == pytest.approx(row["flops"] / 4 / 50e12 / 3600)
+    assert row["hours"] == pytest.approx(15 * row["hours_per_run"])
+
+
+def test_remat_costs_a_forward_pass_of_the_blocks(capsys: Capture) -> None:
+    (plain,), (again,) = (rows(capsys, "--widths", "1024", *remat) for remat in ([], ["--remat"]))
+    blocks = 2 * 256 * 512 * (12 * 8 * 1024**2 + 2 * 8 * 512 * 1024)
+    assert again["flops_per_step"] - plain["flops_per_step"] == blocks
+    assert again["bytes"]["activations_with_remat"] == plain["bytes"]["activations_with_remat"]
+
+
+def test_the_table_and_the_page(tmp_path: Path, capsys: Capture) -> None:
+    options = ["--widths", "256,16384", "--devices", "1,8"]
+    code, out, _ = verify(capsys, *options)
+    assert code == 0 and "On 1 device, GB" in out and "On 8 devices, GB" in out and "1 of 2 widths fit" in out
+    page = tmp_path / "plan.md"
+    code, out, _ = verify(capsys, *options, "--format", "markdown", "--out", str(page))
+    assert (code, out) == (0, f"written to {page}\n")
+    assert page.read_text().startswith("# ") and "| 16,384 |" in page.read_text()
+    code, _, err = verify(capsys, *options, "--out", str(page))
+    assert code == 2 and "is there already" in err and page.read_text().startswith("# ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--widths", "x"], "--widths 'x' is not a list of widths; write 128,256,512"),
+        (["--widths", "256,128"], "--widths '256,128' is not allowed; list numbers from 1"),
+        (["--widths", "100"], "width 100 is not a multiple of the head dimension 128"),
+        (["--devices", "0"], "--devices '0' is not allowed"),
+        (["--memory", "nan"], "--memory nan is not allowed"),
+        (["--flops", "0"], "--flops 0 is not allowed"),
+        (["--utilisation", "1.5"], "--utilisation 1.5 is not allowed; give a share of the peak"),
+        (["--optimizer", "kfac"], "unknown trainable optimizer 'kfac'"),
+        (["--dtype", "int8"], "unknown --dtype 'int8'"),
+        (["--depth", "0"], "--depth 0 is not allowed"),
+        (["--tokens", "1e300"], "--tokens 1e+300 is more than"),
+        (["--steps", "5", "--tokens", "5"], "both say how long; give one of them"),
+        (["--model", "mlp", "--head-dimension", "8"], "goes with --model transformer"),
+        (["--out", "nowhere/plan.md"], "cannot write to --out 'nowhere/plan.md'"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(arguments: list[str], message: str, capsys: Capture) -> None:
+    code, out, err = verify(capsys, "--widths", "128", *arguments)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert message in err
+
+
+def on_devices(data: int, model: int, width: int, batch: int, dtype: str, sizes: Sizes) -> tuple[dict[str, int], Any]:
+    """What XLA says of a step with remat on that many simulated devices, and what is planned for one of them."""
+    given = {"data": data, "model": model, "width": width, "batch": batch, "dtype": dtype}
+    described = json.dumps({**given, "sizes": {**sizes, "remat": True}})
+    environment = {**os.environ, "XLA_FLAGS": f"--xla_force_host_platform_device_count={data * model}"}
+    command = [sys.executable, "-m", "tests.plan_on_devices", described]
+    child = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert child.returncode == 0, child.stderr
+    training = Training(ADAM, batch, 64, 1, 1, 1, dtype, remat=True)
+    plain, laid = counted("transformer", width, sizes), share("transformer", width, sizes, ADAM)
+    return json.loads(child.stdout), usage(plain, training, laid, (data, model))
+
+
+@pytest.mark.parametrize("mesh", [(4, 2), pytest.param((8, 1), marks=slow), pytest.param((2, 4), marks=slow)])
+def test_bytes_of_one_of_eight_devices(mesh: tuple[int, int]) -> None:
+    """Arguments to the byte; what a step takes beside them is 0.76 to 0.79 of the plan."""
+    found, planned = on_devices(*mesh, 256, 64, "float32", {**SIZES["transformer"], "blocks": 4})
+    tokens = 2 * 4 * 64 * 64 // mesh[0]
+    assert found["arguments"] == planned.parameters + planned.optimizer_state + tokens
+    step = planned.gradients + planned.activations + planned.working
+    assert 0.7 < found["temporary"] / step < 0.85
+
+
+@pytest.mark.slow
+def test_the_largest_model_on_64_devices() -> None:
+    """26.8 B parameters, lowered and compiled from shapes; nothing of them is made, and nothing is run.
+
+    Arguments to the byte. Beside them 0.88 of the plan in float32.
+    """
+    sizes = {"context": 512, "vocabulary": 32_100, "blocks": 8, "head_dimension": 128}
+    found, planned = on_devices(64, 1, 16_384, 256, "float32", sizes)
+    tokens = 2 * 4 * 256 * 512 // 64
+    assert found["arguments"] == planned.parameters + planned.optimizer_state + tokens
+    step = planned.gradients + planned.activations + planned.working
+    assert 0.8 < found["temporary"] / step < 1
+
+
+def test_the_committed_plan_is_what_its_command_prints(capsys: Capture) -> None:
+    """docs/plan.md and the JSON under data/plan, each by its command in PLANS."""
+    root = Path(__file__).parent.parent
+    for file, command in PLANS.items():
+        code, out, err = verify(capsys, *shlex.split(command)[1:])
+        assert code == 0, err
+        assert (root / file).read_text(encoding="utf-8") == out, f"{file} is made by: verify {command} --out {file}"

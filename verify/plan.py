@@ -152,7 +152,7 @@ def training_flops(network: Network, sequences: int, remat: bool) -> float:
 
 
 def measuring_flops(network: Network, probe: int) -> float:
-    """Floating-point operations of one measurement: the probe batch forward up to the readout, three products per op."""
+    """Floating-point operations of one measurement: the probe batch forward to the readout, three products per op."""
     forward = 2 * (network.multiplied("hidden") + network.blocks * network.pairs)
     return (forward + 2 * PRODUCTS_MEASURED * network.multiplied()) * probe * network.length
 
