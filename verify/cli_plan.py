@@ -15,8 +15,9 @@ WIDTHS = "128,256,384,512,768,1024,1536,2048,3072,4096,6144,8192,12288,16384"
 USUAL = {"transformer": {"depth": 8, "context": 512}, "mlp": {"depth": 2, "context": 16}}
 HEAD_DIMENSION = 128
 STEPS = 50_000
-# NVIDIA's data sheet of the H100 SXM: 80 GB, 67 TFLOP/s in float32, and in bfloat16 half of the 1,979 with sparsity.
 H100 = {"bfloat16": 989.0, "float32": 67.0}
+H100_MEMORY = 80.0
+H100_SOURCE = "H100 SXM by NVIDIA's data sheet; in bfloat16 half of the 1,979 TFLOP/s that it gives with sparsity"
 LEAST, LARGEST = 1e-6, 10**7
 DEEPEST = 1000
 
@@ -24,7 +25,7 @@ DEEPEST = 1000
 def plan(
     widths: Annotated[str, typer.Option(help="Widths of the study.")] = WIDTHS,
     devices: Annotated[str, typer.Option(help="How many; several numbers for a table of each: 8,64,512.")] = "8",
-    memory: Annotated[float, typer.Option(help="Of one device, in GB = 10^9 bytes.")] = 80,
+    memory: Annotated[float, typer.Option(help="Of one device, in GB = 10^9 bytes.")] = H100_MEMORY,
     flops: Annotated[
         float | None, typer.Option(help="Peak of one device, in TFLOP/s.  [default: an H100's 989; float32 67]")
     ] = None,
@@ -84,6 +85,7 @@ def plan(
         "memory": memory,
         "flops": flops or H100[precision],
         "utilisation": utilisation,
+        "assumed": H100_SOURCE if flops is None and memory == H100_MEMORY else None,
     }
     growing = _growing("--widths", widths, "128,256,512")
     counts = _growing("--devices", devices, "8,64")

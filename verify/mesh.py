@@ -1,4 +1,4 @@
-"""How a model is spread over a mesh of devices: weights and optimizer state split in both dimensions, batches by example.
+"""How a model lies on a mesh of devices: weights and optimizer state split in both dimensions, batches by example.
 
 Devices form a grid of `data` x `model`. JAX's compiler does the splitting and the communication; what is said here is
 where every array lies:

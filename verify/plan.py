@@ -28,17 +28,17 @@ PRODUCTS_MEASURED = 3
 
 
 class Weights(NamedTuple):
-    """`count` matrices of one shape, (fan in, fan out); a lookup's rows do not multiply."""
+    """`times` matrices of one shape, (fan in, fan out); a lookup's rows do not multiply."""
 
     kind: Kind
     shape: tuple[int, int]
-    count: int = 1
+    times: int = 1
     multiplies: bool = True
 
     @property
     def size(self) -> int:
         """Entries of all of them."""
-        return self.count * prod(self.shape)
+        return self.times * prod(self.shape)
 
 
 class Kept(NamedTuple):
@@ -219,7 +219,7 @@ tenth step.
 def optimizer_flops(network: Network, rules: Mapping[Kind, str]) -> float:
     """Floating-point operations of the update in one step; `rules` names the optimizer of every kind of layer."""
     return sum(
-        each.count * MATRIX_FLOPS[rules[each.kind]](*each.shape)
+        each.times * MATRIX_FLOPS[rules[each.kind]](*each.shape)
         for each in network.weights
         if rules[each.kind] in MATRIX_FLOPS
     )

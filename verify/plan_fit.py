@@ -2,12 +2,13 @@
 
 On a mesh data x model of p devices, each takes 1/data of the sequences and its shard of every weight:
 
-    bytes = parameters + optimizer state + z_0 + max(gradients + activations + working, measuring)
+    bytes = parameters + optimizer state + probe + max(gradients + activations + working, measuring)
     time  = steps x FLOPs / (p x FLOP/s of a device x utilisation)
 
 working: the weights of one block, brought together from the data axis where they are used, and their gradient; what
 remat computes again of it; and the loss.
-measuring: W_0, drawn again, DW of one op, and as many activations as z_0, the inputs of dense ops on the probe batch.
+probe: z_0, the inputs of dense ops on the probe batch, kept throughout; measuring: W_0, drawn again, DW of one op and
+the activations of one block.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -91,9 +92,11 @@ def usage(network: Network, training: Training, share: Share, mesh: Mesh) -> Usa
     kept = network, training.sequences / data, itemsize, training.remat, model
     parameters, state = share(mesh)
     computed = 2 * itemsize / FLOAT32 * parameters if itemsize < FLOAT32 else 0  # weights and gradients in `dtype`
+    block = network.block.bytes(FLOAT32, model)
     largest = max(prod(each.shape) for each in network.weights)
     # A batch that the axis does not divide is whole on every device, and so are its activations.
-    probe = probe_bytes(network, training.probe if training.probe % data else training.probe // data) / model
+    sequences = training.probe if training.probe % data else training.probe // data
+    probe = probe_bytes(network, sequences) / model
     return Usage(
         parameters=parameters,
         optimizer_state=state,
@@ -101,7 +104,7 @@ def usage(network: Network, training: Training, share: Share, mesh: Mesh) -> Usa
         activations=activation_bytes(*kept),
         working=working_bytes(*kept, gathered=data > 1),
         probe=probe,
-        measuring=parameters + FLOAT32 * largest / prod(mesh) + probe,
+        measuring=parameters + FLOAT32 * largest / prod(mesh) + sequences * network.length * block,
     )
 
 
@@ -202,7 +205,7 @@ def _fits(network: Network, training: Training, share: Share, devices: Devices) 
 def _reason(network: Network, training: Training, share: Share, devices: Devices, mesh: Mesh, used: Usage) -> str:
     """What is too large on the mesh that lacks least, and what alone would help."""
     phase = {"parameters": used.parameters, "optimizer state": used.optimizer_state, "probe activations": used.probe}
-    step = {"gradients": used.gradients, "activations": used.activations, "what comes and goes": used.working}
+    step = {"gradients": used.gradients, "activations": used.activations, "a block and the loss at work": used.working}
     measuring = {"a measurement": used.measuring}
     phase |= step if sum(step.values()) >= used.measuring else measuring
     parts = ", ".join(f"{name} {size / 1e9:.3g}" for name, size in sorted(phase.items(), key=lambda each: -each[1])[:3])

@@ -8,6 +8,12 @@ from derive.emit import markdown_text, terminal_table
 from verify.plan_fit import Plan, as_json, study_hours
 
 GB = 1e9
+LEGEND = [
+    "activations: kept from the forward to the backward pass; gradients: with copies of them and weights in bfloat16",
+    "working: one block's weights and gradient where they are sharded, what remat makes again of it, and the loss",
+    "probe: inputs of dense ops at the start, kept; measuring: W_0, DW of one op, activations of one block",
+    "total: parameters, optimizer state, probe, and the larger of a step's rest and of measuring",
+]
 
 
 @dataclass(frozen=True)
@@ -51,7 +57,7 @@ def _whole(plans: Sequence[Plan]) -> Part:
                 number(kept["probe"] / GB),
             ]
         )
-    return Part("What a width takes, in GB on one device", columns, rows, [])
+    return Part("What a width takes, in GB on one device", columns, rows, LEGEND)
 
 
 def _on(plans: Sequence[Plan], count: int) -> Part:
@@ -62,8 +68,8 @@ def _on(plans: Sequence[Plan], count: int) -> Part:
     fitting = [each for each in chosen if each.fits]
     lines = [f"{each.reason}." for each in chosen if each.reason is not None]
     lines.append(
-        f"{len(fitting)} of {len(chosen)} widths fit; their runs take {number(study_hours(chosen))} device hours, which is "
-        f"{number(sum(each.hours or 0 for each in fitting))} hours, one width after the other."
+        f"{len(fitting)} of {len(chosen)} widths fit; their runs take {number(study_hours(chosen))} device hours, and "
+        f"{number(sum(each.hours or 0 for each in fitting))} hours with one width after the other."
     )
     return Part(f"On {count} device{'s' if count > 1 else ''}, GB per device", columns, rows, lines)
 
@@ -90,6 +96,7 @@ def heading(conditions: Mapping[str, Any]) -> list[str]:
         f"sequences; {conditions['rates']} rates x {conditions['seeds']} seeds at every width",
         f"devices of {conditions['memory']:g} GB and {conditions['flops']:g} TFLOP/s, of which "
         f"{conditions['utilisation']:g} is reached; FLOPs are those of products, repeated ones included",
+        *([f"the device: {conditions['assumed']}"] if conditions["assumed"] else []),
     ]
 
 
