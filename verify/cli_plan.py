@@ -63,6 +63,8 @@ def plan(
         raise DeriveError(f"--steps {steps} and --tokens {tokens:g} both say how long; give one of them")
     if head_dimension and name == "mlp":
         raise DeriveError(f"--head-dimension {head_dimension} goes with --model transformer; leave it out")
+    if remat and name == "mlp":
+        raise DeriveError("--remat goes with --model transformer; leave it out")
     sizes = {"context": context or USUAL[name]["context"], "vocabulary": vocab}
     if name == "mlp":
         sizes |= {"hidden_layers": depth or USUAL[name]["depth"]}

@@ -10,8 +10,9 @@ D width, L blocks, T context, H heads, V vocabulary; P = sequences x T positions
 A product of a weight costs 2 FLOPs per entry and position forward and 4 backward, one of two activations (q k^T, and
 its softmax times v) 4 T D forward per position, masked entries included; a lookup costs none, and sums, norms and the
 optimizer's entrywise work are left out. Activations are what JAX's derivative of the model keeps, to the byte; XLA
-makes some of them again instead. With rematerialisation a block keeps c D and is computed again in the backward pass,
-so that 8 stands for 6 and 16 for 12 in all blocks. The multilayer perceptron has a row of its own below.
+makes some of them again instead. With rematerialisation a block keeps c D and is computed again in the backward pass
+but for its last product: 88 D^2 stands for 72 D^2 and 16 T D for 12 T D in every block. The multilayer perceptron,
+which has no rematerialisation, is counted in `mlp`.
 """
 
 from collections.abc import Callable, Mapping
@@ -60,8 +61,9 @@ class Kept(NamedTuple):
 class Network:
     """One model at one width, as far as counting goes.
 
-    `length` is the positions of a sequence, `pairs` the multiply-adds between activations and `probed` the inputs of
-    dense ops, per position and block; `outside` is what the parts before and after the blocks keep.
+    `length` is the positions of a sequence; per position and block, `pairs` are the multiply-adds between activations,
+    `again` those that remat makes twice (0: there is none), `probed` the inputs of dense ops; `outside` is what the
+    parts before and after the blocks keep; `parts` is what the model axis divides, heads or units.
     """
 
     width: int
@@ -71,6 +73,7 @@ class Network:
     parts: int
     weights: tuple[Weights, ...]
     pairs: int
+    again: int
     block: Kept
     outside: Kept
     probed: int
@@ -113,6 +116,7 @@ def transformer(width: int, blocks: int, context: int, vocabulary: int, head_dim
             Weights("readout", (width, vocabulary)),
         ),
         pairs=2 * context * width,
+        again=8 * width**2 + 2 * context * width,
         # Two norms keep 3 D each; q, k, v and what attention gives D each; the GELU layer and its derivative 6 x 4 D.
         # Of the scores three arrays, their mask and the two sums of the softmax.
         block=Kept(6 * width + 4, 28 * width + heads * (3 * context + 2), heads * context),
@@ -136,6 +140,7 @@ def mlp(width: int, hidden_layers: int, context: int, vocabulary: int) -> Networ
             Weights("readout", (width, vocabulary)),
         ),
         pairs=0,
+        again=0,
         block=layer,
         outside=layer,
         probed=width,
@@ -144,11 +149,9 @@ def mlp(width: int, hidden_layers: int, context: int, vocabulary: int) -> Networ
 
 def training_flops(network: Network, sequences: int, remat: bool) -> float:
     """Floating-point operations of one step's products, without the optimizer's."""
-    again = 1 if remat else 0
-    hidden = network.multiplied("hidden") + network.blocks * network.pairs
-    return (6 * network.multiplied() + 6 * network.blocks * network.pairs + 2 * again * hidden) * (
-        sequences * network.length
-    )
+    products = network.multiplied() + network.blocks * network.pairs
+    again = network.blocks * network.again if remat else 0
+    return (6 * products + 2 * again) * sequences * network.length
 
 
 def measuring_flops(network: Network, probe: int) -> float:
@@ -162,7 +165,7 @@ def activation_bytes(network: Network, sequences: float, itemsize: int, remat: b
 
     `sequences` is the device's share of the batch, `model` the devices that split every layer.
     """
-    block = network.width * itemsize if remat else network.block.bytes(itemsize, model)
+    block = network.width * itemsize if remat and network.again else network.block.bytes(itemsize, model)
     outside = network.outside.bytes(itemsize, model) + FLOAT32 * (network.vocabulary + 1)
     return sequences * network.length * (network.blocks * block + outside)
 
@@ -176,7 +179,7 @@ def working_bytes(
     together with their gradient.
     """
     logits = 2 * FLOAT32 * network.vocabulary
-    block = network.block.bytes(itemsize, model) if remat else 0
+    block = network.block.bytes(itemsize, model) if remat and network.again else 0
     weights = 2 * itemsize * network.block_size / model if gathered else 0
     return sequences * network.length * (logits + block) + weights
 

@@ -219,7 +219,7 @@ def _reason(network: Network, training: Training, share: Share, devices: Devices
 
 def _remedies(network: Network, training: Training, share: Share, devices: Devices) -> list[str]:
     found = []
-    if not training.remat and _fits(network, replace(training, remat=True), share, devices):
+    if network.again and not training.remat and _fits(network, replace(training, remat=True), share, devices):
         found.append("--remat")
     for option, name in (("--batch", "sequences"), ("--probe", "probe")):
         size = getattr(training, name) // 2
