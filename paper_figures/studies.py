@@ -99,6 +99,14 @@ STUDIES: Mapping[str, Mapping[Scale, str]] = {
 }
 """By the name of the folder under data/ that holds the result."""
 
+_PLAN = "plan --devices 8,64,512 --remat --steps 50000"
+
+PLANS: Mapping[str, str] = {
+    "paper_figures/data/plan/plan.json": f"{_PLAN} --format json",
+    "docs/plan.md": f"{_PLAN} --format markdown",
+}
+"""By the file, the command of `verify` that prints it; it takes seconds, and is no study."""
+
 
 def arguments(study: str, scale: Scale, folder: Path) -> list[str]:
     """The arguments of `verify` that make the study, or go on with it, in that folder."""

@@ -11,6 +11,7 @@ parameters, gradients and Adam's two moments in float32, without activations.
 from pathlib import Path
 
 from paper_figures.items import Cell, Item, Table
+from verify.plan import Network, training_flops, transformer
 
 WIDTHS = (128, 256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096, 6144, 8192, 12288, 16384)
 HEAD_DIMENSION = 128
@@ -22,13 +23,16 @@ ADAM_BYTES = 16
 
 def parameters(width: int) -> int:
     """N, the number of parameters of `verify`'s transformer at that width."""
-    return 12 * BLOCKS * width**2 + (2 * VOCABULARY + CONTEXT) * width
+    return _counted(width).parameters
 
 
-def flops_per_token(width: int) -> int:
+def flops_per_token(width: int) -> float:
     """Floating-point operations of matrix products in a training step, per token."""
-    lookups = (VOCABULARY + CONTEXT) * width
-    return 6 * (parameters(width) - lookups) + 12 * BLOCKS * CONTEXT * width
+    return training_flops(_counted(width), sequences=1, remat=False) / CONTEXT
+
+
+def _counted(width: int) -> Network:
+    return transformer(width, BLOCKS, CONTEXT, VOCABULARY, HEAD_DIMENSION)
 
 
 def item(data: Path) -> Item:  # noqa: ARG001

@@ -10,7 +10,7 @@ import typer
 
 from derive.cli import INTERRUPTED, run
 from derive.errors import DeriveError, canonical, shorten
-from verify import cli_decay, cli_epsilon, cli_model, cli_phase, cli_shapes, cli_transfer, cli_updates
+from verify import cli_decay, cli_epsilon, cli_model, cli_phase, cli_plan, cli_shapes, cli_transfer, cli_updates
 from verify.options import Progress, check_positive, make_folder, read_choice, read_corpus, read_numbers, write_out
 
 app = typer.Typer(
@@ -40,6 +40,7 @@ app.command()(cli_phase.phase)
 app.command()(cli_model.prescribe)
 app.command()(cli_model.check)
 app.command()(cli_shapes.shapes)
+app.command()(cli_plan.plan)
 
 
 @app.command()

@@ -117,6 +117,9 @@ def _measure_op(
     return {**sizes, "delta_output": rms(total)}
 
 
-def gradient_sizes(gradients: Any) -> dict[str, Scalar]:
-    """RMS of the gradient of every parameter, by path."""
-    return {_path(path): root_mean_square(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(gradients)}
+def gradient_sizes(gradients: Any, stacked: Collection[str] = ()) -> dict[str, Float[Array, "*layers"]]:
+    """RMS of the gradient of every parameter, by path; of those in `stacked` one RMS for each along the first axis."""
+    return {
+        path: jax.lax.map(root_mean_square, leaf) if path in stacked else root_mean_square(leaf)
+        for path, leaf in ((_path(path), leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(gradients))
+    }

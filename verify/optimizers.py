@@ -5,7 +5,7 @@
 What `derive --format optax` emits takes the same steps.
 """
 
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -143,38 +143,50 @@ def optimizer(
     *,
     epsilon: float | None = None,
     weight_decay: Rate = 0.0,
+    stacked: Collection[str] = (),
 ) -> optax.GradientTransformation:
     """The transform with the prescribed rates; `labels` is a tree like the parameters, of layer names.
 
-    Labels are embedding, hidden and readout, or embedding, hidden.0, ... where the prescription lists its layers.
-    `base_rate` may be a traced value. DeriveError for optimizers without a transform and exponents with symbols.
+    Labels are embedding, hidden and readout, or embedding, hidden.0, ... where the prescription lists its layers; those
+    in `stacked` are of parameters stacked on a leading axis. `base_rate` may be a traced value. DeriveError for
+    optimizers without a transform and exponents with symbols.
     """
     scaled = []
     for label, layer in zip(layer_names(prescription), prescription.layers, strict=True):
         rule = prescription.problem.optimizers[layer.kind].name
         rate, eps, decay = (width_ratio ** -float(each) for each in exact(label, layer.c, layer.epsilon, layer.decay))
         start = base_epsilon(rule) if epsilon is None else epsilon
-        scaled.append(ScaledRule(label, rule, base_rate * rate, start * eps, weight_decay * decay))
+        scaled.append(ScaledRule(label, rule, base_rate * rate, start * eps, weight_decay * decay, label in stacked))
     return per_layer(scaled, labels)
 
 
 @dataclass(frozen=True)
 class ScaledRule:
-    """One layer's update rule with its numbers at one width; each may be a traced value, the rate a schedule."""
+    """One layer's update rule with its numbers at one width; each may be a traced value, the rate a schedule.
+
+    Where its parameters are `stacked` on a leading axis, each along that axis is a parameter of its own to the rule.
+    """
 
     label: str
     rule: str
     rate: Rate | optax.Schedule
     epsilon: Rate
     decay: Rate
+    stacked: bool = False
 
     def transform(self) -> optax.GradientTransformation:
         """W <- W - rate (U + decay W): decay is decoupled from the rule, whichever it is."""
+        direction = DIRECTIONS[self.rule](self.epsilon)
         return optax.chain(
-            DIRECTIONS[self.rule](self.epsilon),
+            along_stack(direction) if self.stacked else direction,
             *([] if isinstance(self.decay, float) and self.decay == 0 else [optax.add_decayed_weights(self.decay)]),  # type: ignore[arg-type]
             optax.scale_by_learning_rate(self.rate),
         )
+
+
+def along_stack(transform: optax.GradientTransformation) -> optax.GradientTransformation:
+    """The transform applied to each along the leading axis: norms, means and matrices are those of one layer."""
+    return optax.GradientTransformation(jax.vmap(transform.init), jax.vmap(transform.update))  # type: ignore[arg-type]
 
 
 def per_layer(rules: Sequence[ScaledRule], labels: Any) -> optax.GradientTransformation:

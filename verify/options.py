@@ -60,6 +60,17 @@ def make_folder(path: Path) -> None:
         raise DeriveError(f"cannot write to --out {shorten(str(path))}: {error.strerror}; give a folder") from None
 
 
+def write_new(path: Path, text: str) -> None:
+    """Write a file that is not there yet; DeriveError where it is, or cannot be written."""
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write(text)
+    except FileExistsError:
+        raise DeriveError(f"--out {shorten(str(path))} is there already; give another file, or move that one") from None
+    except OSError as error:
+        raise DeriveError(f"cannot write to --out {shorten(str(path))}: {error.strerror}; give a file") from None
+
+
 class Progress:
     """A progress bar on standard error, only where a person watches; Ctrl-C ends the study at once."""
 

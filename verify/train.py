@@ -19,7 +19,7 @@ from derive.solve import Prescription
 from verify.data import Corpus, next_token, sequence
 from verify.each import for_each
 from verify.measure import gradient_sizes, initial_inputs, matrix_ops, measure
-from verify.models import Model, Scaling, computed_in, loss
+from verify.models import Model, Scaling, computed_in, loss, stacks
 from verify.models.mlp import MLP
 from verify.models.transformer import Transformer
 from verify.optimizers import label_layers, optimizer
@@ -105,6 +105,7 @@ class Trainer:
         shapes = jax.eval_shape(self.model.init, jax.random.key(0))
         kinds = self.model.labels(shapes)
         labels = label_layers(layer_names(config.prescription), kinds)
+        self.stacked = stacks(self.model.parameters(), labels)
         self.transform = optimizer(
             config.prescription,
             labels,
@@ -112,6 +113,7 @@ class Trainer:
             width / config.base_width,
             epsilon=config.epsilon,
             weight_decay=config.weight_decay,
+            stacked=self.stacked.values(),
         )
         self.apply = computed_in(config.dtype, self.model.apply)
         self._draw = jax.jit(for_each(self.model.init, [True]))
@@ -136,7 +138,7 @@ class Trainer:
     def _step(self, params: Any, state: Any, inputs: Any, targets: Any) -> tuple[Any, Any, Any, Any]:
         value, gradients = jax.value_and_grad(lambda p: loss(self.apply(p, inputs), targets))(params)
         updates, state = self.transform.update(gradients, state, params)
-        return optax.apply_updates(params, updates), state, value, gradient_sizes(gradients)
+        return optax.apply_updates(params, updates), state, value, gradient_sizes(gradients, self.stacked)
 
     def batches(self, corpus: Corpus, step: int) -> tuple[Any, Any]:
         """A training batch for every seed, stacked."""
@@ -172,7 +174,7 @@ class Trainer:
                 for path, size in jax.device_get(gradients).items():
                     for op in self.trace.ops:
                         if op.path == path:
-                            sizes[op.name]["gradient"] = size
+                            sizes[op.name]["gradient"] = size[:, op.iteration[0]] if path in self.stacked else size
                 measurements.append(Measurement(self.width, step, sizes))
             progress()
             if len(diverged) == len(self.seeds):

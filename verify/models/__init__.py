@@ -6,7 +6,7 @@ At the base width every parameterization is the same model, bit for bit; only th
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, SupportsFloat, get_args
 
 import jax
@@ -93,6 +93,34 @@ class Parameter:
         return jnp.clip(jax.lax.optimization_barrier(normal) * self.std, -10 * self.std, 10 * self.std)
 
 
+@dataclass(frozen=True)
+class Stack:
+    """Parameters alike in all but their index, as one array with a leading axis; each has the bits it has alone."""
+
+    each: Parameter
+    indices: tuple[int, ...]
+
+    @property
+    def kind(self) -> Kind:
+        """The kind that all of them have."""
+        return self.each.kind
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(how many, *shape of each)."""
+        return (len(self.indices), *self.each.shape)
+
+    @property
+    def std(self) -> float:
+        """The standard deviation of every entry."""
+        return self.each.std
+
+    def draw(self, key: Key[Array, ""]) -> Float[Array, "layers ..."]:
+        """Draw them one after the other, so that what is needed on the way is one parameter large."""
+        indices = jnp.array(self.indices, dtype=jnp.int32)
+        return jax.lax.map(lambda index: replace(self.each, index=index).draw(key), indices)
+
+
 class Model(Protocol):
     """A function of parameters and tokens at one width, without state of its own."""
 
@@ -102,7 +130,7 @@ class Model(Protocol):
         ...
 
     def parameters(self) -> Params:
-        """The tree of Parameter."""
+        """The tree of Parameter and Stack."""
         ...
 
     def init(self, key: Key[Array, ""]) -> Params:
@@ -119,13 +147,23 @@ class Model(Protocol):
 
 
 def draw(parameters: Params, key: Key[Array, ""]) -> Params:
-    """Draw a tree of Parameter."""
+    """Draw a tree of Parameter and Stack."""
     return jax.tree.map(lambda parameter: parameter.draw(key), parameters)
 
 
 def label(parameters: Params, params: Params) -> Params:
-    """The kinds of a tree of Parameter, checked to have the structure of `params`."""
+    """The kinds of a tree of Parameter and Stack, checked to have the structure of `params`."""
     return jax.tree.map(lambda parameter, _: parameter.kind, parameters, params)
+
+
+def stacks(parameters: Params, labels: Params) -> dict[str, str]:
+    """Path -> label of every Stack in a tree of Parameter and Stack; `labels` is a tree of the same structure."""
+    pairs = zip(jax.tree_util.tree_leaves_with_path(parameters), jax.tree.leaves(labels), strict=True)
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="."): name
+        for (path, parameter), name in pairs
+        if isinstance(parameter, Stack)
+    }
 
 
 def computed_in(dtype: str, apply: Callable[[Params, Any], Array]) -> Callable[[Params, Any], Array]:

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
-from verify.models import ModelError, Parameter, Params, Scaling, check_sizes, draw, label
+from verify.models import ModelError, Parameter, Params, Scaling, Stack, check_sizes, draw, label
 
 # The matrices of a block, (fan in, fan out) in widths.
 MATRICES = {"q": (1, 1), "k": (1, 1), "v": (1, 1), "o": (1, 1), "up": (1, 4), "down": (4, 1)}
@@ -40,6 +40,10 @@ class Transformer:
     Width / head_dimension heads; `qk_norm` puts an RMS norm on every head's q and k. Params: embedding.tokens
     [vocabulary, width], embedding.positions [context, width], blocks.0.q, k, v, o, up, down, ..., each [fan in,
     fan out], readout [width, vocabulary]. ModelError for sizes out of range and a width without whole heads.
+
+    With `scan` the blocks are one loop, compiled once whatever the depth, over blocks.q, k, v, o, up, down, each
+    [blocks, fan in, fan out]: the same network from the same bits. With `remat` a block keeps its input alone and is
+    computed again on the way back: a third more work, and the memory of one block's activations instead of all.
     """
 
     scaling: Scaling
@@ -48,6 +52,8 @@ class Transformer:
     blocks: int = 2
     head_dimension: int = 32
     qk_norm: bool = False
+    scan: bool = False
+    remat: bool = False
 
     def __post_init__(self) -> None:
         check_sizes(1, vocabulary=self.vocabulary, context=self.context, head_dimension=self.head_dimension)
@@ -64,19 +70,32 @@ class Transformer:
         # Two rows are added, one of the token and one of the position, so z starts at RMS 1.
         embedding = std("embedding", 2**-0.5)
 
+        def index(block: int, order: int) -> int:
+            return 3 + len(MATRICES) * block + order
+
         def matrix(block: int, order: int, fan_in: int, fan_out: int) -> Parameter:
             shape = (fan_in * width, fan_out * width)
-            return Parameter(3 + len(MATRICES) * block + order, "hidden", shape, std("hidden", (fan_in * base) ** -0.5))
+            return Parameter(index(block, order), "hidden", shape, std("hidden", (fan_in * base) ** -0.5))
+
+        def blocks() -> Params:
+            if not self.scan:
+                return {
+                    str(block): {
+                        name: matrix(block, order, *fans) for order, (name, fans) in enumerate(MATRICES.items())
+                    }
+                    for block in range(self.blocks)
+                }
+            return {
+                name: Stack(matrix(0, order, *fans), tuple(index(block, order) for block in range(self.blocks)))
+                for order, (name, fans) in enumerate(MATRICES.items())
+            }
 
         return {
             "embedding": {
                 "tokens": Parameter(0, "embedding", (self.vocabulary, width), embedding),
                 "positions": Parameter(2, "embedding", (self.context, width), embedding),
             },
-            "blocks": {
-                str(block): {name: matrix(block, order, *fans) for order, (name, fans) in enumerate(MATRICES.items())}
-                for block in range(self.blocks)
-            },
+            "blocks": blocks(),
             "readout": Parameter(1, "readout", (width, self.vocabulary), std("readout", base**-0.5)),
         }
 
@@ -96,11 +115,17 @@ class Transformer:
         multiplier = self.scaling.multiplier("embedding")
         embedding = params["embedding"]
         z = multiplier * embedding["tokens"][tokens] + multiplier * embedding["positions"][:time]
-        for block in range(self.blocks):
-            weights = params["blocks"][str(block)]
-            z = z + self._attention(weights, rms_norm(z))
-            z = z + self._dense(weights["down"], jax.nn.gelu(self._dense(weights["up"], rms_norm(z))))
+        block = jax.checkpoint(self._block) if self.remat else self._block
+        if self.scan:
+            z, _ = jax.lax.scan(lambda z, weights: (block(weights, z), None), z, params["blocks"])
+        else:
+            for each in range(self.blocks):
+                z = block(params["blocks"][str(each)], z)
         return self.scaling.multiplier("readout") * (rms_norm(z) @ params["readout"])
+
+    def _block(self, weights: Params, z: Float[Array, "batch time width"]) -> Float[Array, "batch time width"]:
+        z = z + self._attention(weights, rms_norm(z))
+        return z + self._dense(weights["down"], jax.nn.gelu(self._dense(weights["up"], rms_norm(z))))
 
     def _dense(
         self, weight: Float[Array, "fan_in fan_out"], z: Float[Array, "... fan_in"]

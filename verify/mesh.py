@@ -1,0 +1,89 @@
+"""How a model lies on a mesh of devices: weights and optimizer state split in both dimensions, batches by example.
+
+Devices form a grid of `data` x `model`. JAX's compiler does the splitting and the communication; what is said here is
+where every array lies:
+
+    weights, and state of their shape    [..., fan in / data, fan out / model]: no device holds a whole matrix
+    batches                              [examples / data, ...]
+    activations that are kept            [examples / data, ..., features / model]
+
+A dimension that its axis does not divide stays whole, and so does whatever is stacked before the last two: layers,
+seeds. All are functions of shapes alone, so that a model that fits nowhere near can be planned.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from derive.errors import DeriveError, shorten
+
+AXES = ("data", "model")
+LARGEST_AXIS = 10**6
+
+
+def read_mesh(text: str) -> tuple[int, int]:
+    """(data, model) of a text such as 4x2; DeriveError for anything else."""
+    parts = text.lower().replace("×", "x").split("x")
+    if len(parts) != 2 or not all(part.isascii() and part.isdecimal() for part in parts):
+        raise _not_a_mesh(text)
+    data, model = (int(part) for part in parts)
+    if not (1 <= data <= LARGEST_AXIS and 1 <= model <= LARGEST_AXIS):
+        raise _not_a_mesh(text)
+    return data, model
+
+
+def _not_a_mesh(text: str) -> DeriveError:
+    return DeriveError(f"mesh {shorten(text)} is not one of data x model devices; write two whole numbers, such as 4x2")
+
+
+def make_mesh(data: int, model: int, devices: Sequence[Any] | None = None) -> Mesh:
+    """The mesh of all devices, of every process, neighbours along `model`; DeriveError where their number differs."""
+    devices = jax.devices() if devices is None else devices
+    if data * model != len(devices):
+        raise DeriveError(
+            f"mesh {data}x{model} needs {data * model} devices and there are {len(devices)}; give one of their number, "
+            f"such as {len(devices)}x1"
+        )
+    return Mesh(np.array(devices).reshape(data, model), AXES)
+
+
+def _split(size: int, axis: str, mesh: Mesh) -> str | None:
+    return axis if size > 1 and size % mesh.shape[axis] == 0 else None
+
+
+def weight_sharding(shape: Sequence[int], mesh: Mesh) -> NamedSharding:
+    """[..., fan in / data, fan out / model], and a vector / model, each where the axis divides it; the rest whole."""
+    *_, fan_in, fan_out = (1, 1, *shape)
+    spec = (_split(fan_in, "data", mesh), _split(fan_out, "model", mesh))
+    ahead = [None] * max(len(shape) - 2, 0)
+    return NamedSharding(mesh, PartitionSpec(*ahead, *spec[2 - min(len(shape), 2) :]))
+
+
+def shardings(shapes: Any, mesh: Mesh) -> Any:
+    """`weight_sharding` of every leaf of a tree of parameters or optimizer state; shapes or arrays are given."""
+    return jax.tree.map(lambda leaf: weight_sharding(leaf.shape, mesh), shapes)
+
+
+def batch_sharding(shape: Sequence[int], mesh: Mesh) -> NamedSharding:
+    """[examples / data, ...] where the axis divides their number."""
+    return NamedSharding(mesh, PartitionSpec(_split(shape[0], "data", mesh)))
+
+
+def activation_sharding(shape: Sequence[int], mesh: Mesh) -> NamedSharding:
+    """[examples / data, ..., features / model], each where the axis divides it."""
+    examples, *between, features = shape
+    spec = (_split(examples, "data", mesh), *(None for _ in between), _split(features, "model", mesh))
+    return NamedSharding(mesh, PartitionSpec(*spec))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """The whole array on every device."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def place(array: np.ndarray[Any, Any], sharding: NamedSharding) -> jax.Array:
+    """An array that every process has whole, as one array over the devices of all: each takes its own part."""
+    return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
