@@ -17,8 +17,10 @@ from typing import Any
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array
 
 from derive.errors import DeriveError, shorten
+from verify.trace import DenseOp, Operands, Trace
 
 AXES = ("data", "model")
 LARGEST_AXIS = 10**6
@@ -74,9 +76,34 @@ def batch_sharding(shape: Sequence[int], mesh: Mesh) -> NamedSharding:
 
 def activation_sharding(shape: Sequence[int], mesh: Mesh) -> NamedSharding:
     """[examples / data, ..., features / model], each where the axis divides it."""
-    examples, *between, features = shape
-    spec = (_split(examples, "data", mesh), *(None for _ in between), _split(features, "model", mesh))
+    if len(shape) < 2:
+        return batch_sharding(shape, mesh)
+    between = [None] * (len(shape) - 2)
+    spec = (_split(shape[0], "data", mesh), *between, _split(shape[-1], "model", mesh))
     return NamedSharding(mesh, PartitionSpec(*spec))
+
+
+def place_activation(z: Array, mesh: Mesh) -> Array:
+    """The activation with `activation_sharding`, inside a compiled function."""
+    return jax.lax.with_sharding_constraint(z, activation_sharding(z.shape, mesh))
+
+
+def product(trace: Trace, op: DenseOp, operands: Operands, mesh: Mesh) -> Array:
+    """The product of a dense op made where its weight lies: activations move, and no weight does.
+
+    A dot's input is split as the weight is along what is summed over: every device multiplies the part that it has,
+    and the products are added up over `data`. Left to itself the compiler may gather the weight instead.
+    """
+    place_on, split = jax.lax.with_sharding_constraint, weight_sharding(operands.weight.shape, mesh)
+    z, weight = operands.input, place_on(operands.weight, split)
+    if op.primitive == "dot":
+        contracted, _ = op.params["dimension_numbers"]
+        spec: list[Any] = [None] * z.ndim
+        for axis, of_weight in zip(contracted[1 - op.weight_position], contracted[op.weight_position], strict=True):
+            spec[axis] = split.spec[of_weight]
+        # From its usual place first, so that what made z (attention, with heads in between) is not made elsewhere too.
+        z = place_on(place_activation(z, mesh), NamedSharding(mesh, PartitionSpec(*spec)))
+    return place_activation(trace.product(op, z, weight), mesh)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -87,3 +114,8 @@ def replicated(mesh: Mesh) -> NamedSharding:
 def place(array: np.ndarray[Any, Any], sharding: NamedSharding) -> jax.Array:
     """An array that every process has whole, as one array over the devices of all: each takes its own part."""
     return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
+
+
+def along_seeds(sharding: NamedSharding) -> NamedSharding:
+    """The same for arrays with a leading axis of seeds, which stays whole."""
+    return NamedSharding(sharding.mesh, PartitionSpec(None, *sharding.spec))

@@ -88,6 +88,10 @@ class Operands(NamedTuple):
     weight: Array
 
 
+Evaluate = Callable[[DenseOp, Operands], Array]
+"""The output of a dense op from its operands."""
+
+
 @dataclass(frozen=True)
 class Trace:
     """The dense ops of a function, in the order of execution.
@@ -105,14 +109,19 @@ class Trace:
     _output: Tree = field(repr=False, compare=False)
 
     def run(
-        self, params: Tree, inputs: Tree, shifts: Mapping[str, Array] | None = None
+        self,
+        params: Tree,
+        inputs: Tree,
+        shifts: Mapping[str, Array] | None = None,
+        evaluate: Evaluate | None = None,
     ) -> tuple[Tree, dict[str, Operands]]:
         """Evaluate the function: its outputs, and the operands of every dense op by name.
 
         Pure; may be jitted, differentiated and vmapped. These are apply's own ops in apply's order and outputs are
         equal bit for bit, but for one case: a part that apply compiles (jit, scan) is run op by op here where it has
         dense ops, and may be rounded otherwise. To compare, compile both sides. `shifts` are added to the outputs of
-        the ops of those names: the derivative at shifts of zero is the cotangent of each output. TraceError for
+        the ops of those names: the derivative at shifts of zero is the cotangent of each output. `evaluate` gives
+        the output of every dense op from the op and its operands, in place of the product itself. TraceError for
         arguments that differ in structure, shape or dtype from those traced, and for shifts that fit no op.
         """
         given, traced = _signature(params, inputs), self._signature
@@ -130,7 +139,7 @@ class Trace:
                     + (f"its output {shapes[name]}" if name in shapes else "there is no dense op of that name")
                     + "; give one array of output_shape per op of Trace.ops"
                 )
-        walk = _Walk(shifts)
+        walk = _Walk(shifts, evaluate)
         outputs = walk.program(self._closed, self._paths, [jnp.asarray(x) for x in jax.tree.leaves((params, inputs))])
         return jax.tree.unflatten(jax.tree.structure(self._output), outputs), walk.operands
 
@@ -216,6 +225,7 @@ class _Walk:
     """One evaluation of the equations, on arrays or on abstract values, that notes the dense ops it passes."""
 
     shifts: Mapping[str, Array] = field(default_factory=dict)
+    evaluate: Evaluate | None = None
     ops: list[DenseOp] = field(default_factory=list)
     products: list[Product] = field(default_factory=list)
     operands: dict[str, Operands] = field(default_factory=dict)
@@ -311,6 +321,8 @@ class _Walk:
         sizes = (activation.value.shape, shape, output.shape, *fans(primitive, params, shape, position))
         self.ops.append(DenseOp(name, path, primitive, params, position, iteration, *sizes))
         self.operands[name] = Operands(activation.value, weight.value)
+        if self.evaluate:  # the output that was bound already is not used, and compiled it is left out
+            output = self.evaluate(self.ops[-1], self.operands[name])
         return output + self.shifts[name].astype(output.dtype) if name in self.shifts else output
 
     def unique(self, name: str) -> str:

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import Mesh, NamedSharding
 
 from derive.emit import layer_names
 from derive.exponents import Kind
@@ -19,6 +20,15 @@ from derive.solve import Prescription
 from verify.data import Corpus, next_token, sequence
 from verify.each import for_each
 from verify.measure import gradient_sizes, initial_inputs, matrix_ops, measure
+from verify.mesh import (
+    activation_sharding,
+    along_seeds,
+    batch_sharding,
+    place,
+    place_activation,
+    replicated,
+    weight_sharding,
+)
 from verify.models import Model, Scaling, computed_in, loss, stacks
 from verify.models.mlp import MLP
 from verify.models.transformer import Transformer
@@ -30,7 +40,7 @@ TARGETS: Mapping[str, Callable[..., Any]] = {"mlp": next_token, "transformer": s
 """How windows of text become inputs and targets, by model."""
 
 
-def build(model: str, scaling: Scaling, sizes: Mapping[str, int]) -> Model:
+def build(model: str, scaling: Scaling, sizes: Mapping[str, Any]) -> Model:
     """The named model at one width; ModelError for sizes that do not fit."""
     return {"mlp": MLP, "transformer": Transformer}[model](scaling, **sizes)
 
@@ -50,11 +60,11 @@ class Config:
     dtype: str = "float32"
     sizes: dict[str, Any] = field(default_factory=dict)
 
-    def at(self, width: int) -> Model:
+    def at(self, width: int, **placed: Any) -> Model:
         """The model at that width, with the prescription's multipliers and initialisation; ModelError for bad sizes."""
         scheme = self.prescription.problem.parameterization
         scaling = Scaling(width, self.base_width, scheme.a, scheme.b)  # type: ignore[arg-type]
-        return build(self.model, scaling, self.sizes)
+        return build(self.model, scaling, {**self.sizes, **placed})
 
     @property
     def targets(self) -> Callable[..., Any]:
@@ -96,12 +106,19 @@ def log_spaced(steps: int) -> list[int]:
 
 
 class Trainer:
-    """Everything compiled for one width and all seeds; arrays have a leading axis of seeds."""
+    """Everything compiled for one width and all seeds; arrays have a leading axis of seeds.
 
-    def __init__(self, config: Config, width: int, seeds: Sequence[int]) -> None:
-        self.config, self.width, self.seeds = config, width, list(seeds)
-        self.model = config.at(width)
+    On a mesh every array is spread over its devices from the start, as `verify.mesh` says, and the numbers stay the
+    same but for the order of sums.
+    """
+
+    def __init__(self, config: Config, width: int, seeds: Sequence[int], mesh: Mesh | None = None) -> None:
+        self.config, self.width, self.seeds, self.mesh = config, width, list(seeds), mesh
+        self.model = config.at(width, **({"place": partial(place_activation, mesh=mesh)} if mesh else {}))
         self.keys = jnp.stack([jax.random.key(seed) for seed in self.seeds])
+        if mesh:
+            bits = place(np.asarray(jax.random.key_data(self.keys)), replicated(mesh))
+            self.keys = jax.random.wrap_key_data(bits)
         shapes = jax.eval_shape(self.model.init, jax.random.key(0))
         kinds = self.model.labels(shapes)
         labels = label_layers(layer_names(config.prescription), kinds)
@@ -116,15 +133,25 @@ class Trainer:
             stacked=self.stacked.values(),
         )
         self.apply = computed_in(config.dtype, self.model.apply)
-        self._draw = jax.jit(for_each(self.model.init, [True]))
-        self.init_state = jax.jit(for_each(self.transform.init, [True]))
-        self.step = jax.jit(for_each(self._step, [True] * 4), donate_argnums=(0, 1))
         tokens = jax.ShapeDtypeStruct((config.probe, self.context), jnp.int32)
         self.trace: Trace = trace(self.model.apply, shapes, tokens)
-        self.initial_inputs = jax.jit(for_each(partial(initial_inputs, self.trace), [True, False]))
         normed = matrix_ops(self.trace, kinds, config.prescription.problem.optimizers)
-        measured = partial(measure, self.trace, normed=normed)
-        self.measure = jax.jit(for_each(measured, [True, True, True, False]))
+        measured = partial(measure, self.trace, normed=normed, mesh=mesh)
+        observed = partial(initial_inputs, self.trace, mesh=mesh)
+        weights, whole = self._placed(weight_sharding, shapes), mesh and replicated(mesh)
+        state = self._placed(weight_sharding, jax.eval_shape(self.transform.init, shapes))
+        inputs = self._placed(activation_sharding, jax.eval_shape(observed, shapes, tokens))
+        self._draw = jax.jit(for_each(self.model.init, [True]), out_shardings=weights)
+        self.init_state = jax.jit(for_each(self.transform.init, [True]), out_shardings=state)
+        placed = mesh and (weights, state, whole, whole)
+        self.step = jax.jit(for_each(self._step, [True] * 4), donate_argnums=(0, 1), out_shardings=placed)
+        self.initial_inputs = jax.jit(for_each(observed, [True, False]), out_shardings=inputs)
+        self.measure = jax.jit(for_each(measured, [True, True, True, False]), out_shardings=whole)
+
+    def _placed(self, sharding: Callable[..., NamedSharding], shapes: Any) -> Any:
+        """Where the leaves of a tree lie, of which there is one per seed; None without a mesh."""
+        mesh = self.mesh
+        return mesh and jax.tree.map(lambda leaf: along_seeds(sharding(leaf.shape, mesh)), shapes)
 
     @property
     def context(self) -> int:
@@ -144,12 +171,16 @@ class Trainer:
         """A training batch for every seed, stacked."""
         config = self.config
         pairs = [corpus.batch("train", config.batch, self.context, step, seed, config.targets) for seed in self.seeds]
-        inputs, targets = zip(*pairs, strict=True)
-        return np.stack(inputs), np.stack(targets)
+        inputs, targets = (np.stack(each) for each in zip(*pairs, strict=True))
+        if self.mesh is None:
+            return inputs, targets
+        split = along_seeds(batch_sharding(inputs.shape[1:], self.mesh))
+        return place(inputs, split), place(targets, split)
 
     def probe(self, corpus: Corpus) -> Any:
         """The probe batch: fixed, held out, the same for all seeds and widths."""
-        return corpus.batch("held_out", self.config.probe, self.context, 0, 0, self.config.targets)[0]
+        tokens = corpus.batch("held_out", self.config.probe, self.context, 0, 0, self.config.targets)[0]
+        return tokens if self.mesh is None else place(tokens, batch_sharding(tokens.shape, self.mesh))
 
     def run(self, corpus: Corpus, steps: int, progress: Callable[[], None] = lambda: None) -> Run:
         """Train for `steps` steps and measure at log-spaced ones.

@@ -22,6 +22,15 @@ Exponents = tuple[SupportsFloat, SupportsFloat, SupportsFloat]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
+Place = Callable[[Array], Array]
+"""Says where activations lie on a mesh of devices; their values stay."""
+
+
+def anywhere(z: Array) -> Array:
+    """Without a mesh: the array as it is."""
+    return z
+
+
 class ModelError(ValueError):
     """What was given, what is allowed and what to do, in one line."""
 

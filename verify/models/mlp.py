@@ -1,12 +1,12 @@
 """A multilayer perceptron: the bytes before -> the next byte. Its three kinds of layer are the theory's own."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
-from verify.models import ModelError, Parameter, Params, Scaling, check_sizes, draw, label
+from verify.models import ModelError, Parameter, Params, Place, Scaling, anywhere, check_sizes, draw, label
 
 
 @dataclass(frozen=True)
@@ -17,13 +17,14 @@ class MLP:
 
     x is the one-hot code of (position, token), so `context` of its context * vocabulary entries are 1. Params:
     embedding [context * vocabulary, width], hidden.0, hidden.1, ... [width, width], readout [width, vocabulary];
-    their base stds keep every pre-activation at RMS 1. ModelError for sizes out of range.
+    their base stds keep every pre-activation at RMS 1. `place` is applied to every z. ModelError for sizes out of range.
     """
 
     scaling: Scaling
     context: int = 16
     vocabulary: int = 256
     hidden_layers: int = 2
+    place: Place = field(default=anywhere, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         check_sizes(1, context=self.context, vocabulary=self.vocabulary)
@@ -60,7 +61,7 @@ class MLP:
         multiplier = self.scaling.multiplier
         # The product of W_1 with a one-hot code is a sum of rows.
         rows = params["embedding"][jnp.arange(self.context) * self.vocabulary + tokens]
-        z = jax.nn.relu(multiplier("embedding") * rows.sum(axis=-2))
+        z = self.place(jax.nn.relu(multiplier("embedding") * rows.sum(axis=-2)))
         for layer in range(self.hidden_layers):
-            z = jax.nn.relu(multiplier("hidden") * (z @ params["hidden"][str(layer)]))
+            z = self.place(jax.nn.relu(multiplier("hidden") * (z @ params["hidden"][str(layer)])))
         return multiplier("readout") * (z @ params["readout"])

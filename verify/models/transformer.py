@@ -1,12 +1,12 @@
 """A decoder transformer: every matrix of its blocks is a hidden layer of the theory, at a fixed head dimension."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
-from verify.models import ModelError, Parameter, Params, Scaling, Stack, check_sizes, draw, label
+from verify.models import ModelError, Parameter, Params, Place, Scaling, Stack, anywhere, check_sizes, draw, label
 
 # The matrices of a block, (fan in, fan out) in widths.
 MATRICES = {"q": (1, 1), "k": (1, 1), "v": (1, 1), "o": (1, 1), "up": (1, 4), "down": (4, 1)}
@@ -44,6 +44,7 @@ class Transformer:
     With `scan` the blocks are one loop, compiled once whatever the depth, over blocks.q, k, v, o, up, down, each
     [blocks, fan in, fan out]: the same network from the same bits. With `remat` a block keeps its input alone and is
     computed again on the way back: a third more work, and the memory of one block's activations instead of all.
+    `place` is applied to z between blocks.
     """
 
     scaling: Scaling
@@ -54,6 +55,7 @@ class Transformer:
     qk_norm: bool = False
     scan: bool = False
     remat: bool = False
+    place: Place = field(default=anywhere, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         check_sizes(1, vocabulary=self.vocabulary, context=self.context, head_dimension=self.head_dimension)
@@ -114,7 +116,7 @@ class Transformer:
             raise ModelError(f"the transformer reads up to {self.context} tokens and was given {time}")
         multiplier = self.scaling.multiplier("embedding")
         embedding = params["embedding"]
-        z = multiplier * embedding["tokens"][tokens] + multiplier * embedding["positions"][:time]
+        z = self.place(multiplier * embedding["tokens"][tokens] + multiplier * embedding["positions"][:time])
         block = jax.checkpoint(self._block) if self.remat else self._block
         if self.scan:
             z, _ = jax.lax.scan(lambda z, weights: (block(weights, z), None), z, params["blocks"])
@@ -124,8 +126,8 @@ class Transformer:
         return self.scaling.multiplier("readout") * (rms_norm(z) @ params["readout"])
 
     def _block(self, weights: Params, z: Float[Array, "batch time width"]) -> Float[Array, "batch time width"]:
-        z = z + self._attention(weights, rms_norm(z))
-        return z + self._dense(weights["down"], jax.nn.gelu(self._dense(weights["up"], rms_norm(z))))
+        z = self.place(z + self._attention(weights, rms_norm(z)))
+        return self.place(z + self._dense(weights["down"], jax.nn.gelu(self._dense(weights["up"], rms_norm(z)))))
 
     def _dense(
         self, weight: Float[Array, "fan_in fan_out"], z: Float[Array, "... fan_in"]
