@@ -3,7 +3,7 @@
 import csv
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
@@ -11,11 +11,15 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from derive import __version__
+from derive.emit import as_json as prescription_json
 from derive.solve import Prescription
+from verify.checkpoint import Checkpoints
 from verify.data import Corpus
 from verify.fit import RANK, Row, Slope, Table, verdicts
+from verify.hosts import check_same
 from verify.sweep import loaded_code
 from verify.train import Config, Run, device_name, study
 
@@ -35,6 +39,7 @@ class Result:
     runs: tuple[Run, ...]
     tables: dict[int, Table]
     rows: tuple[Row, ...]
+    mesh: Mesh | None = None
 
     @property
     def divergences(self) -> list[str]:
@@ -61,19 +66,42 @@ def exponents(
     steps: int,
     corpus: Corpus,
     progress: Callable[[], None] = lambda: None,
+    mesh: Mesh | None = None,
+    checkpoints: Checkpoints | None = None,
 ) -> Result:
-    """Train every width, measure at log-spaced steps and judge every prediction."""
+    """Train every width, measure at log-spaced steps and judge every prediction; with checkpoints, go on from them."""
     check_widths(widths)
     for width in widths:
         config.at(width)  # sizes that do not fit are an error before anything is trained
-    runs = tuple(study(config, widths, seeds, steps, corpus, progress))
+    trained = conditions(config, widths, seeds, steps, corpus)
+    check_same(trained)
+    if checkpoints:
+        checkpoints.open(trained)
+    runs = tuple(study(config, widths, seeds, steps, corpus, progress, mesh, checkpoints))
     if not any(run.measurements for run in runs):
         raise StudyError("every run diverged in its first step; give a smaller --base-rate")
     tables = _tables(runs, seeds)
     rows: list[Row] = []
     for step, table in tables.items():
         rows += verdicts(config.prescription, widths, step, table, runs[0].kinds, chain=config.model == "mlp")
-    return Result(config, corpus, tuple(widths), tuple(seeds), runs, tables, tuple(rows))
+    return Result(config, corpus, tuple(widths), tuple(seeds), runs, tables, tuple(rows), mesh)
+
+
+def conditions(
+    config: Config, widths: Sequence[int], seeds: Sequence[int], steps: int, corpus: Corpus
+) -> dict[str, Any]:
+    """Everything that losses depend on but for the devices, as JSON."""
+    parts = {each.name: getattr(config, each.name) for each in fields(config) if each.name != "prescription"}
+    return {
+        **parts,
+        "prescription": prescription_json(config.prescription),
+        "widths": list(widths),
+        "seeds": list(seeds),
+        "steps": steps,
+        "corpus": corpus.fingerprint,
+        "code": loaded_code(),
+        "jax": jax.__version__,
+    }
 
 
 def _tables(runs: Sequence[Run], seeds: Sequence[int]) -> dict[int, Table]:
@@ -138,6 +166,9 @@ def as_json(result: Result, command: str = "exponents") -> dict[str, Any]:
         "base_rate": config.base_rate,
         "batch": config.batch,
         "probe": config.probe,
+        "dtype": config.dtype,
+        "mesh": result.mesh and "x".join(map(str, result.mesh.devices.shape)),
+        "processes": jax.process_count(),
         "jax": jax.__version__,
         "diverged": result.divergences,
         "rows": [row_json(row) for row in result.rows],

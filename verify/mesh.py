@@ -52,6 +52,13 @@ def make_mesh(data: int, model: int, devices: Sequence[Any] | None = None) -> Me
     return Mesh(np.array(devices).reshape(data, model), AXES)
 
 
+def over_devices(shape: tuple[int, int] | None) -> Mesh | None:
+    """The mesh of that shape; without one, all devices of several processes by example, and none for one process."""
+    if shape is None and jax.process_count() > 1:
+        shape = jax.device_count(), 1
+    return make_mesh(*shape) if shape else None
+
+
 def _split(size: int, axis: str, mesh: Mesh) -> str | None:
     return axis if size > 1 and size % mesh.shape[axis] == 0 else None
 

@@ -51,13 +51,13 @@ def read_corpus(path: Path | None, vocabulary: int | None) -> Any:
     return load_corpus(path, vocabulary)
 
 
-def make_folder(path: Path) -> None:
-    """Make the folder and see that it can be written to, before anything is trained."""
+def make_folder(path: Path, option: str = "--out") -> None:
+    """Make the folder of that option and see that it can be written to, before anything is trained."""
     try:
         path.mkdir(parents=True, exist_ok=True)
         TemporaryFile(dir=path).close()
     except OSError as error:
-        raise DeriveError(f"cannot write to --out {shorten(str(path))}: {error.strerror}; give a folder") from None
+        raise DeriveError(f"cannot write to {option} {shorten(str(path))}: {error.strerror}; give a folder") from None
 
 
 def write_new(path: Path, text: str) -> None:

@@ -28,6 +28,7 @@ CODE = (
     "batch.py",
     "data.py",
     "measure.py",
+    "mesh.py",
     "online.py",
     "optimizers.py",
     "train.py",

@@ -17,6 +17,7 @@ from jax.sharding import Mesh, NamedSharding
 from derive.emit import layer_names
 from derive.exponents import Kind
 from derive.solve import Prescription
+from verify.checkpoint import Checkpoints, RunState
 from verify.data import Corpus, next_token, sequence
 from verify.each import for_each
 from verify.measure import gradient_sizes, initial_inputs, matrix_ops, measure
@@ -182,36 +183,50 @@ class Trainer:
         tokens = corpus.batch("held_out", self.config.probe, self.context, 0, 0, self.config.targets)[0]
         return tokens if self.mesh is None else place(tokens, batch_sharding(tokens.shape, self.mesh))
 
-    def run(self, corpus: Corpus, steps: int, progress: Callable[[], None] = lambda: None) -> Run:
-        """Train for `steps` steps and measure at log-spaced ones.
+    def run(
+        self,
+        corpus: Corpus,
+        steps: int,
+        progress: Callable[[], None] = lambda: None,
+        checkpoints: Checkpoints | None = None,
+    ) -> Run:
+        """Train for `steps` steps and measure at log-spaced ones; with checkpoints, from the last that is stored.
 
         A seed whose loss is no longer finite is noted with its step, and measured as NaN from there on; when all
         have diverged the run ends.
         """
-        marks = log_spaced(steps)
-        params = self.initial()
-        probe = self.probe(corpus)
+        marks, probe, params = log_spaced(steps), self.probe(corpus), self.initial()
         inputs = self.initial_inputs(params, probe)
-        state = self.init_state(params)
-        measurements, losses, diverged = [], [], {}
-        for step in range(1, steps + 1):
-            params, state, values, gradients = self.step(params, state, *self.batches(corpus, step))
-            losses.append(np.asarray(values))
-            for seed, value in zip(self.seeds, losses[-1], strict=True):
-                if not isfinite(value):
-                    diverged.setdefault(seed, step)
-            if step in marks:
-                sizes = jax.device_get(self.measure(self.initial(), inputs, params, probe))
-                for path, size in jax.device_get(gradients).items():
-                    for op in self.trace.ops:
-                        if op.path == path:
-                            sizes[op.name]["gradient"] = size[:, op.iteration[0]] if path in self.stacked else size
-                measurements.append(Measurement(self.width, step, sizes))
+        run = RunState(params, self.init_state(params))
+        del params
+        if checkpoints:
+            checkpoints.restore(self.width, run)
+        for _ in range(run.step):
             progress()
-            if len(diverged) == len(self.seeds):
-                break
+        while run.step < steps and len(run.diverged) < len(self.seeds):
+            step = run.step + 1
+            run.params, run.state, values, gradients = self.step(run.params, run.state, *self.batches(corpus, step))
+            run.losses.append(np.asarray(values))
+            for seed, value in zip(self.seeds, run.losses[-1], strict=True):
+                if not isfinite(value):
+                    run.diverged.setdefault(seed, step)
+            if step in marks:
+                run.sizes[step] = self._sizes(inputs, run.params, probe, gradients)
+            progress()
+            if checkpoints and (checkpoints.due(step) or step == steps or len(run.diverged) == len(self.seeds)):
+                checkpoints.save(self.width, run)
         fans = {op.name: op.fan_in for op in self.trace.ops}
-        return Run(self.width, self.kinds(), fans, measurements, np.array(losses), diverged)
+        measurements = [Measurement(self.width, step, sizes) for step, sizes in run.sizes.items()]
+        return Run(self.width, self.kinds(), fans, measurements, np.array(run.losses), run.diverged)
+
+    def _sizes(self, inputs: Any, params: Any, probe: Any, gradients: Any) -> dict[str, dict[str, Any]]:
+        """What one step shows, gradients too."""
+        sizes = jax.device_get(self.measure(self.initial(), inputs, params, probe))
+        for path, size in jax.device_get(gradients).items():
+            for op in self.trace.ops:
+                if op.path == path:
+                    sizes[op.name]["gradient"] = size[:, op.iteration[0]] if path in self.stacked else size
+        return sizes
 
     def kinds(self) -> dict[str, Kind]:
         """The role of every dense op, from its shapes at this width and at twice it."""
@@ -228,9 +243,11 @@ def study(
     steps: int,
     corpus: Corpus,
     progress: Callable[[], None] = lambda: None,
+    mesh: Mesh | None = None,
+    checkpoints: Checkpoints | None = None,
 ) -> Iterator[Run]:
     """Train every width in turn; yields each as it is finished."""
     for width in widths:
         with jax.default_matmul_precision("highest"):
-            run = Trainer(config, width, seeds).run(corpus, steps, progress)
+            run = Trainer(config, width, seeds, mesh).run(corpus, steps, progress, checkpoints)
         yield run

@@ -17,7 +17,8 @@ class MLP:
 
     x is the one-hot code of (position, token), so `context` of its context * vocabulary entries are 1. Params:
     embedding [context * vocabulary, width], hidden.0, hidden.1, ... [width, width], readout [width, vocabulary];
-    their base stds keep every pre-activation at RMS 1. `place` is applied to every z. ModelError for sizes out of range.
+    their base stds keep every pre-activation at RMS 1. `place` is applied to every z. ModelError for sizes out of
+    range.
     """
 
     scaling: Scaling
