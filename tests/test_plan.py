@@ -217,26 +217,25 @@ def test_activations_of_remat_and_scan(changes: Sizes) -> None:
     assert kept == planned if "remat" in changes else 0.95 * planned < kept < planned
 
 
-@pytest.mark.parametrize("model", SIZES)
-def test_memory_of_a_step_is_xlas_within_a_factor(model: str) -> None:
+@pytest.mark.parametrize(("model", "changes"), [("transformer", {}), ("mlp", {}), ("mlp", {"context": 16})])
+def test_memory_of_a_step_is_xlas_within_a_factor(model: str, changes: Sizes) -> None:
     """XLA computes cheap arrays again rather than keep them: 0.63 to 1.1 of the plan on a CPU in float32."""
     ratios = []
     for width in (128, 256):
-        plain, first = counted(model, width, SIZES[model]), SEQUENCES[model]
+        plain, first = counted(model, width, {**SIZES[model], **changes}), SEQUENCES[model]
         planned = 4 * plain.parameters + activation_bytes(plain, first, 4, remat=False)
         planned += working_bytes(plain, first, 4, remat=False)
-        ratios.append(compiled_step(model, width).memory_analysis().temp_size_in_bytes / planned)
+        ratios.append(compiled_step(model, width, **changes).memory_analysis().temp_size_in_bytes / planned)
     assert all(0.6 < ratio < 1.15 for ratio in ratios), ratios
 
 
-@pytest.mark.parametrize("model", SIZES)
-def test_memory_of_a_step_with_a_large_vocabulary(model: str) -> None:
+def test_memory_of_a_step_with_a_large_vocabulary() -> None:
     """The logits, kept and at work: three arrays of V a position, next to which all else is small."""
-    changes: Sizes = {"vocabulary": 8192}
-    plain, first = counted(model, 128, {**SIZES[model], **changes}), SEQUENCES[model]
+    plain, first = counted("transformer", 128, {**SIZES["transformer"], "vocabulary": 8192}), SEQUENCES["transformer"]
     planned = 4 * plain.parameters + activation_bytes(plain, first, 4, remat=False)
     planned += working_bytes(plain, first, 4, remat=False)
-    assert 0.85 < compiled_step(model, 128, **changes).memory_analysis().temp_size_in_bytes / planned < 1.15
+    taken = compiled_step("transformer", 128, vocabulary=8192).memory_analysis().temp_size_in_bytes
+    assert 0.85 < taken / planned < 1.15
 
 
 def test_the_weights_of_one_block_are_brought_together() -> None:

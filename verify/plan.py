@@ -176,12 +176,15 @@ def working_bytes(
     """Bytes that come and go on one device: the logits' cotangent in the making, and one block at a time.
 
     Of the block the activations that are made again, and where weights are sharded over the data axis, its weights
-    together with their gradient.
+    together with their gradient. Rows looked up are there before anything is kept, and their cotangent after it: only
+    where they are more than all of that do they count, as the multilayer perceptron's of a long context.
     """
     logits = 2 * FLOAT32 * network.vocabulary
     block = network.block.bytes(itemsize, model) if remat and network.again else 0
     weights = 2 * itemsize * network.block_size / model if gathered else 0
-    return sequences * network.length * (logits + block) + weights
+    looked_up = sum(each.looked_up for each in network.weights) * network.width * itemsize / model
+    rows = sequences * network.length * looked_up - activation_bytes(network, sequences, itemsize, remat, model)
+    return max(sequences * network.length * (logits + block) + weights, rows)
 
 
 def part(size: int, axis: int) -> int:
