@@ -341,6 +341,60 @@ def test_every_remedy_named_helps(width: str, capsys: Capture) -> None:
                 assert not rows(capsys, *[part for pair in weaker.items() for part in pair])[0]["fits"]
 
 
+def test_a_number_of_devices_that_divides_nothing(capsys: Capture) -> None:
+    """It is said, one device is used, and what is advised is not a multiple of it."""
+    options = ["--widths", "4096", "--devices", "7", "--batch", "256"]
+    (row,) = rows(capsys, *options)
+    assert row["mesh"] == {"data": 1, "model": 1} and not row["fits"]
+    assert "no mesh of 7 divides 256 sequences and 32 heads" in row["reason"] and "--devices 8" in row["reason"]
+    (row,) = rows(capsys, *options, "--memory", "1000")
+    assert row["fits"] and row["runs_at_once"] == 7
+
+
+def test_runs_side_by_side_and_what_is_too_large(capsys: Capture) -> None:
+    """Three runs on two halves of the devices take two turns; a width that does not fit costs no hours."""
+    options = ["--widths", "1024,32768", "--devices", "16", "--batch", "8", "--head-dimension", "1024", "--seeds", "3"]
+    code, out, err = verify(capsys, *options, "--format", "json")
+    assert code == 0, err
+    small, large = json.loads(out)["rows"]
+    assert (small["mesh"], small["runs_at_once"]) == ({"data": 8, "model": 1}, 2)
+    assert small["hours"] == pytest.approx(2 * small["hours_per_run"])
+    assert small["device_hours"] == pytest.approx(3 * 8 * small["hours_per_run"])
+    (study,) = json.loads(out)["studies"]
+    assert (large["fits"], study["device_hours"]) == (False, small["device_hours"])
+
+
+def test_a_device_holds_a_training_step_or_a_measurement(capsys: Capture) -> None:
+    """By hand for one weight split in two: bfloat16 keeps weights and gradients twice over; the probe is split too."""
+    options = ["--widths", "256", "--devices", "2", "--vocab", "1000", "--context", "32"]
+    (row,) = rows(capsys, *options, "--probe", "6")
+    held, width = row["bytes_per_device"], 256
+    assert row["mesh"] == {"data": 2, "model": 1}
+    assert held["parameters"] == 4 * (12 * 8 * width**2 + 2 * 1000 * width + 32 * width) / 2
+    assert held["gradients"] == 2 * held["parameters"]
+    assert held["probe"] == 4 * 3 * 32 * (9 * 8 + 1) * width
+    step = held["gradients"] + held["activations_without_remat"] + held["working"]
+    assert step > held["measuring"] > held["parameters"]
+    assert held["total"] == held["parameters"] + held["optimizer_state"] + held["probe"] + step
+    (odd,) = rows(capsys, *options, "--probe", "7")
+    assert odd["bytes_per_device"]["probe"] == 4 * 7 * 32 * (9 * 8 + 1) * width
+
+
+def test_memory_is_in_billions_of_bytes(capsys: Capture) -> None:
+    options = ["--widths", "1024", "--devices", "1"]
+    taken = rows(capsys, *options)[0]["bytes_per_device"]["total"] / 1e9
+    assert [rows(capsys, *options, "--memory", f"{taken * part}")[0]["fits"] for part in (0.999, 1.001)] == [
+        False,
+        True,
+    ]
+
+
+def test_tokens_are_steps_of_batch_times_positions(capsys: Capture) -> None:
+    for options, steps in ((["--context", "64"], 5), (["--model", "mlp"], 313)):
+        given = ["--widths", "128", "--batch", "32", "--tokens", "10000", *options, "--format", "json"]
+        assert json.loads(verify(capsys, *given)[1])["steps"] == steps
+
+
 def test_time_and_cost(capsys: Capture) -> None:
     """6 FLOPs a weight that multiplies and token, 12 T D of attention a block, on so many devices at so much speed."""
     options = ["--widths", "1024", "--devices", "4", "--steps", "1000", "--rates", "5", "--seeds", "3", "--batch", "32"]

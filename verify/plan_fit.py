@@ -205,17 +205,26 @@ def _fits(network: Network, training: Training, share: Share, devices: Devices) 
 
 def _reason(network: Network, training: Training, share: Share, devices: Devices, mesh: Mesh, used: Usage) -> str:
     """What is too large on the mesh that lacks least, and what alone would help."""
-    phase = {"weights": used.parameters, "optimizer state": used.optimizer_state, "the probe": used.probe}
-    step = {"gradients": used.gradients, "activations": used.activations, "a block and the loss at work": used.working}
-    measuring = {"a measurement": used.measuring}
-    phase |= step if sum(step.values()) >= used.measuring else measuring
-    parts = ", ".join(f"{name} {size / 1e9:.3g}" for name, size in sorted(phase.items(), key=lambda each: -each[1])[:3])
+    parts = {"weights": used.parameters, "optimizer": used.optimizer_state, "probe": used.probe}
+    step = {"gradients": used.gradients, "activations": used.activations, "working": used.working}
+    parts |= step if sum(step.values()) >= used.measuring else {"measuring": used.measuring}
+    largest = ", ".join(f"{name} {_gb(size)}" for name, size in sorted(parts.items(), key=lambda each: -each[1])[:3])
     remedies = _remedies(network, training, share, devices)
     helps = f"give {' or '.join(remedies)}" if remedies else "no smaller batch or probe and no more devices help alone"
-    return (
-        f"width {network.width} takes {used.total / 1e9:.3g} GB a device on {mesh[0]} x {mesh[1]} and there are "
-        f"{devices.memory / 1e9:.3g}: {parts}; {helps}"
+    undivided = (
+        ""
+        if any(meshes(network, training, devices.count))
+        else f", as no mesh of {devices.count} divides {training.sequences} sequences and {network.parts} "
+        f"{'heads' if network.again else 'units'},"
     )
+    return (
+        f"width {network.width} takes {_gb(used.total)} GB a device on {mesh[0]} x {mesh[1]}{undivided} and there are "
+        f"{_gb(devices.memory)}: {largest}; {helps}"
+    )
+
+
+def _gb(size: float) -> str:
+    return f"{size / 1e9:,.0f}" if size >= 100e9 else f"{size / 1e9:.3g}"
 
 
 def _remedies(network: Network, training: Training, share: Share, devices: Devices) -> list[str]:
@@ -228,11 +237,11 @@ def _remedies(network: Network, training: Training, share: Share, devices: Devic
             size //= 2
         if size:
             found.append(f"{option} {size}")
-    times = 2
-    while times <= LONGEST and not _fits(network, training, share, replace(devices, count=times * devices.count)):
-        times *= 2
-    if times <= LONGEST:
-        found.append(f"--devices {times * devices.count}")
+    least, doublings = devices.count, range(LONGEST.bit_length())
+    counts = sorted({least << times for times in doublings} | {1 << least.bit_length() + times for times in doublings})
+    enough = (each for each in counts[1:] if _fits(network, training, share, replace(devices, count=each)))
+    if (count := next(enough, None)) is not None:
+        found.append(f"--devices {count}")
     return found
 
 
