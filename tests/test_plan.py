@@ -376,6 +376,10 @@ def test_a_device_holds_a_training_step_or_a_measurement(capsys: Capture) -> Non
     step = held["gradients"] + held["activations_without_remat"] + held["working"]
     assert step > held["measuring"] > held["parameters"]
     assert held["total"] == held["parameters"] + held["optimizer_state"] + held["probe"] + step
+    (measured,) = rows(capsys, *options, "--probe", "64", "--batch", "2")
+    held = measured["bytes_per_device"]
+    assert held["measuring"] > held["gradients"] + held["activations_without_remat"] + held["working"]
+    assert held["total"] == held["parameters"] + held["optimizer_state"] + held["probe"] + held["measuring"]
     (odd,) = rows(capsys, *options, "--probe", "7")
     assert odd["bytes_per_device"]["probe"] == 4 * 7 * 32 * (9 * 8 + 1) * width
 
