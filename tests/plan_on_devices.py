@@ -1,10 +1,11 @@
-"""A training step of the scanned transformer compiled for a mesh of simulated devices, from shapes alone.
+"""A training step of the scanned transformer, and a measurement, compiled for simulated devices from shapes alone.
 
 Run in a process of its own, whose environment gives the number of devices: prints what XLA says of its memory.
 """
 
 import json
 import sys
+from functools import partial
 from typing import Any
 
 import jax
@@ -12,10 +13,12 @@ import jax.numpy as jnp
 import optax
 
 from derive.solve import prescribe, solve_kinds
-from verify.mesh import batch_sharding, make_mesh, shardings
+from verify.measure import initial_inputs, measure
+from verify.mesh import activation_sharding, batch_sharding, make_mesh, shardings
 from verify.models import Scaling, computed_in, loss, stacks
 from verify.models.transformer import Transformer
 from verify.optimizers import optimizer
+from verify.trace import trace
 
 
 class SplitByExample(Transformer):
@@ -52,10 +55,29 @@ def lowered(data: int, model: int, width: int, batch: int, dtype: str, sizes: di
         return jitted.lower(params, state, tokens, tokens)
 
 
+def measurement(data: int, model: int, width: int, probe: int, sizes: dict[str, Any]) -> Any:
+    """The lowered measurement of that many sequences, laid out as the trainer does."""
+    mesh = make_mesh(data, model)
+    network = Transformer(Scaling(width, width, (0, 0, 0), (0, 0, 0)), **{**sizes, "remat": False})
+    params = jax.eval_shape(network.init, jax.random.key(0))
+    tokens = jax.ShapeDtypeStruct((probe, network.context), jnp.int32)
+    traced = trace(network.apply, params, tokens)
+    kept = jax.eval_shape(partial(initial_inputs, traced, mesh=mesh), params, tokens)
+    weights = shardings(params, mesh)
+    inputs = jax.tree.map(lambda leaf: activation_sharding(leaf.shape, mesh), kept)
+    laid = (weights, inputs, weights, batch_sharding(tokens.shape, mesh))
+    return jax.jit(partial(measure, traced, mesh=mesh), in_shardings=laid).lower(params, kept, params, tokens)
+
+
 def main() -> None:
-    """Memory of the step that is described by the JSON given, in bytes of one device."""
-    memory = lowered(**json.loads(sys.argv[1])).compile().memory_analysis()
+    """Memory of what the JSON given describes, in bytes of one device; a probe of 0 sequences is not measured."""
+    given = json.loads(sys.argv[1])
+    probe = given.pop("probe")
+    memory = lowered(**given).compile().memory_analysis()
     found = {"arguments": memory.argument_size_in_bytes, "temporary": memory.temp_size_in_bytes}
+    if probe:
+        described = {name: given[name] for name in ("data", "model", "width", "sizes")}
+        found["measuring"] = measurement(**described, probe=probe).compile().memory_analysis().temp_size_in_bytes
     sys.stdout.write(json.dumps(found) + "\n")
 
 

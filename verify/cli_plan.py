@@ -20,6 +20,7 @@ H100_MEMORY = 80.0
 H100_SOURCE = "H100 SXM by NVIDIA's data sheet; in bfloat16 half of the 1,979 TFLOP/s that it gives with sparsity"
 LEAST, LARGEST = 1e-6, 10**7
 DEEPEST = 1000
+UNITS = {"memory": " of GB", "flops": " of TFLOP/s"}
 
 
 def plan(
@@ -27,7 +28,8 @@ def plan(
     devices: Annotated[str, typer.Option(help="How many; several numbers for a table of each: 8,64,512.")] = "8",
     memory: Annotated[float, typer.Option(help="Of one device, in GB = 10^9 bytes.")] = H100_MEMORY,
     flops: Annotated[
-        float | None, typer.Option(help="Peak of one device, in TFLOP/s.  [default: an H100's 989; float32 67]")
+        float | None,
+        typer.Option(help="Peak of one device, in TFLOP/s = 10^12 a second.  [default: an H100's 989; float32 67]"),
     ] = None,
     utilisation: Annotated[float, typer.Option(help="The share of that peak that is reached.")] = 0.4,
     model: Annotated[str, typer.Option(help="transformer or mlp.")] = "transformer",
@@ -56,9 +58,9 @@ def plan(
         raise DeriveError(f"--depth {depth} is not allowed; give a number from 1 to {DEEPEST}")
     _check_counts(steps=steps, rates=rates, seeds=seeds)
     check_positive(tokens=tokens)
-    _check_counts(least=LEAST, memory=memory, flops=flops, utilisation=utilisation)
-    if utilisation > 1:
-        raise DeriveError(f"--utilisation {utilisation} is not allowed; give a share of the peak, above 0 and up to 1")
+    _check_counts(least=LEAST, memory=memory, flops=flops)
+    if not LEAST <= utilisation <= 1:
+        raise DeriveError(f"--utilisation {utilisation} is not allowed; give a share of the peak, from {LEAST:g} to 1")
     if steps and tokens:
         raise DeriveError(f"--steps {steps} and --tokens {tokens:g} both say how long; give one of them")
     if head_dimension and name == "mlp":
@@ -72,7 +74,7 @@ def plan(
         sizes |= {"blocks": depth or USUAL[name]["depth"], "head_dimension": head_dimension or HEAD_DIMENSION}
     length = 1 if name == "mlp" else sizes["context"]
     if tokens and tokens > LARGEST * batch * length:
-        raise DeriveError(f"--tokens {tokens:g} is more than {LARGEST} steps of {batch * length}; give fewer")
+        raise DeriveError(f"--tokens {tokens:g} is more than {LARGEST:,} steps of {batch * length}; give fewer")
     conditions = {
         "model": name,
         "sizes": sizes,
@@ -87,7 +89,7 @@ def plan(
         "memory": memory,
         "flops": flops or H100[precision],
         "utilisation": utilisation,
-        "assumed": H100_SOURCE if flops is None and memory == H100_MEMORY else None,
+        "assumed": H100_SOURCE if flops is None else None,
     }
     growing = _growing("--widths", widths, "128,256,512")
     counts = _growing("--devices", devices, "8,64")
@@ -115,12 +117,15 @@ def _check_counts(least: float = 1, **given: float | None) -> None:
     for name, value in given.items():
         if value is not None and not least <= value <= LARGEST:
             option = f"--{name.replace('_', '-')}"
-            raise DeriveError(f"{option} {value:g} is not allowed; give a number from {least:g} to {LARGEST}")
+            unit = UNITS.get(name, "")
+            raise DeriveError(f"{option} {value:g} is not allowed; give a number{unit} from {least:g} to {LARGEST:,}")
 
 
 def _growing(option: str, text: str, example: str) -> list[int]:
     """Numbers from 1 on that grow; DeriveError otherwise."""
     numbers = read_numbers(option, text, int, example)
     if not all(1 <= number <= LARGEST for number in numbers) or any(b <= a for a, b in pairwise(numbers)):
-        raise DeriveError(f"{option} {shorten(text)} is not allowed; list numbers from 1 to {LARGEST}, small to large")
+        raise DeriveError(
+            f"{option} {shorten(text)} is not allowed; list numbers from 1 to {LARGEST:,}, small to large"
+        )
     return numbers

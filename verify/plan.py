@@ -29,12 +29,12 @@ PRODUCTS_MEASURED = 3
 
 
 class Weights(NamedTuple):
-    """`times` matrices of one shape, (fan in, fan out); a lookup's rows do not multiply."""
+    """`times` matrices of one shape, (fan in, fan out); `looked_up` rows a position of an embedding, 0 of a product."""
 
     kind: Kind
     shape: tuple[int, int]
     times: int = 1
-    multiplies: bool = True
+    looked_up: int = 0
 
     @property
     def size(self) -> int:
@@ -85,7 +85,7 @@ class Network:
 
     def multiplied(self, kind: Kind | None = None) -> int:
         """Multiply-adds per position in products with weights, of one kind or all."""
-        return sum(each.size for each in self.weights if each.multiplies and kind in (None, each.kind))
+        return sum(each.size for each in self.weights if not each.looked_up and kind in (None, each.kind))
 
     @property
     def block_size(self) -> int:
@@ -108,8 +108,8 @@ def transformer(width: int, blocks: int, context: int, vocabulary: int, head_dim
         blocks=blocks,
         parts=heads,
         weights=(
-            Weights("embedding", (vocabulary, width), multiplies=False),
-            Weights("embedding", (context, width), multiplies=False),
+            Weights("embedding", (vocabulary, width), looked_up=1),
+            Weights("embedding", (context, width), looked_up=1),
             Weights("hidden", (width, width), 4 * blocks),
             Weights("hidden", (width, 4 * width), blocks),
             Weights("hidden", (4 * width, width), blocks),
@@ -135,7 +135,7 @@ def mlp(width: int, hidden_layers: int, context: int, vocabulary: int) -> Networ
         blocks=hidden_layers,
         parts=width,
         weights=(
-            Weights("embedding", (context * vocabulary, width), multiplies=False),
+            Weights("embedding", (context * vocabulary, width), looked_up=context),
             Weights("hidden", (width, width), hidden_layers),
             Weights("readout", (width, vocabulary)),
         ),
@@ -176,12 +176,41 @@ def working_bytes(
     """Bytes that come and go on one device: the logits' cotangent in the making, and one block at a time.
 
     Of the block the activations that are made again, and where weights are sharded over the data axis, its weights
-    together with their gradient.
+    together with their gradient. Rows looked up are there before anything is kept, and their cotangent after it: only
+    where they are more than all of that do they count, as the multilayer perceptron's of a long context.
     """
     logits = 2 * FLOAT32 * network.vocabulary
     block = network.block.bytes(itemsize, model) if remat and network.again else 0
     weights = 2 * itemsize * network.block_size / model if gathered else 0
-    return sequences * network.length * (logits + block) + weights
+    looked_up = sum(each.looked_up for each in network.weights) * network.width * itemsize / model
+    rows = sequences * network.length * looked_up - activation_bytes(network, sequences, itemsize, remat, model)
+    return max(sequences * network.length * (logits + block) + weights, rows)
+
+
+def part(size: int, axis: int) -> int:
+    """What one device has of a dimension: all of it where the axis does not divide it."""
+    return size if size % axis else size // axis
+
+
+def op_bytes(network: Network, probe: int, data: int, model: int) -> int:
+    """Bytes of the dense op that takes most while it is measured, in float32: its W_0, W and DW, inputs and products.
+
+    Three inputs, z_0, z and Dz; three products and their sum, or two rows looked up and their difference. A weight
+    stays where it lies, so a device multiplies its part of it with every position: over a data axis each product is
+    there as the device's own and as the sum over devices.
+    """
+    positions = network.length * probe
+
+    def taken(each: Weights) -> int:
+        fan_in, fan_out = part(each.shape[0], data), part(each.shape[1], model)
+        if each.looked_up:
+            passing = 3 * each.looked_up * fan_out * network.length * part(probe, data)
+        else:
+            products = PRODUCTS_MEASURED + 1 if data == 1 else 2 * PRODUCTS_MEASURED
+            passing = (3 * fan_in + products * fan_out) * positions
+        return 3 * fan_in * fan_out + passing
+
+    return FLOAT32 * max(taken(each) for each in network.weights)
 
 
 def probe_bytes(network: Network, probe: float) -> float:

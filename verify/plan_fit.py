@@ -7,8 +7,8 @@ On a mesh data x model of p devices, each takes 1/data of the sequences and its 
 
 working: the weights of one block, brought together from the data axis where they are used, and their gradient; what
 remat computes again of it; and the loss.
-probe: z_0, the inputs of dense ops on the probe batch, kept throughout; measuring: W_0, drawn again, DW of one op and
-the activations of one block.
+probe: z_0, the inputs of dense ops on the probe batch, kept throughout; measuring: W_0, drawn again, the activations of
+one block, and the matrices, inputs and products of the one op that takes most.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,7 +22,9 @@ from verify.plan import (
     Network,
     activation_bytes,
     measuring_flops,
+    op_bytes,
     optimizer_flops,
+    part,
     probe_bytes,
     training_flops,
     working_bytes,
@@ -93,9 +95,8 @@ def usage(network: Network, training: Training, share: Share, mesh: Mesh) -> Usa
     parameters, state = share(mesh)
     computed = 2 * itemsize / FLOAT32 * parameters if itemsize < FLOAT32 else 0  # weights and gradients in `dtype`
     block = network.block.bytes(FLOAT32, model)
-    largest = max(prod(each.shape) for each in network.weights)
     # A batch that the axis does not divide is whole on every device, and so are its activations.
-    sequences = training.probe if training.probe % data else training.probe // data
+    sequences = part(training.probe, data)
     probe = probe_bytes(network, sequences) / model
     return Usage(
         parameters=parameters,
@@ -104,7 +105,7 @@ def usage(network: Network, training: Training, share: Share, mesh: Mesh) -> Usa
         activations=activation_bytes(*kept),
         working=working_bytes(*kept, gathered=data > 1),
         probe=probe,
-        measuring=parameters + FLOAT32 * largest / prod(mesh) + sequences * network.length * block,
+        measuring=parameters + op_bytes(network, training.probe, *mesh) + sequences * network.length * block,
     )
 
 
@@ -204,17 +205,26 @@ def _fits(network: Network, training: Training, share: Share, devices: Devices) 
 
 def _reason(network: Network, training: Training, share: Share, devices: Devices, mesh: Mesh, used: Usage) -> str:
     """What is too large on the mesh that lacks least, and what alone would help."""
-    phase = {"parameters": used.parameters, "optimizer state": used.optimizer_state, "probe activations": used.probe}
-    step = {"gradients": used.gradients, "activations": used.activations, "a block and the loss at work": used.working}
-    measuring = {"a measurement": used.measuring}
-    phase |= step if sum(step.values()) >= used.measuring else measuring
-    parts = ", ".join(f"{name} {size / 1e9:.3g}" for name, size in sorted(phase.items(), key=lambda each: -each[1])[:3])
+    parts = {"weights": used.parameters, "optimizer": used.optimizer_state, "probe": used.probe}
+    step = {"gradients": used.gradients, "activations": used.activations, "working": used.working}
+    parts |= step if sum(step.values()) >= used.measuring else {"measuring": used.measuring}
+    largest = ", ".join(f"{name} {_gb(size)}" for name, size in sorted(parts.items(), key=lambda each: -each[1])[:3])
     remedies = _remedies(network, training, share, devices)
-    helps = " or ".join(remedies) if remedies else "neither remat nor smaller batches nor more devices would help alone"
-    return (
-        f"width {network.width} takes {used.total / 1e9:.3g} GB a device on {mesh[0]} x {mesh[1]} and there are "
-        f"{devices.memory / 1e9:.3g}: {parts}; give {helps}"
+    helps = f"give {' or '.join(remedies)}" if remedies else "no smaller batch or probe and no more devices help alone"
+    undivided = (
+        ""
+        if any(meshes(network, training, devices.count))
+        else f", as no mesh of {devices.count} divides {training.sequences} sequences and {network.parts} "
+        f"{'heads' if network.again else 'units'},"
     )
+    return (
+        f"width {network.width} takes {_gb(used.total)} GB a device on {mesh[0]} x {mesh[1]}{undivided} and there are "
+        f"{_gb(devices.memory)}: {largest}; {helps}"
+    )
+
+
+def _gb(size: float) -> str:
+    return f"{size / 1e9:,.0f}" if size >= 100e9 else f"{size / 1e9:.3g}"
 
 
 def _remedies(network: Network, training: Training, share: Share, devices: Devices) -> list[str]:
@@ -227,11 +237,11 @@ def _remedies(network: Network, training: Training, share: Share, devices: Devic
             size //= 2
         if size:
             found.append(f"{option} {size}")
-    times = 2
-    while times <= LONGEST and not _fits(network, training, share, replace(devices, count=times * devices.count)):
-        times *= 2
-    if times <= LONGEST:
-        found.append(f"--devices {times * devices.count}")
+    least, doublings = devices.count, range(LONGEST.bit_length())
+    counts = sorted({least << times for times in doublings} | {1 << least.bit_length() + times for times in doublings})
+    enough = (each for each in counts[1:] if _fits(network, training, share, replace(devices, count=each)))
+    if (count := next(enough, None)) is not None:
+        found.append(f"--devices {count}")
     return found
 
 

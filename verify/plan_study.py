@@ -11,7 +11,7 @@ from derive.exponents import Kind
 from derive.optimizers import optimizers
 from verify.models import Scaling, stacks
 from verify.optimizers import ScaledRule, check_trainable, per_layer
-from verify.plan import Network, mlp, transformer
+from verify.plan import Network, mlp, part, transformer
 from verify.plan_fit import Devices, Mesh, Plan, Share, Training, plan
 from verify.train import build, log_spaced
 
@@ -87,7 +87,5 @@ def shard_bytes(leaves: Sequence[Any], mesh: Mesh) -> int:
     total = 0
     for leaf in leaves:
         *ahead, fan_in, fan_out = (1, 1, *leaf.shape)
-        rows = fan_in if fan_in % data else fan_in // data
-        columns = fan_out if fan_out % model else fan_out // model
-        total += prod(ahead) * rows * columns * leaf.dtype.itemsize
+        total += prod(ahead) * part(fan_in, data) * part(fan_out, model) * leaf.dtype.itemsize
     return total

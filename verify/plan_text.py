@@ -9,10 +9,12 @@ from verify.plan_fit import Plan, as_json, study_hours
 
 GB = 1e9
 LEGEND = [
+    "weights: in float32; optimizer: its state",
     "activations: kept from the forward to the backward pass; gradients: with copies of them and weights in bfloat16",
     "working: one block's weights and gradient where they are sharded, what remat makes again of it, and the loss",
-    "probe: inputs of dense ops at the start, kept; measuring: W_0, DW of one op, activations of one block",
-    "total: parameters, optimizer state, probe, and the larger of a step's rest and of measuring",
+    "probe: inputs of dense ops at the start, kept; measuring: W_0, one op's W, DW, inputs and products, one block",
+    "total: weights, optimizer, probe, and the larger of a step's rest and of measuring",
+    "a dimension that its axis of the mesh does not divide is whole on every device, of weights and of the probe too",
 ]
 
 
@@ -37,50 +39,66 @@ def number(value: float | None) -> str:
 
 
 def parts(plans: Sequence[Plan]) -> list[Part]:
-    """The tables of a plan over widths and numbers of devices."""
+    """The tables of a plan over widths and numbers of devices, none wider than 120 columns."""
     counts = list(dict.fromkeys(each.devices.count for each in plans))
-    return [_whole([each for each in plans if each.devices.count == counts[0]]), *(_on(plans, each) for each in counts)]
+    first = [each for each in plans if each.devices.count == counts[0]]
+    on = [table for count in counts for table in _on([each for each in plans if each.devices.count == count])]
+    return [_counted(first), _whole(first), *on]
+
+
+def _counted(plans: Sequence[Plan]) -> Part:
+    rows = [
+        [
+            f"{each.network.width:,}",
+            f"{each.network.parameters:,}",
+            *(number(flops) for flops in (each.flops_per_step, each.flops)),
+        ]
+        for each in plans
+    ]
+    return Part("What a width takes", ["width", "parameters", "FLOPs per step", "FLOPs per run"], rows, [])
 
 
 def _whole(plans: Sequence[Plan]) -> Part:
-    columns = ["width", "parameters", "FLOPs per step", "FLOPs per run", "parameters", "optimizer state", "gradients"]
-    columns += ["activations", "with remat", "probe"]
+    columns = ["width", "weights", "optimizer", "gradients", "activations", "with remat", "probe"]
+    names = ["parameters", "optimizer_state", "gradients", "activations_without_remat", "activations_with_remat"]
     rows = []
     for each in plans:
-        row = as_json(each)
-        kept = row["bytes"]
-        rows.append(
-            [
-                *(f"{row['width']:,}", f"{row['parameters']:,}", number(row["flops_per_step"]), number(row["flops"])),
-                *(number(kept[name] / GB) for name in ("parameters", "optimizer_state", "gradients")),
-                *(number(kept[f"activations_{how}_remat"] / GB) for how in ("without", "with")),
-                number(kept["probe"] / GB),
-            ]
-        )
-    return Part("What a width takes, in GB on one device", columns, rows, LEGEND)
+        kept = as_json(each)["bytes"]
+        rows.append([f"{each.network.width:,}", *(number(kept[name] / GB) for name in [*names, "probe"])])
+    return Part("In GB on one device", columns, rows, LEGEND)
 
 
-def _on(plans: Sequence[Plan], count: int) -> Part:
-    chosen = [each for each in plans if each.devices.count == count]
-    columns = ["width", "mesh", "parameters", "optimizer state", "gradients", "activations", "working", "probe"]
-    columns += ["measuring", "total", "hours per run", "hours", "device hours"]
-    rows = [_cells(each) for each in chosen]
-    fitting = [each for each in chosen if each.fits]
-    lines = [f"{each.reason}." for each in chosen if each.reason is not None]
-    lines.append(
-        f"{len(fitting)} of {len(chosen)} widths fit; their runs take {number(study_hours(chosen))} device hours, and "
+def _on(plans: Sequence[Plan]) -> list[Part]:
+    """Memory and time on one number of devices."""
+    count = plans[0].devices.count
+    devices = f"On {count:,} device{_s(count)}"
+    columns = ["width", "mesh", "weights", "optimizer", "gradients", "activations", "working", "probe", "measuring"]
+    reasons = [f"{each.reason}." for each in plans if each.reason is not None]
+    memory = Part(f"{devices}, GB per device", [*columns, "total"], [_memory(each) for each in plans], reasons)
+    fitting = [each for each in plans if each.fits]
+    summary = (
+        f"{len(fitting)} of {len(plans)} widths fit; their runs take {number(study_hours(plans))} device hours, and "
         f"{number(sum(each.hours or 0 for each in fitting))} hours with one width after the other."
     )
-    return Part(f"On {count} device{'s' if count > 1 else ''}, GB per device", columns, rows, lines)
+    columns = ["width", "runs", "at once", "hours per run", "hours of all", "device hours"]
+    return [memory, Part(f"{devices}, time", columns, [_time(each) for each in plans], [summary])]
 
 
-def _cells(each: Plan) -> list[str]:
+def _memory(each: Plan) -> list[str]:
     used = each.usage
     sizes = (used.parameters, used.optimizer_state, used.gradients, used.activations, used.working, used.probe)
     return [
         f"{each.network.width:,}",
         " x ".join(map(str, each.mesh)) if each.fits else "none",
         *(number(size / GB) for size in (*sizes, used.measuring, used.total)),
+    ]
+
+
+def _time(each: Plan) -> list[str]:
+    return [
+        f"{each.network.width:,}",
+        f"{each.training.runs:,}",
+        f"{each.runs_at_once:,}" if each.fits else "-",
         *(number(hours) for hours in (each.hours_per_run, each.hours, each.device_hours if each.fits else None)),
     ]
 
@@ -93,11 +111,16 @@ def heading(conditions: Mapping[str, Any]) -> list[str]:
     return [
         f"{conditions['model']}, {sizes}; {conditions['optimizer']}; {precision}, {remat}",
         f"{conditions['batch']} sequences a step, {conditions['steps']:,} steps, measured on {conditions['probe']} "
-        f"sequences; {conditions['rates']} rates x {conditions['seeds']} seeds at every width",
+        f"sequences; {conditions['rates']} rate{_s(conditions['rates'])} x {conditions['seeds']} "
+        f"seed{_s(conditions['seeds'])} at every width",
         f"devices of {conditions['memory']:g} GB and {conditions['flops']:g} TFLOP/s, of which "
         f"{conditions['utilisation']:g} is reached; FLOPs are those of products, repeated ones included",
         *([f"the device: {conditions['assumed']}"] if conditions["assumed"] else []),
     ]
+
+
+def _s(count: int) -> str:
+    return "" if count == 1 else "s"
 
 
 def table(conditions: Mapping[str, Any], plans: Sequence[Plan]) -> str:
