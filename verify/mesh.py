@@ -7,8 +7,9 @@ where every array lies:
     batches                              [examples / data, ...]
     activations that are kept            [examples / data, ..., features / model]
 
-A dimension that its axis does not divide stays whole, and so does whatever is stacked before the last two: layers,
-seeds. All are functions of shapes alone, so that a model that fits nowhere near can be planned.
+An axis that does not divide its dimension of a weight divides the other one, and a dimension of anything else stays
+whole; so does whatever is stacked before the last two: layers, seeds. All are functions of shapes alone, so that a
+model that fits nowhere near can be planned.
 """
 
 from collections.abc import Sequence
@@ -63,10 +64,25 @@ def _split(size: int, axis: str, mesh: Mesh) -> str | None:
     return axis if size > 1 and size % mesh.shape[axis] == 0 else None
 
 
+def layout(fan_in: int, fan_out: int, data: int, model: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The axes along which a matrix is cut: fan in along `data` and fan out along `model`.
+
+    What one dimension cannot be divided by falls to the other, so that an odd vocabulary leaves no table whole.
+    """
+    left = [fan_in, fan_out]
+    axes: tuple[list[str], list[str]] = [], []
+    for axis, count, order in ((AXES[0], data, (0, 1)), (AXES[1], model, (1, 0))):
+        side = next((side for side in order if left[side] > 1 and left[side] % count == 0), None)
+        if side is not None:
+            left[side] //= count
+            axes[side].append(axis)
+    return tuple(axes[0]), tuple(axes[1])
+
+
 def weight_sharding(shape: Sequence[int], mesh: Mesh) -> NamedSharding:
-    """[..., fan in / data, fan out / model], and a vector / model, each where the axis divides it; the rest whole."""
+    """A matrix cut as `layout` says, and a vector like a matrix of one row; what is stacked before stays whole."""
     *_, fan_in, fan_out = (1, 1, *shape)
-    spec = (_split(fan_in, "data", mesh), _split(fan_out, "model", mesh))
+    spec = [axes or None for axes in layout(fan_in, fan_out, *mesh.devices.shape)]
     ahead = [None] * max(len(shape) - 2, 0)
     return NamedSharding(mesh, PartitionSpec(*ahead, *spec[2 - min(len(shape), 2) :]))
 

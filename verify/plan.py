@@ -22,6 +22,7 @@ from typing import NamedTuple
 
 from derive.errors import DeriveError
 from derive.exponents import Kind
+from verify.mesh import layout
 
 FLOAT32 = 4
 PRODUCTS_MEASURED = 3
@@ -192,6 +193,14 @@ def part(size: int, axis: int) -> int:
     return size if size % axis else size // axis
 
 
+def shard(shape: tuple[int, int], data: int, model: int) -> tuple[int, int]:
+    """What one device has of a matrix, as `verify.mesh` lays it."""
+    counts = {"data": data, "model": model}
+    cut = layout(*shape, data, model)
+    fan_in, fan_out = (size // prod(counts[axis] for axis in axes) for size, axes in zip(shape, cut, strict=True))
+    return fan_in, fan_out
+
+
 def op_bytes(network: Network, probe: int, data: int, model: int) -> int:
     """Bytes of the dense op that takes most while it is measured, in float32: its W_0, W and DW, inputs and products.
 
@@ -202,7 +211,7 @@ def op_bytes(network: Network, probe: int, data: int, model: int) -> int:
     positions = network.length * probe
 
     def taken(each: Weights) -> int:
-        fan_in, fan_out = part(each.shape[0], data), part(each.shape[1], model)
+        fan_in, fan_out = shard(each.shape, data, model)
         if each.looked_up:
             passing = 3 * each.looked_up * fan_out * network.length * part(probe, data)
         else:

@@ -11,7 +11,7 @@ from derive.exponents import Kind
 from derive.optimizers import optimizers
 from verify.models import Scaling, stacks
 from verify.optimizers import ScaledRule, check_trainable, per_layer
-from verify.plan import Network, mlp, part, transformer
+from verify.plan import Network, mlp, shard, transformer
 from verify.plan_fit import Devices, Mesh, Plan, Share, Training, plan
 from verify.train import build, log_spaced
 
@@ -79,13 +79,9 @@ def share(model: str, width: int, sizes: Mapping[str, int], rules: Mapping[Kind,
 
 
 def shard_bytes(leaves: Sequence[Any], mesh: Mesh) -> int:
-    """Bytes of one device: [..., fan in / data, fan out / model], where the axis divides them, as `mesh` lays weights.
-
-    Counted without a mesh, which would need its devices.
-    """
-    data, model = mesh
+    """Bytes of one device, counted without a mesh, which would need its devices."""
     total = 0
     for leaf in leaves:
         *ahead, fan_in, fan_out = (1, 1, *leaf.shape)
-        total += prod(ahead) * part(fan_in, data) * part(fan_out, model) * leaf.dtype.itemsize
+        total += prod(ahead) * prod(shard((fan_in, fan_out), *mesh)) * leaf.dtype.itemsize
     return total

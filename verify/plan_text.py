@@ -14,7 +14,7 @@ LEGEND = [
     "working: one block's weights and gradient where they are sharded, what remat makes again of it, and the loss",
     "probe: inputs of dense ops at the start, kept; measuring: W_0, one op's W, DW, inputs and products, one block",
     "total: weights, optimizer, probe, and the larger of a step's rest and of measuring",
-    "a dimension that its axis of the mesh does not divide is whole on every device, of weights and of the probe too",
+    "an axis that does not divide one side of a weight divides the other; a probe that it does not is whole everywhere",
 ]
 
 
