@@ -87,7 +87,9 @@ class Checkpoints:
                 whole.replace(file)  # at once: others may be reading
             return
         except ValueError:
-            raise DeriveError(f"{shorten(str(file))} is damaged; give another --checkpoint folder") from None
+            raise DeriveError(
+                f"study.json in --checkpoint {shorten(str(self.folder))} is damaged; give another folder"
+            ) from None
         given = json.loads(dump(conditions))
         for name in sorted(stored.keys() | given.keys()):
             if stored.get(name) != given.get(name):
@@ -116,10 +118,10 @@ class Checkpoints:
             try:
                 stored = manager.restore(step, args=parts)
             except (ValueError, OSError, KeyError) as error:
-                where = self._path(width) / str(step)
                 raise DeriveError(
-                    f"checkpoint {shorten(str(where))} cannot be read ({shorten(str(error))}); "
-                    "move it away to go on from the one before"
+                    f"step {step} of width {width} in --checkpoint {shorten(str(self.folder))} cannot be read "
+                    f"({shorten(str(error))}); move its folder {self._path(width).name}/{step} away to go on from the "
+                    "one before"
                 ) from None
             run.restore(stored["arrays"], stored["notes"])
             self.tell(f"width {width}: goes on after step {step}")

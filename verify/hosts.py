@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any, TextIO
 
 from derive.errors import DeriveError, shorten
+from verify.options import check_positive
 
 INSIDE = "VERIFY_INSIDE"
 """Set in the environment of the process that does the work."""
@@ -55,6 +56,7 @@ def read_hosts(coordinator: str | None, processes: int | None, process: int | No
         raise DeriveError(
             f"--coordinator {shorten(coordinator)} is not an address; write host and port of process 0: 10.0.0.1:1234"
         )
+    check_positive(processes=processes)
     if not 0 <= process < processes:
         raise DeriveError(f"--process {process} of --processes {processes}: they count from 0 to {processes - 1}")
     return Hosts(coordinator, processes, process)
