@@ -4,7 +4,6 @@ python tests/on_mesh.py MODEL OPTIMIZER MESH [MESH ...], where MESH is 4x2, or 1
 """
 
 import json
-import math
 import os
 import re
 import sys
@@ -13,7 +12,6 @@ os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
 os.environ["JAX_PLATFORMS"] = "cpu"
 
 import jax
-import numpy as np
 
 from derive.solve import prescribe, solve_kinds
 from verify.data import load_corpus
@@ -26,28 +24,24 @@ RATES = {"sgd": 0.1, "adam": 0.01, "muon": 0.05}
 SIZES = {"mlp": {}, "transformer": {"context": 8, "blocks": 1, "scan": True, "remat": True}}
 
 
-def largest_array(compiled) -> int:
-    """Entries of the largest array that the program of one device holds."""
-    shapes = re.findall(r"\b(?:f|bf|s|u)\d+\[([\d,]+)\]", compiled.as_text())
-    return max((math.prod(int(size) for size in shape.split(",")) for shape in shapes), default=0)
+def shapes(lowered) -> list[list[int]]:
+    """The shapes of all arrays in the program of one device, without axes of one."""
+    found = re.findall(r"\b(?:f|bf|s|u)\d+\[([\d,]+)\]", lowered.compile().as_text())
+    return [[int(size) for size in shape.split(",") if size != "1"] for shape in sorted(set(found))]
 
 
-def sizes(trainer, text) -> dict:
-    """Entries of the largest array of each compiled function, of the largest that a device holds, and of weights."""
+def programs(trainer, text) -> dict:
+    """The shapes in each compiled function, and those of every weight."""
     params = trainer.initial()
-    probe, state = trainer.probe(text), trainer.init_state(params)
+    probe = trainer.probe(text)
     inputs = trainer.initial_inputs(params, probe)
-    programs = {
-        "draw": trainer._draw.lower(trainer.keys),
-        "init_state": trainer.init_state.lower(params),
-        "initial_inputs": trainer.initial_inputs.lower(params, probe),
-        "measure": trainer.measure.lower(params, inputs, params, probe),
-    }
-    held = [max(shard.data.size for shard in leaf.addressable_shards) for leaf in jax.tree.leaves((params, state))]
     return {
-        "largest": {name: largest_array(program.compile()) for name, program in programs.items()},
-        "held": max(held),
-        "matrices": [int(np.prod(op.weight_shape)) for op in trainer.trace.ops],
+        "shapes": {
+            "draw": shapes(trainer._draw.lower(trainer.keys)),
+            "initial_inputs": shapes(trainer.initial_inputs.lower(params, probe)),
+            "measure": shapes(trainer.measure.lower(params, inputs, params, probe)),
+        },
+        "weights": [op.weight_shape for op in trainer.trace.ops],
     }
 
 
@@ -59,7 +53,7 @@ def main(model: str, optimizer: str, *meshes: str) -> None:
         base_rate=RATES[optimizer],
         model=model,  # type: ignore[arg-type]
         batch=16,
-        probe=8,
+        probe=24,
         sizes={"vocabulary": text.vocabulary, **SIZES[model]},
     )
     found = {}
@@ -76,7 +70,7 @@ def main(model: str, optimizer: str, *meshes: str) -> None:
                 for op, quantities in each.values.items()
                 for quantity, values in quantities.items()
             },
-            **(sizes(trainer, text) if model == "mlp" else {}),
+            **(programs(trainer, text) if model == "mlp" else {}),
         }
     print(json.dumps(found))
 

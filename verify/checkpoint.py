@@ -10,6 +10,7 @@ one that all processes see. They may be read on another mesh; then losses are th
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,8 @@ class Checkpoints:
 
     def open(self, conditions: dict[str, Any]) -> None:
         """Begin the study in the folder, or go on with it; DeriveError where the folder holds another one."""
+        if find_spec("orbax") is None:
+            raise DeriveError("--checkpoint needs Orbax; pip install 'scaling-exponents[scale]', or leave it out")
         make_folder(self.folder, "--checkpoint")
         file = self.folder / "study.json"
         try:
