@@ -10,6 +10,7 @@ import pytest
 
 from benchmarks.results import FOLDER, keep, read, slug, table
 from benchmarks.transformer import Setting, flax, ours, products
+from verify.models.transformer import product
 
 SETTINGS = [Setting(64, sequences=2, context=16, head_dimension=16), Setting(128, 3, 2, 32, 64, 32)]
 README = (FOLDER.parent / "README.md").read_text()
@@ -52,6 +53,17 @@ def test_both_take_steps_that_learn() -> None:
         losses = [float(act()) for _ in range(30)]
         assert np.log(setting.vocabulary) - 0.5 < losses[0] < np.log(setting.vocabulary) + 2
         assert losses[-1] < losses[0] - 0.5
+
+
+@pytest.mark.parametrize("shape", [(5, 3), (2, 5, 3)])
+def test_the_product_has_the_derivatives_of_a_product(shape: tuple[int, ...]) -> None:
+    generator = np.random.default_rng(0)
+    z, weight, change = (generator.standard_normal(each, np.float32) for each in (shape, (3, 4), (*shape[:-1], 4)))
+    _, back = jax.vjp(product, z, weight)
+    by_z, by_weight = back(change)
+    np.testing.assert_allclose(by_z, change @ weight.T, rtol=1e-5, atol=1e-6)
+    rows, changes = z.reshape(-1, 3), change.reshape(-1, 4)
+    np.testing.assert_allclose(by_weight, rows.T @ changes, rtol=1e-5, atol=1e-6)
 
 
 def test_the_peer_does_not_see_ahead() -> None:
