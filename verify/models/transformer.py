@@ -32,7 +32,7 @@ def causal_attention(
 
 @jax.custom_vjp
 def product(z: Float[Array, "... fan_in"], weight: Float[Array, "fan_in fan_out"]) -> Float[Array, "... fan_out"]:
-    """z W, with the derivative by W as z^T dy; from JAX's (dy^T z)^T, XLA on CPUs makes a slow transposed copy of dy."""
+    """z W, with the derivative by W as z^T dy; for JAX's (dy^T z)^T XLA on CPUs copies dy, slowly."""
     return z @ weight
 
 
