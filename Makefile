@@ -32,13 +32,11 @@ check: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
+# Every benchmark in turn, each into its section of benchmarks/results/<device>.json; then the table of all.
+BENCHMARKS := transformer measure sweep online atan2 derive prescribe
 bench: .venv/installed
-	$(BIN)/python -m benchmarks.derive
-	$(BIN)/python -m benchmarks.measure
-	$(BIN)/python -m benchmarks.sweep
-	$(BIN)/python -m benchmarks.atan2
-	$(BIN)/python -m benchmarks.online
-	$(BIN)/python -m benchmarks.prescribe
+	for each in $(BENCHMARKS); do $(BIN)/python -m benchmarks.$$each --out benchmarks/results || exit 1; done
+	$(BIN)/python -m benchmarks.results
 
 lock:
 	uv pip compile --universal --python-version 3.11 --all-extras --group dev --no-header --no-annotate --no-emit-index-url --output-file requirements.lock pyproject.toml

@@ -7,11 +7,7 @@ reads and writes the same arrays and computes nothing to speak of: parameters, g
 the gradient out. The public implementation is the package adam-atan2-pytorch, which is no dependency of this project.
 """
 
-import argparse
-import json
-import platform
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -21,6 +17,7 @@ import optax
 
 from benchmarks.measure import alternating_medians
 from benchmarks.online import whole_run
+from benchmarks.results import arguments, report
 from verify.atan2 import adam_atan2
 
 TREES = {
@@ -126,14 +123,8 @@ def against_pytorch(scale: float, steps: int = 50) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=31)
-    parser.add_argument("--out", type=Path, help="write the JSON there as well")
-    options = parser.parse_args()
-    device = jax.devices()[0]
-    name = f"{platform.machine()} CPU" if device.platform == "cpu" else device.device_kind
+    options = arguments(__doc__, rounds=31).parse_args()
     result: dict[str, Any] = {
-        "device": f"{name}, Python {platform.python_version()}, JAX {jax.__version__}",
         "cost": {name: cost(*tree, options.rounds) for name, tree in TREES.items()},
         "in_training": [in_training(width, max(3, options.rounds // 4)) for width in (64, 256, 512)],
     }
@@ -141,10 +132,7 @@ def main() -> None:
         result["against_pytorch"] = [against_pytorch(scale) for scale in (1.0, 1e-3, 1e-25, 1e25)]
     else:
         result["against_pytorch"] = f"not compared: pip install {' '.join(PEER)}, then run again"
-    text = json.dumps(result, indent=1)
-    print(text)
-    if options.out:
-        options.out.write_text(text + "\n")
+    report("atan2", result, options.out)
 
 
 if __name__ == "__main__":

@@ -5,16 +5,12 @@
 Needs the `benchmark` dependency group (scipy). Ratios and medians are meant to be read, not seconds.
 """
 
-import argparse
-import json
-import platform
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
 from fractions import Fraction
-from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -22,6 +18,7 @@ import numpy as np
 from scipy.optimize import linprog
 from sympy import Rational
 
+from benchmarks.results import arguments, report
 from derive.alignments import Alignment, Ratios
 from derive.optimizers import optimizer
 from derive.parameterizations import SP
@@ -113,19 +110,12 @@ def start_up(rounds: int) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--out", type=Path, help="write the JSON there as well")
-    options = parser.parse_args()
+    options = arguments(__doc__, rounds=15).parse_args()
     result = {
-        "device": f"{platform.machine()} CPU, Python {platform.python_version()}",
         "recursion": recursion(options.rounds),
         "process": start_up(options.rounds),
     }
-    text = json.dumps(result, indent=1)
-    print(text)
-    if options.out:
-        options.out.write_text(text + "\n")
+    report("derive", result, options.out)
 
 
 if __name__ == "__main__":

@@ -8,23 +8,25 @@ step at equal batches, 4/3 x probe/batch in general.
 """
 
 import argparse
-import json
-import platform
 import resource
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
+
+from benchmarks.results import arguments, report
 
 WIDTHS = (256, 512, 1024, 2048)
 MEMORY_WIDTH = 2048
 
 
-def alternating_medians(actions: Sequence[Callable[[], Any]], rounds: int) -> list[float]:
-    """Median seconds of several actions, taken in turns so that noise falls on all of them."""
+def alternating(actions: Sequence[Callable[[], Any]], rounds: int) -> list[list[float]]:
+    """Seconds of several actions in every round, taken in turns so that noise falls on all; a first round is left out.
+
+    Numbers of one round stand beside each other: their ratios bear a machine that is slow for a while.
+    """
     import jax
 
     seconds: list[list[float]] = [[] for _ in actions]
@@ -33,7 +35,12 @@ def alternating_medians(actions: Sequence[Callable[[], Any]], rounds: int) -> li
             start = time.perf_counter()
             jax.block_until_ready(action())
             record.append(time.perf_counter() - start)
-    return [statistics.median(record[1:]) for record in seconds]
+    return [record[1:] for record in seconds]
+
+
+def alternating_medians(actions: Sequence[Callable[[], Any]], rounds: int) -> list[float]:
+    """Median seconds of several actions, taken in turns."""
+    return [statistics.median(record) for record in alternating(actions, rounds)]
 
 
 def trainer(width: int) -> Any:
@@ -103,9 +110,7 @@ def default_command() -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--out", type=Path, help="write the JSON there as well")
+    parser = arguments(__doc__, rounds=15)
     parser.add_argument("--child", choices=["measure", "train"], help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
@@ -113,15 +118,11 @@ def main() -> None:
         return
     plain, measured = peak_memory(False), peak_memory(True)
     result = {
-        "device": f"{platform.machine()} CPU, Python {platform.python_version()}",
         "cost": [cost(width, options.rounds) for width in WIDTHS],
         "peak_memory": {"training_mib": plain, "with_measuring_mib": measured, "ratio": measured / plain},
         "default_command_s": default_command(),
     }
-    text = json.dumps(result, indent=1)
-    print(text)
-    if options.out:
-        options.out.write_text(text + "\n")
+    report("measure", result, options.out)
 
 
 if __name__ == "__main__":

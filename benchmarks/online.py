@@ -7,22 +7,20 @@ before. The floor is the measurements alone: what W_0 drawn again, a forward pas
 by themselves, as many times as the run measures. Solving for the rates is timed apart.
 """
 
-import argparse
-import json
 import statistics
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from benchmarks.measure import alternating_medians
+from benchmarks.results import arguments, report
 from verify.batch import Loop, Structure, train
 from verify.data import load_corpus
 from verify.settings import prescribed
 from verify.studies import ONLINE, Batch, Conditions
-from verify.train import TARGETS, device_name
+from verify.train import TARGETS
 
 WIDTHS = (64, 128, 256, 512)
 STEPS = 150
@@ -80,23 +78,16 @@ def cost(width: int, rounds: int) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--out", type=Path, help="write the JSON there as well")
-    options = parser.parse_args()
+    options = arguments(__doc__, rounds=9).parse_args()
     rows = [cost(width, options.rounds) for width in WIDTHS]
     together = sum(row["online_s"] for row in rows) / sum(row["fixed_s"] for row in rows) - 1
     result = {
-        "device": device_name(),
         "steps": STEPS,
         "rows": rows,
         "overhead_median": statistics.median(row["overhead"] for row in rows),
         "overhead_of_all": together,
     }
-    text = json.dumps(result, indent=1)
-    print(text)
-    if options.out:
-        options.out.write_text(text + "\n")
+    report("online", result, options.out)
 
 
 if __name__ == "__main__":

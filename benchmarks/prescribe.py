@@ -6,18 +6,15 @@ The graph's floor is JAX's own tracing of the same function at both widths; the 
 answer without proof.
 """
 
-import argparse
-import json
-import platform
 from collections.abc import Callable
 from fractions import Fraction
-from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from benchmarks.measure import alternating_medians
+from benchmarks.results import arguments, report
 from derive.alignments import FULL
 from derive.optimizers import optimizers
 from derive.parameterizations import MUP
@@ -71,7 +68,6 @@ def measure(blocks: int, rounds: int) -> dict[str, Any]:
         rounds,
     )
     return {
-        "device": f"{platform.machine()} CPU, Python {platform.python_version()}, JAX {jax.__version__}",
         "blocks": blocks,
         "parameters": len(rates.parameters),
         "constraints": len(rates.rows),
@@ -82,15 +78,10 @@ def measure(blocks: int, rounds: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = arguments(__doc__, rounds=5)
     parser.add_argument("--blocks", type=int, default=48)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--out", type=Path, help="write the JSON there as well")
     options = parser.parse_args()
-    text = json.dumps(measure(options.blocks, options.rounds), indent=1)
-    print(text)
-    if options.out:
-        options.out.write_text(text + "\n")
+    report("prescribe", measure(options.blocks, options.rounds), options.out)
 
 
 if __name__ == "__main__":

@@ -9,15 +9,15 @@ cores.
 """
 
 import argparse
-import json
 import os
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from pathlib import Path
 from typing import Any
+
+from benchmarks.results import arguments, report
 
 STEPS = 150
 RATES = 2.0**-6
@@ -107,10 +107,9 @@ def child(width: int, index: int) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = arguments(__doc__)
     parser.add_argument("--widths", default="64,128,256")
     parser.add_argument("--models", type=int, default=240)
-    parser.add_argument("--out", type=Path, help="write the JSON there as well")
     parser.add_argument("--child", nargs=2, type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
@@ -119,12 +118,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as cache:
         os.environ["JAX_COMPILATION_CACHE_DIR"] = cache
         os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
-        report(options)
+        compare(options)
 
 
-def report(options: argparse.Namespace) -> None:
-    from verify.exponents import device_name
-
+def compare(options: argparse.Namespace) -> None:
     widths = [int(part) for part in options.widths.split(",")]
     swept = sweep(widths, options.models)
     rows = []
@@ -144,11 +141,8 @@ def report(options: argparse.Namespace) -> None:
         )
     single = sum(60 * row["models"] / row["one_process_at_a_time"] for row in rows)
     together = sum(60 * row["models"] / row["models_per_minute"] for row in rows)
-    result = {"device": device_name(), "steps": STEPS, "rows": rows, "ratio_of_all": single / together}
-    text = json.dumps(result, indent=1)
-    print(text)
-    if options.out:
-        options.out.write_text(text + "\n")
+    result = {"steps": STEPS, "rows": rows, "ratio_of_all": single / together}
+    report("sweep", result, options.out)
 
 
 if __name__ == "__main__":

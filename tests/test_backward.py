@@ -168,9 +168,9 @@ def test_gradients_per_op_are_those_of_the_parameters(model: MLP | Transformer) 
 def test_an_op_under_a_derivative_rule_of_its_own_is_refused_by_name() -> None:
     @jax.custom_vjp
     def dense(z: Any, weight: Any) -> Any:
-        return z @ weight
+        return 2 * (z @ weight)
 
-    dense.defvjp(lambda z, w: (z @ w, (z, w)), lambda saved, g: (g @ saved[1].T, saved[0].T @ g))
+    dense.defvjp(lambda z, w: (2 * (z @ w), (z, w)), lambda saved, g: (2 * g @ saved[1].T, 2 * saved[0].T @ g))
     params, x = {"a": normal(0, FEATURES, WIDTH), "b": normal(1, WIDTH, CLASSES)}, normal(2, BATCH, FEATURES)
     traced = trace(lambda p, x: dense(x @ p["a"], p["b"]), params, x)
     with pytest.raises(TraceError, match=r"^b is inside a function with a derivative rule of its own"):

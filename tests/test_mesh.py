@@ -115,6 +115,8 @@ def memory(trainer: Trainer) -> tuple[int, int, int, int]:
     inputs = trainer.initial_inputs(params, probe)
     step = trainer.step.lower(params, state, *trainer.batches(text, 1)).compile().memory_analysis()
     measure = trainer.measure.lower(params, inputs, params, probe).compile().memory_analysis()
+    assert step
+    assert measure
     z, weights, optimizer = (sum(leaf.nbytes for leaf in jax.tree.leaves(tree)) for tree in (inputs, params, state))
     trained = step.argument_size_in_bytes + step.output_size_in_bytes - step.alias_size_in_bytes
     return (

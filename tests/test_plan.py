@@ -476,12 +476,12 @@ def on_devices(
 
 @pytest.mark.parametrize("mesh", [(4, 2), pytest.param((8, 1), marks=slow), pytest.param((2, 4), marks=slow)])
 def test_bytes_of_one_of_eight_devices(mesh: tuple[int, int]) -> None:
-    """Arguments to the byte; what a step takes beside them is 0.76 to 0.79 of the plan, a measurement 0.8 to 1.1."""
+    """Arguments to the byte; what a step takes beside them is 0.62 to 0.72 of the plan, a measurement 0.8 to 1.1."""
     found, planned = on_devices(*mesh, 256, 64, "float32", {**SIZES["transformer"], "blocks": 4}, probe=16)
     tokens = 2 * 4 * 64 * 64 // mesh[0]
     assert found["arguments"] == planned.parameters + planned.optimizer_state + tokens
     step = planned.gradients + planned.activations + planned.working
-    assert 0.7 < found["temporary"] / step < 0.85
+    assert 0.57 < found["temporary"] / step < 0.77
     assert 0.8 < found["measuring"] / (planned.measuring - planned.parameters) < 1.1
 
 

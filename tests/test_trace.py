@@ -378,15 +378,32 @@ def test_shifts_that_fit_no_op_are_named():
 def test_a_shift_under_a_derivative_rule_of_its_own_is_refused_and_others_pass():
     @jax.custom_vjp
     def dense(z: Array, weight: Array) -> Array:
-        return z @ weight
+        return 2 * (z @ weight)
 
-    dense.defvjp(lambda z, w: (z @ w, (z, w)), lambda saved, g: (g @ saved[1].T, saved[0].T @ g))
+    dense.defvjp(lambda z, w: (2 * (z @ w), (z, w)), lambda saved, g: (2 * g @ saved[1].T, 2 * saved[0].T @ g))
     params = {"a": normal(0, FEATURES, WIDTH), "b": normal(1, WIDTH, CLASSES)}
     traced = trace(lambda p, x: dense(x @ p["a"], p["b"]), params, INPUT)
     with pytest.raises(TraceError, match=r"^b is inside a function with a derivative rule of its own"):
         traced.run(params, INPUT, {"b": jnp.zeros((BATCH, CLASSES))})
     shift = normal(2, BATCH, WIDTH)
-    assert_close(traced.run(params, INPUT, {"a": shift})[0], (INPUT @ params["a"] + shift) @ params["b"])
+    assert_close(traced.run(params, INPUT, {"a": shift})[0], 2 * (INPUT @ params["a"] + shift) @ params["b"])
+
+
+def test_a_shift_passes_where_a_derivative_rule_ends_in_the_op():
+    @jax.custom_vjp
+    def dense(z: Array, weight: Array) -> Array:
+        return z @ weight
+
+    # A rule that is none of the product's, so that it shows whose derivative was taken.
+    dense.defvjp(lambda z, w: (z @ w, (z, w)), lambda saved, g: (3 * g @ saved[1].T, saved[0].T @ g))
+    params = {"a": normal(0, FEATURES, WIDTH), "b": normal(1, WIDTH, CLASSES)}
+    traced = trace(lambda p, x: dense(x @ p["a"], p["b"]), params, INPUT)
+    shifts = {"a": normal(2, BATCH, WIDTH), "b": normal(3, BATCH, CLASSES)}
+    outputs = traced.run(params, INPUT, shifts)[0]
+    assert_close(outputs, (INPUT @ params["a"] + shifts["a"]) @ params["b"] + shifts["b"])
+    sent = jax.grad(lambda shifts: traced.run(params, INPUT, shifts)[0].sum())(shifts)
+    assert_close(sent["b"], jnp.ones((BATCH, CLASSES)))
+    assert_close(sent["a"], 3 * jnp.ones((BATCH, CLASSES)) @ params["b"].T)
 
 
 def test_run_vmaps_over_parameters():

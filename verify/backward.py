@@ -28,7 +28,7 @@ def cotangents(
 ) -> tuple[dict[str, Array], dict[str, Operands]]:
     """d loss / d (W z) of every dense op, before any multiplier that follows the product, and the op's operands.
 
-    TraceError for a dense op inside a function with a derivative rule of its own.
+    TraceError for a dense op inside a function with a derivative rule of its own that goes on after it.
     """
     zeros = {op.name: jnp.zeros(op.output_shape) for op in trace.ops}
 

@@ -121,7 +121,8 @@ class Trace:
         equal bit for bit, but for one case: a part that apply compiles (jit, scan) is run op by op here where it has
         dense ops, and may be rounded otherwise. To compare, compile both sides. `shifts` are added to the outputs of
         the ops of those names: the derivative at shifts of zero is the cotangent of each output. `evaluate` gives
-        the output of every dense op from the op and its operands, in place of the product itself. TraceError for
+        the output of every dense op from the op and its operands, in place of the product itself; then rules for
+        derivatives that functions bring with them are lost. TraceError for
         arguments that differ in structure, shape or dtype from those traced, and for shifts that fit no op.
         """
         given, traced = _signature(params, inputs), self._signature
@@ -229,6 +230,7 @@ class _Walk:
     ops: list[DenseOp] = field(default_factory=list)
     products: list[Product] = field(default_factory=list)
     operands: dict[str, Operands] = field(default_factory=dict)
+    shifted: dict[str, Array] = field(default_factory=dict)
     uses: Counter[str] = field(default_factory=Counter)
 
     def program(self, closed: ClosedJaxpr, paths: Sequence[str], values: Sequence[Array]) -> list[Array]:
@@ -260,15 +262,20 @@ class _Walk:
             if name in CALLS:
                 body, before = next(eqn.params[key] for key in BODIES if key in eqn.params), len(self.ops)
                 outputs = self.jaxpr(as_closed(body), arguments, iteration)
-                if name not in CUSTOM:
+                if name not in CUSTOM or self.evaluate:
                     return outputs
                 # The rule for derivatives belongs to the call and not to its body: take the call's own values.
+                bound = _bind(eqn, arguments)
                 for lost in (op.name for op in self.ops[before:] if op.name in self.shifts):
-                    raise TraceError(
-                        f"{lost} is inside a function with a derivative rule of its own, through which no shift of "
-                        "its output passes; give no shift for it, or write the function without the rule"
-                    )
-                return [_Tagged(x, output.origin) for x, output in zip(_bind(eqn, arguments), outputs, strict=True)]
+                    places = [place for place, output in enumerate(outputs) if output.value is self.shifted[lost]]
+                    if not places:
+                        raise TraceError(
+                            f"{lost} is inside a function with a derivative rule of its own, through which no shift "
+                            "of its output passes; give no shift for it, or write the function without the rule"
+                        )
+                    for place in places:  # the function ends in this op: its value can be shifted from outside
+                        bound[place] = self.shift(lost, bound[place])
+                return [_Tagged(x, output.origin) for x, output in zip(bound, outputs, strict=True)]
             if met and name != "scan":
                 raise TraceError(
                     f"{name} contains a product or lookup, and {met} enters it together with activations; dense ops "
@@ -323,7 +330,14 @@ class _Walk:
         self.operands[name] = Operands(activation.value, weight.value)
         if self.evaluate:  # the output that was bound already is not used, and compiled it is left out
             output = self.evaluate(self.ops[-1], self.operands[name])
-        return output + self.shifts[name].astype(output.dtype) if name in self.shifts else output
+        return self.shift(name, output)
+
+    def shift(self, name: str, output: Array) -> Array:
+        """The output of the op, shifted where that is asked for."""
+        if name not in self.shifts:
+            return output
+        self.shifted[name] = output + self.shifts[name].astype(output.dtype)
+        return self.shifted[name]
 
     def unique(self, name: str) -> str:
         self.uses[name] += 1
