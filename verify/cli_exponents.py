@@ -132,6 +132,10 @@ def exponents(
             devices = over_devices(shape)
             result = measured_exponents(config, sizes, range(seeds), steps, text, bar.advance, devices, kept)
     except RuntimeError as error:
+        if "RESOURCE_EXHAUSTED" in str(error):
+            raise DeriveError(
+                "a device ran out of memory; --mesh, --remat or a smaller --batch need less, and verify plan counts it"
+            ) from None
         if several:
             raise hosts.lost(several, error, again) from None
         raise
