@@ -14,28 +14,18 @@ import optax
 
 from derive.solve import prescribe, solve_kinds
 from verify.measure import initial_inputs, measure
-from verify.mesh import activation_sharding, batch_sharding, make_mesh, shardings
+from verify.mesh import activation_sharding, batch_sharding, make_mesh, place_activation, shardings
 from verify.models import Scaling, computed_in, loss, stacks
 from verify.models.transformer import Transformer
 from verify.optimizers import optimizer
 from verify.trace import trace
 
 
-class SplitByExample(Transformer):
-    """Says at every block that examples lie along the data axis.
-
-    On a mesh of data x 1 XLA splits features over it otherwise, as it finds them in the weights, and every device
-    then holds all examples.
-    """
-
-    def _block(self, weights: Any, z: Any) -> Any:
-        return super()._block(weights, jax.lax.with_sharding_constraint(z, jax.sharding.PartitionSpec("data")))
-
-
 def lowered(data: int, model: int, width: int, batch: int, dtype: str, sizes: dict[str, Any]) -> Any:
     """The lowered step with Adam, its arguments laid out by `verify.mesh`; parameters and state are donated."""
     mesh = make_mesh(data, model)
-    network = SplitByExample(Scaling(width, width, (0, 0, 0), (0, 0, 0)), scan=True, **sizes)
+    place = partial(place_activation, mesh=mesh)  # as the trainer does: XLA may leave all examples on every device
+    network = Transformer(Scaling(width, width, (0, 0, 0), (0, 0, 0)), scan=True, place=place, **sizes)
     params = jax.eval_shape(network.init, jax.random.key(0))
     labels = network.labels(params)
     stacked = stacks(network.parameters(), labels).values()
@@ -51,8 +41,7 @@ def lowered(data: int, model: int, width: int, batch: int, dtype: str, sizes: di
     tokens = jax.ShapeDtypeStruct((batch, network.context), jnp.int32)
     laid, given = (shardings(params, mesh), shardings(state, mesh)), batch_sharding(tokens.shape, mesh)
     jitted = jax.jit(step, in_shardings=(*laid, given, given), out_shardings=laid, donate_argnums=(0, 1))
-    with mesh:
-        return jitted.lower(params, state, tokens, tokens)
+    return jitted.lower(params, state, tokens, tokens)
 
 
 def measurement(data: int, model: int, width: int, probe: int, sizes: dict[str, Any]) -> Any:

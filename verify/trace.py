@@ -122,8 +122,8 @@ class Trace:
         dense ops, and may be rounded otherwise. To compare, compile both sides. `shifts` are added to the outputs of
         the ops of those names: the derivative at shifts of zero is the cotangent of each output. `evaluate` gives
         the output of every dense op from the op and its operands, in place of the product itself; then rules for
-        derivatives that functions bring with them are lost. TraceError for
-        arguments that differ in structure, shape or dtype from those traced, and for shifts that fit no op.
+        derivatives that functions bring with them are lost. TraceError for arguments that differ in structure, shape
+        or dtype from those traced, and for shifts that fit no op.
         """
         given, traced = _signature(params, inputs), self._signature
         for leaf in {**traced, **given}:

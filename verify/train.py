@@ -203,7 +203,11 @@ class Trainer:
             checkpoints.restore(self.width, run)
         for _ in range(run.step):
             progress()
-        while run.step < steps and len(run.diverged) < len(self.seeds):
+
+        def going() -> bool:
+            return run.step < steps and len(run.diverged) < len(self.seeds)
+
+        while going():
             step = run.step + 1
             run.params, run.state, values, gradients = self.step(run.params, run.state, *self.batches(corpus, step))
             run.losses.append(np.asarray(values))
@@ -213,7 +217,7 @@ class Trainer:
             if step in marks:
                 run.sizes[step] = self._sizes(inputs, run.params, probe, gradients)
             progress()
-            if checkpoints and (checkpoints.due(step) or step == steps or len(run.diverged) == len(self.seeds)):
+            if checkpoints and (checkpoints.due(step) or not going()):
                 checkpoints.save(self.width, run)
         fans = {op.name: op.fan_in for op in self.trace.ops}
         measurements = [Measurement(self.width, step, sizes) for step, sizes in run.sizes.items()]
