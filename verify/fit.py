@@ -193,29 +193,32 @@ def _propagation_laws(
 
 
 def _gradient_laws(
-    widths: Sequence[int], step: int, sizes: Mapping[str, Sizes], layer: Layer, trained: Expr, answer: float
+    widths: Sequence[int], step: int, sizes: Mapping[str, Sizes], layer: Layer, trained: Expr, answer: Sizes | None
 ) -> Iterator[Law]:
     """Step 2, backward: g at initialisation, and once the readout has moved that of its update, where it is larger.
 
-    `answer` is what the loss adds by then: the less is left of it the smaller are all gradients.
+    All gradients shrink as the loss falls, which it does unequally at different widths. So later ones are taken
+    relative to `answer`, the readout's in units of its n^-g, which shows how much is left.
     """
     if "gradient" not in sizes:
         return
-    gradient = slope(widths, sizes["gradient"]).negated()
-    if step == 1:
-        yield Law("gradient", gradient, layer.g)
+    first = slope(widths, sizes["gradient"]).negated()
+    if step == 1 or answer is None:
+        yield Law("gradient", first, layer.g)
+    elif layer.kind == "readout":
+        yield Law("gradient", first, layer.g, opened=ANSWER)
     else:
         start, end = sorted((float(layer.g), float(trained)))  # at finite width in between
-        between = float(np.clip(gradient.value - answer, start, end)) + answer
-        yield Law("gradient", gradient, trained, between, opened=ANSWER if layer.kind == "readout" else None)
+        gradient = slope(widths, sizes["gradient"] / answer).negated()
+        yield Law("gradient", gradient, trained, float(np.clip(gradient.value, start, end)))
 
 
-def _answer(widths: Sequence[int], table: Table, kinds: Mapping[str, Kind], g: Expr) -> float:
-    """How much smaller the readout's gradient is than n^-g, as an exponent: by how far the loss has fallen."""
+def _answer(widths: Sequence[int], table: Table, kinds: Mapping[str, Kind], g: Expr) -> Sizes | None:
+    """The readout's gradient in units of n^-g, n relative to the smallest width; None where it was not measured."""
     for name, sizes in table.items():
         if kinds[name] == "readout" and "gradient" in sizes:
-            return -slope(widths, sizes["gradient"]).value - float(g)
-    return 0.0
+            return sizes["gradient"] * (np.asarray(widths, dtype=float) / widths[0])[:, None] ** float(g)
+    return None
 
 
 def _alignment_laws(
