@@ -58,18 +58,17 @@ def rejected_by(rows: Sequence[Row]) -> dict[str, list[Row]]:
 
 
 def resolution(rows: Sequence[Row]) -> float:
-    """By how much another result has to differ from this theory's to be rejected by these measurements, surely.
+    """How far a result may be from what was measured before it fails: tolerance + half the 95 % interval.
 
-    Of every layer the row of step 4 in which it shows first: distance to this theory + tolerance + half the interval;
-    and of those the largest. NaN where a layer has no result that holds.
+    Of every layer that of the row of step 4 in which it shows first; and of the layers the largest. NaN where a layer
+    has no interval.
     """
     sharpest: dict[str, float] = {}
     for row in of_step(rows, "4 result"):
-        if row.verdict == "holds" and row.reference is not None and row.tolerance is not None:
-            reach = row.measured.high - row.measured.value + row.tolerance + abs(row.measured.value - row.reference)
-            sharpest[row.layer] = min(reach, sharpest.get(row.layer, np.inf))
-    layers = {row.layer for row in of_step(rows, "4 result")}
-    return max(sharpest.values()) if layers and layers == set(sharpest) else float("nan")
+        reach = row.measured.high - row.measured.value + (row.tolerance or 0.0)
+        sharpest[row.layer] = min(reach if np.isfinite(reach) else np.inf, sharpest.get(row.layer, np.inf))
+    found = max(sharpest.values(), default=np.inf)
+    return found if np.isfinite(found) else float("nan")
 
 
 def summary(rows: Sequence[Row]) -> list[str]:
@@ -99,5 +98,7 @@ def _verdict(rows: Sequence[Row]) -> str:
 def _told_apart(rows: Sequence[Row]) -> str:
     apart = resolution(rows)
     if np.isnan(apart):
-        return "what step 4 could tell apart is not known: a layer has no result that holds"
-    return f"step 4 can tell exponents apart that differ by {apart:.2f}, tolerance and interval together"
+        return "what step 4 could tell apart is not known: a layer has no interval"
+    return (
+        f"step 4 can tell exponents apart that differ by {apart:.2f}: a prediction further from the measured one fails"
+    )
