@@ -127,6 +127,17 @@ def test_a_rate_that_is_too_small_shows_where_another_term_carries_the_change() 
     assert found["largest"].measured.value == pytest.approx(0.5, abs=0.02)
 
 
+def test_logits_have_their_multiplier() -> None:
+    """muP: RMS(Dh) of the readout is n^(1/2) as W z goes, and n^0 with the multiplier n^-1/2."""
+    right = theory("adam", "mup")
+    table = networks(right, noise=0.001)
+    before = (np.array(WIDTHS, dtype=float) / WIDTHS[0])[:, None] ** 0.5 * np.exp(0.001 * np.arange(3))
+    for name in ("term_alpha", "delta_output"):
+        table["readout"][name] = before
+    found = {row.quantity: row.measured.value for row in judged(right, table) if row.layer == "readout"}
+    assert (found["delta_z"], found["largest"]) == (pytest.approx(0.0, abs=0.01), pytest.approx(0.0, abs=0.01))
+
+
 CLAIMS = [
     ("hidden", {"r": HALF}, "4 result", "delta_z"),
     ("hidden", {"r": -HALF}, "4 result", "delta_z"),
