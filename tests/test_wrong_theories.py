@@ -15,7 +15,7 @@ from derive.exponents import Kind
 from derive.solve import Layer, Prescription, prescribe, solve_kinds
 from verify.fit import BLAMED, Row, verdicts
 from verify.four_steps import counts, rejected_by, resolution, summary
-from verify.settings import at_one_rate
+from verify.one_rate import at_one_rate
 
 WIDTHS = (128, 256, 512, 1024)
 KINDS: dict[str, Kind] = {"embedding": "embedding", "hidden.0": "hidden", "hidden.1": "hidden", "readout": "readout"}

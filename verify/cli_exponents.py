@@ -73,8 +73,8 @@ def exponents(
     from verify.exponents import exponents as measured_exponents
     from verify.mesh import over_devices, read_mesh
     from verify.models.mlp import MLP
+    from verify.one_rate import at_one_rate
     from verify.optimizers import BASE_RATES, check_trainable
-    from verify.settings import at_one_rate
     from verify.studies import GLOBAL
     from verify.sweep import loaded_code
     from verify.train import Config

@@ -52,9 +52,13 @@ def counts(rows: Sequence[Row]) -> dict[str, Count]:
 
 
 def rejected_by(rows: Sequence[Row]) -> dict[str, list[Row]]:
-    """The failing rows of the steps that reject a theory, by step; empty where it is not rejected."""
+    """The failing rows of the steps that reject a theory, by step; empty where it is not rejected.
+
+    The step that fails after the fewest training steps comes first: what fails later may follow from it.
+    """
     failing = {name: [row for row in of_step(rows, name) if row.verdict == "fails"] for name in REJECTING}
-    return {name: found for name, found in failing.items() if found}
+    found = {name: sorted(each, key=lambda row: row.step) for name, each in failing.items() if each}
+    return dict(sorted(found.items(), key=lambda item: item[1][0].step))
 
 
 def resolution(rows: Sequence[Row]) -> float:
