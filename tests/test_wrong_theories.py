@@ -15,7 +15,9 @@ from derive.exponents import Kind
 from derive.solve import Layer, Prescription, prescribe, solve_kinds
 from verify.fit import BLAMED, Row, verdicts
 from verify.four_steps import counts, rejected_by, resolution, summary
+from verify.judging import row_json
 from verify.one_rate import at_one_rate
+from verify.plots import sizes_against_width
 
 WIDTHS = (128, 256, 512, 1024)
 KINDS: dict[str, Kind] = {"embedding": "embedding", "hidden.0": "hidden", "hidden.1": "hidden", "readout": "readout"}
@@ -284,3 +286,15 @@ def test_what_can_be_told_apart_is_read_off_the_intervals() -> None:
         assert (("hidden", quantity) in failing(moved)) == fails
     one = {name: {each: sizes[:2, :1] for each, sizes in table.items()} for name, table in networks(right).items()}
     assert "not known" in summary(verdicts(right, WIDTHS[:2], 1, one, KINDS))[2]
+
+
+def test_picture_and_json_show_the_sign_and_the_verdict_of_the_table() -> None:
+    wrong = with_layer(theory(), "hidden", c=HALF)
+    table = networks(wrong)
+    rows = judged(wrong, table)
+    figure = sizes_against_width(rows, WIDTHS, table, 1, "wrong", wrong.layers[-1].a)
+    shown = [text.get_text() for axis in figure.axes for text in axis.texts]
+    (row,) = [row for row in rows if (row.layer, row.quantity) == ("hidden.0", "delta_z")]
+    assert row.measured.value > 0.25 and row.verdict == "fails"
+    assert f"x = 0, measured +{row.measured.value:.2f}: fails" in shown
+    assert (row_json(row)["measured"], row_json(row)["holds"]) == (row.measured.value, False)

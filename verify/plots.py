@@ -56,7 +56,7 @@ def sizes_against_width(
                 axis.set_ylabel(label if column == 0 else "")
             axes[0, column].set_title(name, pad=16)
             axes[1, column].set_xlabel("width n")
-        figure.suptitle(f"{title}, after step {step}: measured (dots) and predicted power (line)")
+        figure.suptitle(f"{title}, after step {step}: measured (dots) and predicted power n^-x (line)")
     return figure
 
 
@@ -74,7 +74,7 @@ def _draw_power(axis: Any, widths: Sequence[int], sizes: Any, row: Row) -> None:
     axis.set_ylim(np.exp(middle) / span, np.exp(middle) * span)
     axis.set_xticklabels([str(width) for width in widths], rotation=45)
     axis.minorticks_off()
-    label = f"n^-x: predicted {row.predicted}, measured {row.measured.value:+.2f}: {row.verdict}"
+    label = f"x = {row.predicted}, measured {row.measured.value:+z.2f}: {row.verdict}"
     axis.annotate(label, (0.02, 1.02), xycoords="axes fraction", fontsize=7)
 
 
