@@ -23,6 +23,8 @@ from derive.parsing import parse_expression
 Quantity = Literal["alpha", "omega", "u"]
 QUANTITIES: tuple[Quantity, ...] = ("alpha", "omega", "u")
 HALF = Rational(1, 2)
+SCHEMAS = (1, 2)
+"""Of the JSON that is read; the rows of alignments are alike in both."""
 
 
 @dataclass(frozen=True)
@@ -183,9 +185,10 @@ def _measured_rows(path: Path) -> list[dict[str, Any]]:
     except (ValueError, RecursionError):
         raise DeriveError(f"{shorten(str(path))} is not JSON; give a file that verify exponents wrote") from None
     rows = content.get("rows") if isinstance(content, dict) else None
-    if not isinstance(content, dict) or content.get("schema") != 1 or not isinstance(rows, list):
+    if not isinstance(content, dict) or content.get("schema") not in SCHEMAS or not isinstance(rows, list):
         raise DeriveError(
-            f"{shorten(str(path))} is not a measurement of schema 1; give the measured.json that verify exponents wrote"
+            f"{shorten(str(path))} is not a measurement of schema 1 or 2; give the measured.json that verify exponents "
+            "wrote"
         )
     kept = [row for row in rows if isinstance(row, dict) and row.get("quantity") in QUANTITIES]
     for row in kept:

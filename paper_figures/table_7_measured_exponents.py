@@ -1,7 +1,7 @@
 """Table 7: predicted exponents beside those measured in trained networks, with 95 % intervals over seeds."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,9 @@ from sympy import Rational
 
 from paper_figures.items import NONE, Cell, Item, Table, verdict
 from paper_figures.paths import result
+from verify.four_steps import rejected_by
+from verify.judging import Row, row_json
+from verify.measured import judged_again, read_measured
 
 Rows = Sequence[dict[str, Any]]
 PROPAGATION = {"Adam SP": "exponents_adam_sp_full_4096", "Adam muP": "exponents_adam_mup_full_4096"}
@@ -21,6 +24,11 @@ QUANTITIES = {
     "omega": "ω",
     "u": "u",
     "delta_z": "Δz",
+    "largest": "Δz by its own update",
+    "consistent": "Δz, consistent",
+    "weight": "W",
+    "size": "z",
+    "epsilon": "ε",
     "gradient": "gradient",
     "alpha - s": "α − s",
 }
@@ -29,10 +37,11 @@ QUANTITIES = {
 def item(data: Path) -> Item:
     """Every optimizer's update exponents, the propagation of Adam in SP and muP, and how many hold."""
     update_study = _read(data, "update_exponents", "updates.json")
-    changes = {name: _read(data, study, "measured.json") for name, study in PROPAGATION.items()}
+    changes = {name: read_measured(result(data, study)) for name, study in PROPAGATION.items()}
+    judged = {name: judged_again(each) for name, each in changes.items()}
     studies: dict[str, Rows] = {
         "updates": update_study["rows"],
-        **{name: each["rows"] for name, each in changes.items()},
+        **{name: [row_json(row) for row in rows] for name, rows in judged.items()},
     }
     first = {name: _at(rows, min) for name, rows in studies.items()}
     told = "; ".join(
@@ -42,7 +51,7 @@ def item(data: Path) -> Item:
     )
     scales = "; ".join(
         f"{name}: multilayer perceptrons of width {each['widths'][0]} to {each['widths'][-1]}"
-        for name, each in {"updates": update_study, **changes}.items()
+        for name, each in {"updates": update_study, **{name: each.conditions for name, each in changes.items()}}.items()
     )
     last = _at(update_study["rows"], max)
     count, step = sum(row["holds"] is True for row in last), last[0]["step"]
@@ -51,7 +60,7 @@ def item(data: Path) -> Item:
         claim="The theory's premises can be measured: how large an optimizer's updates are, how well they align with "
         "activations, and how much activations change, as powers of the width.",
         measured=f"At the first step, {told}. After step {step} {count} of {len(last)} exponents of updates hold, "
-        "where a sum of updates is taken for one.",
+        f"where a sum of updates is taken for one. {_rejected(judged)}",
         scale=f"{scales}; {update_study['device']}.",
         verdict=verdict([row["holds"] for rows in first.values() for row in rows]),
         tables={
@@ -60,6 +69,14 @@ def item(data: Path) -> Item:
             "table_7_summary": _summary(studies),
         },
     )
+
+
+def _rejected(judged: Mapping[str, Sequence[Row]]) -> str:
+    """Which theories the four steps reject, at all measured steps together."""
+    by_name = {name: rejected_by(rows) for name, rows in judged.items()}
+    rejected = [f"{name} by step {' and '.join(found)}" for name, found in by_name.items() if found]
+    steps = max(row.step for rows in judged.values() for row in rows)
+    return f"Over {steps} steps the theory is rejected for {'; '.join(rejected) or 'none of the two'}."
 
 
 def _read(data: Path, study: str, file: str) -> dict[str, Any]:
@@ -95,7 +112,8 @@ def _table(first: str, parts: dict[str, Rows], judged: Sequence[str], note: str)
         for row in part:
             numbers = [_number(row[each]) for each in judged]
             exponent = [name, row["layer"], _quantity(row)]
-            rows.append([*exponent, Rational(row["predicted"]), *numbers, VERDICTS[row["holds"]]])
+            predicted = NONE if row["predicted"] is None else Rational(row["predicted"])
+            rows.append([*exponent, predicted, *numbers, VERDICTS[row["holds"]]])
             if row["holds"] is not True and row["reason"]:
                 reasons.setdefault(row["reason"], []).append(" ".join(exponent))
     notes = [f"{', '.join(where)}: {reason}." for reason, where in reasons.items()]
@@ -119,10 +137,12 @@ def _propagation(parts: dict[str, Rows]) -> Table:
     note = (
         "After the first step: RMS(ΔW), RMS(Δz) and gradients are n^-x, alignments α, ω, u are n^x; cancellation is "
         "the size of a layer's change over the root sum of squares of its three terms, nonlinearity that of Δz over "
-        "the change before it. Judged by implied, which for Δz is what the measured alignments imply, and else what "
-        "is predicted."
+        "the change before it. A row fails where its interval, widened by the tolerance, excludes the reference. Δz is "
+        "judged by the theory's own r; implied stands beside it, which is what the measured alignments and terms give "
+        "at these widths, and by which Δz is judged in the row consistent. Δz by its own update is the part of it that "
+        "the largest stable rate makes as large as is allowed."
     )
-    return _table("study", parts, ("implied", "measured", "low", "high"), note)
+    return _table("study", parts, ("reference", "tolerance", "implied", "measured", "low", "high"), note)
 
 
 def _summary(studies: dict[str, Rows]) -> Table:

@@ -5,6 +5,7 @@ import pytest
 
 from verify.fit import (
     RANK,
+    TOLERANCES,
     WIDEST_INTERVAL,
     Slope,
     implied_change,
@@ -12,6 +13,7 @@ from verify.fit import (
     shares,
     single_width_ratio,
     slope,
+    tolerance,
     update_laws,
 )
 
@@ -77,6 +79,35 @@ def test_verdicts_tell_a_half_from_zero() -> None:
     assert judge(blunt, 0.0, 0.05)[0] == "open"
 
 
+def test_the_interval_is_a_margin_on_both_sides_and_the_tolerance_comes_on_top() -> None:
+    noisy = Slope(0.4, 0.2, 0.6, ())
+    for reference in (0.16, 0.64):  # outside the tolerance and the interval each, inside both together
+        assert judge(noisy, reference, 0.05)[0] == "holds"
+    for reference in (0.14, 0.66):
+        assert judge(noisy, reference, 0.05)[0] == "fails"
+
+
+def test_a_wide_interval_refutes_and_never_confirms() -> None:
+    """+-0.3 is too wide to tell 0 from 1/2; but 1.0 is excluded by it."""
+    wide = Slope(0.4, 0.1, 0.7, ())
+    assert judge(wide, 0.4, 0.05) == ("open", "the interval, +-0.30, cannot tell 0 from 1/2; give more seeds or widths")
+    assert judge(wide, 1.0, 0.05)[0] == "fails"
+
+
+def test_without_an_interval_nothing_is_told() -> None:
+    """One seed at two widths: a line through two points has no residuals."""
+    found = slope(WIDTHS[:2], powers([0.5])[:2])
+    for reference in (-0.5, 0.5):
+        assert judge(found, reference, 0.05)[0] == "open"
+    assert judge(Slope(0.5, 0.4, 0.6, ()), float("nan"), 0.05)[0] == "open"
+
+
+def test_every_tolerance_tells_a_half_from_zero_and_grows_with_training() -> None:
+    for quantity, first in TOLERANCES.items():
+        for kind in ("embedding", "hidden", "readout"):
+            assert first <= tolerance(quantity, kind, 1) <= tolerance(quantity, kind, 10) < 0.5  # type: ignore[arg-type]
+
+
 def test_the_largest_term_rules_a_sum() -> None:
     """r follows the term that is large at these widths, not the one that would win at infinite width."""
     from derive.solve import prescribe
@@ -87,8 +118,26 @@ def test_the_largest_term_rules_a_sum() -> None:
     layer = prescribe("adam", "sp", "full").layers[2]
     measured = {name: Slope(value, value, value, ()) for name, value in (("alpha", 1.0), ("omega", 0.8), ("u", 1.0))}
     assert implied_change(layer, measured, weights, 0.0) == pytest.approx(0.0, abs=0.01)  # type: ignore[arg-type]
+    # Shares are of squares: terms of 3 and 4 have 9 and 16 parts of 25.
+    of_squares = shares({"term_alpha": 3 * powers([0.0]), "term_omega": 4 * powers([0.0])})
+    assert of_squares == {"alpha": pytest.approx(9 / 25), "omega": pytest.approx(16 / 25)}
     turned = shares({**sizes, "term_omega": powers([0.3]) * 1e6})
     assert implied_change(layer, measured, turned, 0.0) == pytest.approx(-0.3, abs=0.01)  # type: ignore[arg-type]
+
+
+def test_each_term_enters_with_its_own_alignment() -> None:
+    """Section 4 by hand, for a muP readout with d = a + c + s = 1 and a + b = 1 behind a layer of r = 1/4."""
+    from derive.solve import prescribe
+
+    layer = prescribe("adam", "mup", "full").layers[2]
+    values = {"alpha": 0.9, "omega": 0.7, "u": 0.6}
+    measured = {name: Slope(value, value, value, ()) for name, value in values.items()}
+    expected = {"alpha": 1 - 0.9, "omega": 1 + 0.25 - 0.7, "u": 1 + 0.25 - 0.6}
+    for name, exponent in expected.items():
+        assert implied_change(layer, measured, {name: 1.0}, 0.25) == pytest.approx(exponent)  # type: ignore[arg-type]
+    weights = {"alpha": 0.5, "omega": 0.3, "u": 0.2}
+    mean = sum(weights[name] * exponent for name, exponent in expected.items())
+    assert implied_change(layer, measured, weights, 0.25) == pytest.approx(mean)  # type: ignore[arg-type]
 
 
 def test_the_ratio_at_one_width_has_the_base_of_the_fan_in() -> None:
@@ -99,6 +148,7 @@ def test_the_ratio_at_one_width_has_the_base_of_the_fan_in() -> None:
 def test_a_power_of_the_width_is_added_to_every_slope() -> None:
     moved = Slope(0.5, 0.25, 0.75, (0.5, 0.5)).plus(-1)
     assert moved == Slope(-0.5, -0.75, -0.25, (-0.5, -0.5))
+    assert Slope(0.5, 0.25, 0.75, (0.5, 0.5)).times(2) == Slope(1.0, 0.5, 1.5, (1.0, 1.0))
 
 
 def test_the_laws_of_an_update_of_a_few_examples() -> None:

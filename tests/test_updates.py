@@ -136,7 +136,7 @@ def test_exponents_judges_muon_by_what_its_rank_does_not_change() -> None:
     # 128 examples and up to 256 units: the change of the output is implied by the measured sizes, not by full rank.
     for layer in ("hidden.0", "readout"):
         row = found[layer, "delta_z"]
-        assert row.reference is not None and row.measured.value == pytest.approx(row.reference, abs=0.15)
+        assert row.implied is not None and row.measured.value == pytest.approx(row.implied, abs=0.15)
 
 
 def test_a_stored_study_is_read_and_not_trained_again(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from tests.interrupts import VERIFY
 from verify.cli import app
 from verify.data import load_corpus
 from verify.exponents import exponents
+from verify.four_steps import STEPS
 from verify.train import Config
 
 Capture = pytest.CaptureFixture[str]
@@ -34,9 +35,17 @@ def test_the_json_contract_and_the_files(tmp_path: Path, capsys: Capture) -> Non
     assert code == 0, err
     found = json.loads(out)
     assert found == json.loads((tmp_path / "measured.json").read_text())
-    assert (found["schema"], found["command"]) == (1, "exponents")
+    assert (found["schema"], found["command"]) == (2, "exponents")
     assert load_corpus().fingerprint in found["corpus"]
     assert {"layer", "step", "quantity", "predicted", "measured", "low", "high", "holds"} <= found["rows"][0].keys()
+    changes = {row["quantity"]: row for row in found["rows"] if (row["layer"], row["step"]) == ("readout", 1)}
+    assert changes["delta_z"]["reference"] == 0 and changes["delta_z"]["tolerance"] == 0.25
+    assert changes["consistent"]["reference"] == changes["consistent"]["implied"] == changes["delta_z"]["implied"]
+    assert found["steps"].keys() == {"1 optimizer", "2 propagation", "3 assumption", "4 result", "4 consistent"}
+    for name, count in found["steps"].items():
+        own = [row["holds"] for row in found["rows"] if row["quantity"] in STEPS[name]]
+        assert count == {"holds": own.count(True), "fails": own.count(False), "open": own.count(None)}
+    assert found["told_apart"] > 0 and set(found["rejected_by"]) <= found["steps"].keys()
     layers = {row["layer"] for row in found["rows"]}
     assert layers == {"embedding", "hidden.0", "hidden.1", "readout"}
     assert not any(row["layer"] == "embedding" and row["quantity"] in ("alpha", "omega", "u") for row in found["rows"])
@@ -48,7 +57,10 @@ def test_the_json_contract_and_the_files(tmp_path: Path, capsys: Capture) -> Non
 def test_the_table_names_every_layer(capsys: Capture) -> None:
     code, out, _ = verify(capsys, *SMALL)
     assert code == 0
-    assert all(name in out for name in ("hidden.1", "readout", "delta_w", "95 % interval", "hold"))
+    assert all(name in out for name in ("hidden.1", "readout", "delta_w", "95 % interval", "tolerance", "hold"))
+    counted, verdict, apart = out.splitlines()[-3:]
+    assert counted.startswith("1 optimizer ") and "; 4 consistent " in counted and counted.count(" fail, ") == 5
+    assert verdict.startswith(("not rejected", "rejected by")) and "can tell exponents apart that differ by 0." in apart
 
 
 def test_a_mixture_is_judged_layer_by_layer(capsys: Capture) -> None:

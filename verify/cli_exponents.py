@@ -73,8 +73,8 @@ def exponents(
     from verify.exponents import exponents as measured_exponents
     from verify.mesh import over_devices, read_mesh
     from verify.models.mlp import MLP
+    from verify.one_rate import at_one_rate
     from verify.optimizers import BASE_RATES, check_trainable
-    from verify.settings import at_one_rate
     from verify.studies import GLOBAL
     from verify.sweep import loaded_code
     from verify.train import Config
@@ -172,19 +172,19 @@ def _write_study(result: Any, out: Path) -> None:
 
 def _print(content: dict[str, Any], result: Any, output_format: str, out: Path | None) -> None:
     from derive.emit import dump, terminal_table, title
-    from verify.exponents import summary
+    from verify.four_steps import summary
 
     if output_format == "json":
         write_out(dump(content))
         return
     cells, sections = [], []
-    shown = {min(result.tables), max(result.tables)}
-    for row in (row for row in result.rows if row.step in shown):
+    ends = {min(result.tables), max(result.tables)}
+    for row in (row for row in result.rows if row.step in ends or row.verdict == "fails"):
         if not cells or (cells[-1][0], cells[-1][1]) != (str(row.step), row.layer):
             sections.append(len(cells))
         measured = row.measured
         interval = "-" if measured.low != measured.low else f"{measured.low:+.2f} .. {measured.high:+.2f}"
-        implied = "-" if row.reference is None or row.quantity != "delta_z" else f"{row.reference:+.2f}"
+        implied = "-" if row.implied is None else f"{row.implied:+.2f}"
         value = "-" if measured.value != measured.value else f"{measured.value:+.3f}"
         reason = row.reason or ""
         cells.append(
@@ -196,17 +196,30 @@ def _print(content: dict[str, Any], result: Any, output_format: str, out: Path |
                 implied,
                 value,
                 interval,
+                "-" if row.tolerance is None else f"{row.tolerance:.2f}",
                 row.verdict,
                 reason,
             ]
         )
-    columns = ["step", "layer", "quantity", "predicted", "implied", "measured", "95 % interval", "verdict", "why"]
+    columns = [
+        "step",
+        "layer",
+        "quantity",
+        "predicted",
+        "implied",
+        "measured",
+        "95 % interval",
+        "tolerance",
+        "verdict",
+        "why",
+    ]
     lines = [
         f"{title(result.config.prescription)}, {content['model']}, widths {','.join(map(str, result.widths))}, "
         f"{len(result.seeds)} seeds, on {content['device']}; {content['corpus']}",
-        "Sizes are n^-x (alignments n^+x); implied: from the measured alignments and the sizes of the terms",
+        "Sizes are n^-x (ratios, such as alignments, n^+x); implied: from the measured alignments and the sizes of the "
+        "terms; a row fails where its interval, widened by the tolerance, excludes the prediction",
         terminal_table(columns, cells, sections),
-        summary(result.config.prescription, result.rows),
+        *summary(result.rows),
         *(f"diverged: {line}" for line in result.divergences),
         *([f"written to {out}: measured.json, sizes.csv, pictures"] if out else []),
     ]

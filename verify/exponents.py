@@ -3,7 +3,7 @@
 import csv
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
@@ -15,11 +15,13 @@ from jax.sharding import Mesh
 
 from derive import __version__
 from derive.emit import as_json as prescription_json
-from derive.solve import Prescription
 from verify.checkpoint import Checkpoints
 from verify.data import Corpus
-from verify.fit import RANK, Row, Slope, Table, verdicts
+from verify.fit import Row, Table, verdicts
+from verify.four_steps import counts, rejected_by, resolution
 from verify.hosts import check_same
+from verify.judging import finite
+from verify.judging import row_json as row_json
 from verify.sweep import loaded_code
 from verify.train import Config, Run, device_name, study
 
@@ -122,33 +124,11 @@ def _tables(runs: Sequence[Run], seeds: Sequence[int]) -> dict[int, Table]:
     }
 
 
-def row_json(row: Row) -> dict[str, Any]:
-    """One row of the JSON contract; what is not finite is null, with its reason."""
-
-    def finite(value: float) -> float | None:
-        return value if math.isfinite(value) else None
-
-    measured: Slope = row.measured
-    return {
-        "layer": row.layer,
-        "kind": row.kind,
-        "step": row.step,
-        "quantity": row.quantity,
-        "predicted": row.predicted,
-        "implied": None if row.reference is None else finite(row.reference),
-        "measured": finite(measured.value),
-        "low": finite(measured.low),
-        "high": finite(measured.high),
-        "holds": {"holds": True, "fails": False}.get(row.verdict),
-        "reason": row.reason,
-    }
-
-
 def as_json(result: Result, command: str = "exponents") -> dict[str, Any]:
     """The JSON contract of every verify command, with what is needed to repeat the study."""
     config, problem = result.config, result.config.prescription.problem
     return {
-        "schema": 1,
+        "schema": 2,
         "command": command,
         "version": __version__,
         "code": loaded_code(),
@@ -171,6 +151,9 @@ def as_json(result: Result, command: str = "exponents") -> dict[str, Any]:
         "processes": jax.process_count(),
         "jax": jax.__version__,
         "diverged": result.divergences,
+        "steps": {name: asdict(count) for name, count in counts(result.rows).items()},
+        "rejected_by": list(rejected_by(result.rows)),
+        "told_apart": finite(resolution(result.rows)),
         "rows": [row_json(row) for row in result.rows],
     }
 
@@ -186,18 +169,3 @@ def write_sizes(result: Result, path: Path) -> None:
                     for width, per_seed in zip(result.widths, values, strict=True):
                         for seed, value in zip(result.seeds, per_seed, strict=True):
                             writer.writerow([step, layer, quantity, width, seed, f"{value:.7g}"])
-
-
-def summary(prescription: Prescription, rows: Sequence[Row]) -> str:
-    """Which of the four steps failed, in one line; what depends on the gradient's rank is not counted."""
-    groups = {
-        "update sizes": {"delta_w", "operator_norm", "gain"},
-        "propagation": {"cancellation", "nonlinearity"},
-        "assumed alignments": {"alpha", "omega", "u"},
-        "changes": {"delta_z"},
-    }
-    parts = []
-    for name, quantities in groups.items():
-        verdict = [row.verdict for row in rows if row.quantity in quantities and row.reason != RANK]
-        parts.append(f"{name} {verdict.count('holds')}/{len(verdict)} hold")
-    return f"{prescription.problem.parameterization.name}: " + "; ".join(parts)

@@ -1,184 +1,54 @@
-"""Slopes of log size against log width, their intervals, and the four-step verdict on a prediction.
+"""The four-step verdict on a prediction, from slopes of log size against log width.
 
 A slope across widths has no constant offset, which a ratio at one width has; so verdicts go by slopes. The four
 steps (THEORY 8) say which part of a prediction failed:
 
 1. the optimizer: RMS(DW_l) ~ n^-(c_l + s_l); for matrix rules ||DW_l||_op ~ n^-(c_l - p_l), and the gain
-   RMS(DW_l z_0) / RMS(z_0) ~ n^-(c_l + s_l - alpha_l), since s_l and alpha_l each depend on the gradient's rank
-2. the propagation: the terms of Dh do not cancel, and the nonlinearity preserves size
+   RMS(DW_l z_0) / RMS(z_0) ~ n^-(c_l + s_l - alpha_l), since s_l and alpha_l each depend on the gradient's rank;
+   epsilon follows what it is added to
+2. the propagation: W_0 and what it makes have the sizes of section 1, the terms of Dh do not cancel, the nonlinearity
+   preserves size, gradients are n^-g_l
 3. the assumption: alpha, omega, u
-4. the result: RMS(Dz_l) ~ n^-r_l, from the assumed and from the measured alignments
+4. the result: RMS(Dz_l) ~ n^-r_l, and the layer's own update changes it as much as the largest stable rate would;
+   consistent: RMS(Dz_l) is what the measured alignments and terms imply
+
+Only `consistent` makes use of what was measured for its prediction, so that the result can fail. `verify.four_steps`
+says which rows reject a theory.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import Float
-from scipy.special import stdtrit
-from sympy import Expr
+from sympy import Expr, Max, Rational, S
 
 from derive.emit import layer_names
 from derive.exponents import Kind
 from derive.optimizers import Optimizer
-from derive.solve import Layer, Prescription
+from derive.solve import Layer, Prescription, least_residuals, trained_gradients
+from verify.judging import TOLERANCES as TOLERANCES
+from verify.judging import WIDEST_INTERVAL as WIDEST_INTERVAL
+from verify.judging import Quantity as Quantity
+from verify.judging import Row as Row
+from verify.judging import Verdict as Verdict
+from verify.judging import judge as judge
+from verify.judging import tolerance as tolerance
+from verify.slopes import Sizes as Sizes
+from verify.slopes import Slope as Slope
+from verify.slopes import slope as slope
+from verify.slopes import student_half_width as student_half_width
+from verify.terms import Ratio
+from verify.terms import Table as Table
+from verify.terms import alignment_ratios as alignment_ratios
+from verify.terms import alignment_slopes as alignment_slopes
+from verify.terms import rss as rss
+from verify.terms import shares as shares
+from verify.terms import single_width_ratio as single_width_ratio
+from verify.terms import total_ratio as total_ratio
 
-Sizes = Float[np.ndarray, "widths seeds"]
-Quantity = Literal[
-    "delta_w",
-    "operator_norm",
-    "gain",
-    "cancellation",
-    "nonlinearity",
-    "alpha",
-    "omega",
-    "u",
-    "delta_z",
-    "gradient",
-    "size",
-]
-Verdict = Literal["holds", "fails", "open", "not measured"]
-
-TOLERANCES: Mapping[Quantity, float] = {
-    "delta_w": 0.05,
-    "operator_norm": 0.1,
-    "gain": 0.1,
-    "cancellation": 0.1,
-    "nonlinearity": 0.1,
-    "alpha": 0.1,
-    "omega": 0.1,
-    "u": 0.1,
-    "delta_z": 0.15,
-    "gradient": 0.1,
-    "size": 0.1,
-}
-"""How far a slope may be from its prediction at widths of hundreds; all tell 1/2 from 0."""
-WIDEST_INTERVAL = 0.25  # half-width beyond which 0 and 1/2 cannot be told apart
-CURVED = 0.15
 RANK = "depends on the gradient's rank; operator_norm and gain do not"
-
-
-@dataclass(frozen=True)
-class Slope:
-    """A power of the width: size ~ n^value, with a 95 % interval over seeds.
-
-    `local` are the slopes between neighbouring widths; `curved` says that they drift by more than 0.15 from one end
-    to the other, and by more than the seeds scatter, so that the widths are too small for one power to describe.
-    """
-
-    value: float
-    low: float
-    high: float
-    local: tuple[float, ...]
-    curved: bool = False
-
-    def negated(self) -> "Slope":
-        """The exponent x of size n^-x."""
-        return Slope(-self.value, -self.high, -self.low, tuple(-each for each in self.local), self.curved)
-
-    def plus(self, exponent: float) -> "Slope":
-        """The slope of the size times n^exponent."""
-        local = tuple(each + exponent for each in self.local)
-        return Slope(self.value + exponent, self.low + exponent, self.high + exponent, local, self.curved)
-
-
-def student_half_width(spread: float, freedom: int) -> float:
-    """Half of the 95 % interval for a standard error `spread` with that many degrees of freedom."""
-    return float(stdtrit(freedom, 0.975)) * spread if freedom > 0 else float("nan")
-
-
-def slope(widths: Sequence[int], sizes: Sizes) -> Slope:
-    """Least-squares slope of log size on log width, per seed; its mean, and Student's 95 % interval over seeds.
-
-    With one seed the interval comes from the residuals of the fit. NaN in, NaN out.
-    """
-    x = np.log(np.asarray(widths, dtype=float))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        y = np.log(np.asarray(sizes, dtype=float))
-    y = np.where(np.isfinite(y), y, np.nan)
-    centred = x - x.mean()
-    per_seed = centred @ y / (centred @ centred)
-    value = float(per_seed.mean())
-    seeds = y.shape[1]
-    if seeds > 1:
-        half = student_half_width(float(per_seed.std(ddof=1)) / seeds**0.5, seeds - 1)
-    else:
-        residual = y[:, 0] - y[:, 0].mean() - value * centred
-        freedom = len(x) - 2
-        variance = float(residual @ residual) / max(freedom, 1)
-        half = student_half_width((variance / float(centred @ centred)) ** 0.5, freedom)
-    local = np.diff(y, axis=0) / np.diff(x)[:, None]
-    drift = local[-1] - local[0]
-    scatter = student_half_width(float(drift.std(ddof=1)) / seeds**0.5, seeds - 1) if seeds > 1 else 0.0
-    curved = bool(abs(drift.mean()) > max(CURVED, scatter))
-    return Slope(value, value - half, value + half, tuple(map(float, local.mean(axis=1))), curved)
-
-
-@dataclass(frozen=True)
-class Row:
-    """One prediction beside its measurement, in the sign convention of the JSON contract."""
-
-    layer: str
-    kind: Kind
-    step: int
-    quantity: Quantity
-    predicted: str | None
-    measured: Slope
-    reference: float | None
-    verdict: Verdict
-    reason: str | None = None
-
-
-def judge(measured: Slope, reference: float | None, tolerance: float) -> tuple[Verdict, str | None]:
-    """Hold where the interval, widened by the tolerance, contains the prediction; open where it could not fail."""
-    if not np.isfinite(measured.value):
-        return "not measured", "not finite: zero, diverged or absent"
-    if reference is None:
-        return "open", "nothing is predicted"
-    half = measured.high - measured.value
-    if np.isfinite(half) and half > WIDEST_INTERVAL:
-        return "open", f"the interval, +-{half:.2f}, cannot tell 0 from 1/2; give more seeds or widths"
-    margin = tolerance + (half if np.isfinite(half) else 0.0)
-    holds = abs(measured.value - reference) <= margin
-    reason = "slopes drift with width; give larger widths" if measured.curved else None
-    return ("holds" if holds else "fails"), reason
-
-
-Table = Mapping[str, Mapping[str, Sizes]]
-"""Measured sizes at one step: table[layer][quantity]."""
-
-
-def alignment_ratios(sizes: Mapping[str, Sizes]) -> dict[Quantity, Sizes]:
-    """What is n^alpha, n^omega and n^u of one layer (THEORY 2); NaN where Dz is 0, and nothing for a lookup.
-
-    RMS(DW z) / (RMS(DW) RMS(z)),   RMS(W Dz) / (RMS(W) RMS(Dz)),   RMS(DW Dz) / (RMS(DW) RMS(Dz))
-    """
-    if "input" not in sizes:
-        return {}
-    update, weight = sizes["delta_w"], sizes["weight"]
-    shift = np.where(sizes["delta_input"] > 0, sizes["delta_input"], np.nan)
-    return {
-        "alpha": sizes["term_alpha"] / (update * sizes["input"]),
-        "omega": sizes["term_omega"] / (weight * shift),
-        "u": sizes["term_u"] / (update * shift),
-    }
-
-
-def total_ratio(sizes: Mapping[str, Sizes]) -> Sizes:
-    """RMS(Dh) over the root sum of squares of its terms' bounds without alignment; its power of n is the total.
-
-    RMS(DW z + W Dz + DW Dz) / sqrt((RMS(DW) RMS(z))^2 + (RMS(W) RMS(Dz))^2 + (RMS(DW) RMS(Dz))^2)
-
-    The total lies near the alignment of the largest of the three.
-    """
-    update, weight, z, shift = (sizes[name] for name in ("delta_w", "weight", "input", "delta_input"))
-    return sizes["delta_output"] / np.sqrt((update * z) ** 2 + (weight * shift) ** 2 + (update * shift) ** 2)
-
-
-def alignment_slopes(widths: Sequence[int], sizes: Mapping[str, Sizes]) -> dict[Quantity, Slope]:
-    """alpha, omega, u as powers of the width; those that do not exist for the layer (a lookup) are absent."""
-    return {name: slope(widths, ratio) for name, ratio in alignment_ratios(sizes).items()}
+ANSWER = "says how far the loss has fallen at each width"
+BLAMED = "the assumed alignments, or the prescription"
 
 
 def update_laws(
@@ -201,29 +71,9 @@ def update_laws(
             yield "gain", gain, layer.c + layer.s - layer.alpha, None  # type: ignore[operator]
 
 
-def single_width_ratio(ratio: Sizes, fan_in: int) -> float:
-    """log(ratio) / log(fan_in) at one width, the usual log-alignment ratio, with its constant offset."""
-    return float(np.log(ratio).mean() / np.log(fan_in)) if fan_in > 1 else float("nan")
-
-
-def shares(sizes: Mapping[str, Sizes]) -> dict[str, float]:
-    """The part of |Dh|^2 that each of the three terms has, averaged over widths and seeds.
-
-    At finite width the largest term rules the slope of a sum, not the one that grows fastest.
-    """
-    terms = {name: sizes[f"term_{name}"] ** 2 for name in ("alpha", "omega", "u") if f"term_{name}" in sizes}
-    total = sum(terms.values())
-    return {name: float(np.mean(square / total)) for name, square in terms.items()}
-
-
-def rss(sizes: Mapping[str, Sizes]) -> Sizes:
-    """Root of the sum of squares of the terms of Dh."""
-    return np.sqrt(sum(sizes[name] ** 2 for name in sizes if name.startswith("term_")))
-
-
 def implied_change(
     layer: Layer,
-    measured: Mapping[Quantity, Slope],
+    measured: Mapping[Ratio, Slope],
     weights: Mapping[str, float],
     before: float,
     update: float | None = None,
@@ -245,13 +95,25 @@ def implied_change(
     return sum(weights[name] * exponents[name] for name in weights if weights[name] > 0)
 
 
+@dataclass(frozen=True)
+class Law:
+    """What one quantity is predicted to be; `reference` is the number, where that is not the prediction itself."""
+
+    quantity: Quantity
+    measured: Slope
+    predicted: Expr | float | None
+    reference: float | None = None
+    implied: float | None = None
+    opened: str | None = None
+
+
 def verdicts(
     prescription: Prescription,
     widths: Sequence[int],
     step: int,
     table: Table,
     kinds: Mapping[str, Kind],
-    tolerances: Mapping[Quantity, float] = TOLERANCES,
+    tolerances: Mapping[Quantity, float] | None = None,
     chain: bool = True,
 ) -> list[Row]:
     """All four steps for every dense op of one training step.
@@ -259,58 +121,156 @@ def verdicts(
     In a `chain` every op's input is the output of the one before, so that the nonlinearity can be judged and r
     followed from layer to layer; elsewhere Dz is the change of the op's own output.
     """
-    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):  # what is not finite is said in its row
-        return _verdicts(prescription, widths, step, table, kinds, tolerances, chain)
-
-
-def _verdicts(
-    prescription: Prescription,
-    widths: Sequence[int],
-    step: int,
-    table: Table,
-    kinds: Mapping[str, Kind],
-    tolerances: Mapping[Quantity, float],
-    chain: bool,
-) -> list[Row]:
-    predicted = dict(zip(layer_names(prescription), prescription.layers, strict=True))
+    entries = zip(prescription.layers, trained_gradients(prescription), largest_updates(prescription), strict=True)
+    predicted = dict(zip(layer_names(prescription), entries, strict=True))
     rows: list[Row] = []
     names = list(table)
     before = 0.0
-    for index, name in enumerate(names):
-        sizes = table[name]
-        kind: Kind = kinds[name]
-        layer = predicted[name if prescription.per_layer else kind]
-        rule = prescription.problem.optimizers[layer.kind]
-
-        def add(
-            quantity: Quantity, measured: Slope, value: Any, reference: float | None = None, opened: str | None = None
-        ) -> None:
-            exact = None if value is None else str(value)
-            target = reference if reference is not None else None if value is None else float(value)
-            verdict, reason = judge(measured, target, tolerances[quantity])
-            if opened is not None and verdict != "not measured":
-                verdict, reason = "open", opened
-            rows.append(Row(name, layer.kind, step, quantity, exact, measured, target, verdict, reason))  # noqa: B023
-
-        laws = list(update_laws(widths, sizes, layer, rule))
-        for quantity, measured, value, opened in laws:
-            add(quantity, measured, value, opened=opened)
-        _, update, _, by_rank = laws[0]
-        add("cancellation", slope(widths, sizes["delta_output"] / rss(sizes)), 0)
-        follower = table[names[index + 1]] if chain and index + 1 < len(names) else None
-        if follower is not None:
-            add("nonlinearity", slope(widths, follower["delta_input"] / _scaled(widths, sizes, layer)), 0)
-        alignments = alignment_slopes(widths, sizes)
-        for quantity, measured in alignments.items():
-            assumed = {"alpha": layer.alpha, "omega": layer.omega, "u": layer.u}[quantity]
-            add(quantity, measured, assumed, opened=None if quantity == "omega" else by_rank)
-        arriving = before if chain or "delta_input" not in sizes else -slope(widths, sizes["delta_input"]).value
-        before = implied_change(layer, alignments, shares(sizes), arriving, update.value if by_rank else None)
-        change = follower["delta_input"] if follower is not None else _scaled(widths, sizes, layer)
-        add("delta_z", slope(widths, change).negated(), layer.r, before)
-        if "gradient" in sizes:
-            add("gradient", slope(widths, sizes["gradient"]).negated(), layer.g)
+    answer = _answer(widths, table, kinds, prescription.layers[-1].g)
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):  # what is not finite is said in its row
+        for name, following in zip(names, [*names[1:], None], strict=True):
+            layer, trained, own = predicted[name if prescription.per_layer else kinds[name]]
+            rule = prescription.problem.optimizers[layer.kind]
+            sizes, follower = table[name], table[following] if chain and following else None
+            laws = list(_optimizer_laws(widths, step, sizes, layer, rule))
+            laws += _propagation_laws(widths, step, sizes, follower, layer, chain)
+            laws += _gradient_laws(widths, step, sizes, layer, trained, answer)
+            laws += _alignment_laws(widths, sizes, layer, laws[0].opened)
+            arriving = before if chain or "delta_input" not in sizes else -slope(widths, sizes["delta_input"]).value
+            update = -slope(widths, sizes["delta_w"]).value if laws[0].opened else None
+            before = implied_change(layer, alignment_slopes(widths, sizes), shares(sizes), arriving, update)
+            laws += _result_laws(widths, sizes, follower, layer, own, before)
+            rows += [_judged(name, layer.kind, step, law, tolerances) for law in laws]
     return rows
+
+
+def _judged(name: str, kind: Kind, step: int, law: Law, tolerances: Mapping[Quantity, float] | None) -> Row:
+    allowed = tolerances[law.quantity] if tolerances else tolerance(law.quantity, kind, step)
+    target = law.reference
+    if target is None and law.predicted is not None:
+        target = float(law.predicted)
+    verdict, reason = judge(law.measured, target, allowed)
+    if law.opened is not None and verdict != "not measured":
+        verdict, reason = "open", law.opened
+    if law.quantity in ("delta_z", "largest") and verdict == "fails":
+        reason = f"{BLAMED}; {reason}" if reason else BLAMED
+    exact = None if law.predicted is None else str(law.predicted)
+    return Row(name, kind, step, law.quantity, exact, law.measured, target, verdict, reason, allowed, law.implied)
+
+
+def _optimizer_laws(
+    widths: Sequence[int], step: int, sizes: Mapping[str, Sizes], layer: Layer, rule: Optimizer
+) -> Iterator[Law]:
+    """Step 1: the sizes of updates, and that epsilon shrinks as what it is added to does at initialisation."""
+    for quantity, measured, value, opened in update_laws(widths, sizes, layer, rule):
+        yield Law(quantity, measured, value, opened=opened)
+    if step > 1 or layer.epsilon is None or not rule.scaled_epsilon or "gradient" not in sizes:
+        return
+    at_zero, at_one = (float(rule.epsilon(layer.kind, g, layer.b)) for g in (S.Zero, S.One))  # type: ignore[arg-type]
+    gradient = slope(widths, sizes["gradient"]).negated()
+    yield Law("epsilon", gradient.times(at_one - at_zero).plus(at_zero), layer.epsilon)
+
+
+def _propagation_laws(
+    widths: Sequence[int],
+    step: int,
+    sizes: Mapping[str, Sizes],
+    follower: Mapping[str, Sizes] | None,
+    layer: Layer,
+    chain: bool,
+) -> Iterator[Law]:
+    """Step 2: what the layer makes at initialisation, and of a change."""
+    if step == 1 and "weight" in sizes:
+        yield Law("weight", slope(widths, sizes["weight"]).negated(), layer.b)
+    if step == 1 and follower is not None and "input" in follower:
+        yield Law("size", slope(widths, follower["input"]).negated(), S.Zero)
+    elif step == 1 and chain and follower is None:  # W_0 z_0 adds up with random signs, and may shrink but not grow
+        made = slope(widths, sizes["weight"] * sizes["input"]).negated().plus(float(layer.a - Rational(1, 2)))
+        yield Law("size", made, Max(S.Zero, layer.a + layer.b - Rational(1, 2)))
+    yield Law("cancellation", slope(widths, sizes["delta_output"] / rss(sizes)), S.Zero)
+    if follower is not None:
+        yield Law("nonlinearity", slope(widths, follower["delta_input"] / _scaled(widths, sizes, layer)), S.Zero)
+
+
+def _gradient_laws(
+    widths: Sequence[int], step: int, sizes: Mapping[str, Sizes], layer: Layer, trained: Expr, answer: Sizes | None
+) -> Iterator[Law]:
+    """Step 2, backward: g at initialisation, and once the readout has moved that of its update, where it is larger.
+
+    All gradients shrink as the loss falls, which it does unequally at different widths. So later ones are taken
+    relative to `answer`, the readout's in units of its n^-g, which shows how much is left.
+    """
+    if "gradient" not in sizes:
+        return
+    first = slope(widths, sizes["gradient"]).negated()
+    if step == 1 or answer is None:
+        yield Law("gradient", first, layer.g)
+    elif layer.kind == "readout":
+        yield Law("gradient", first, layer.g, opened=ANSWER)
+    else:
+        start, end = sorted((float(layer.g), float(trained)))  # at finite width in between
+        gradient = slope(widths, sizes["gradient"] / answer).negated()
+        yield Law("gradient", gradient, trained, float(np.clip(gradient.value, start, end)))
+
+
+def _answer(widths: Sequence[int], table: Table, kinds: Mapping[str, Kind], g: Expr) -> Sizes | None:
+    """The readout's gradient in units of n^-g, n relative to the smallest width; None where it was not measured."""
+    for name, sizes in table.items():
+        if kinds[name] == "readout" and "gradient" in sizes:
+            return sizes["gradient"] * (np.asarray(widths, dtype=float) / widths[0])[:, None] ** float(g)
+    return None
+
+
+def _alignment_laws(
+    widths: Sequence[int], sizes: Mapping[str, Sizes], layer: Layer, by_rank: str | None
+) -> Iterator[Law]:
+    """Step 3: alpha, omega and u as assumed."""
+    assumed = {"alpha": layer.alpha, "omega": layer.omega, "u": layer.u}
+    for quantity, measured in alignment_slopes(widths, sizes).items():
+        yield Law(quantity, measured, assumed[quantity], opened=None if quantity == "omega" else by_rank)
+
+
+def _result_laws(
+    widths: Sequence[int],
+    sizes: Mapping[str, Sizes],
+    follower: Mapping[str, Sizes] | None,
+    layer: Layer,
+    own: Expr | None,
+    implied: float,
+) -> Iterator[Law]:
+    """Step 4: the change as the theory has it, and as what was measured before implies."""
+    change = follower["delta_input"] if follower is not None else _scaled(widths, sizes, layer)
+    measured = slope(widths, change).negated()
+    yield Law("delta_z", measured, layer.r, implied=implied)
+    if own is not None:
+        update = np.hypot(sizes["term_alpha"], sizes.get("term_u", 0.0))
+        yield Law("largest", slope(widths, update).negated().plus(float(layer.a)), own)
+    yield Law("consistent", measured, None, implied, implied)
+
+
+def largest_updates(prescription: Prescription) -> list[Expr | None]:
+    """t_l of every layer, RMS(n^-a (DW z + DW Dz)) = n^-t_l at the largest stable rate; c is not read (THEORY 5).
+
+    t_l = max(0, t_{l+1} + omega_{l+1} - a_{l+1} - b_{l+1}), and where DW may not outgrow W no less than
+    a + b - max(alpha, u - r_{l-1}). A larger rate makes l or a layer after it unstable; a smaller one wastes it.
+    None where no rate was claimed to be the largest of its layer, as with one rate for all.
+    """
+    layers, chain = prescription.layers, prescription.chain
+    if prescription.problem.global_rate or not any(layer.binding for layer in layers):
+        return [None] * len(layers)
+    least = least_residuals(
+        [layer.a for layer in layers],
+        [layer.b for layer in layers],
+        [S.Zero, *(layer.omega for layer in layers[1:])],
+        cross_entropy=chain.loss == "ce",
+    )
+    found: list[Expr | None] = [least[0]]
+    for index in range(1, len(layers)):
+        layer, target = layers[index], least[index]
+        if chain.bounded[index]:
+            target = max(target, layer.a + layer.b - max(layer.alpha, layer.u - layers[index - 1].r))  # type: ignore
+        found.append(target)
+    return found
 
 
 def _scaled(widths: Sequence[int], sizes: Mapping[str, Sizes], layer: Layer) -> Sizes:

@@ -1,4 +1,8 @@
-"""What `verify exponents` wrote, read back without JAX: what was trained, every judged row, and every size."""
+"""What `verify exponents` wrote, read back without JAX: what was trained, every judged row, and every size.
+
+Of schema 1 and 2: sizes are the same in both. The rows are as they were judged then; `judged_again` judges the stored
+sizes by the rule of today, in which a result can fail.
+"""
 
 import csv
 import gzip
@@ -10,9 +14,13 @@ from typing import Any
 
 import numpy as np
 
+from derive.errors import DeriveError
 from derive.exponents import Kind
+from derive.solve import Prescription, prescribe, solve_kinds
 from verify.database import StoreError, named
-from verify.fit import Quantity, Table
+from verify.fit import Quantity, Row, Table, verdicts
+from verify.one_rate import at_one_rate
+from verify.studies import GLOBAL
 
 DESCRIPTION = "measured.json"
 TABLES = ("sizes.csv", "sizes.csv.gz")
@@ -42,6 +50,29 @@ class Measured:
             if (row["step"], row["layer"], row["quantity"]) == (step, layer, quantity):
                 return row
         raise StoreError(f"the study has no {quantity} of {layer} at step {step}; run verify exponents again")
+
+
+def prescription(study: Measured) -> Prescription:
+    """What the study was trained by, solved again from its names; StoreError where they do not say it."""
+    optimizer, scheme, alignment = (study.conditions[name] for name in ("optimizer", "parameterization", "alignment"))
+    try:
+        if alignment != GLOBAL:
+            return solve_kinds(prescribe(optimizer, scheme, alignment).problem)
+        hidden = list(study.kinds.values()).count("hidden") if study.conditions["model"] == "mlp" else None
+        listed = prescribe(optimizer, scheme, "full", hidden_layers=hidden)
+        return at_one_rate(listed if hidden else solve_kinds(listed.problem))
+    except DeriveError as error:
+        raise StoreError(f"what the study was trained by cannot be solved again: {error}") from None
+
+
+def judged_again(study: Measured) -> list[Row]:
+    """Every row of the four steps, from the stored sizes and by the rule of today."""
+    chain = study.conditions["model"] == "mlp"
+    return [
+        row
+        for step, table in study.tables.items()
+        for row in verdicts(prescription(study), study.widths, step, table, study.kinds, chain=chain)
+    ]
 
 
 def read_measured(folder: Path) -> Measured:

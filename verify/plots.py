@@ -74,12 +74,8 @@ def _draw_power(axis: Any, widths: Sequence[int], sizes: Any, row: Row) -> None:
     axis.set_ylim(np.exp(middle) / span, np.exp(middle) * span)
     axis.set_xticklabels([str(width) for width in widths], rotation=45)
     axis.minorticks_off()
-    label = f"predicted n^{_power(-exact)}, measured n^{_power(-row.measured.value)}"
+    label = f"n^-x: predicted {row.predicted}, measured {row.measured.value:+.2f}: {row.verdict}"
     axis.annotate(label, (0.02, 1.02), xycoords="axes fraction", fontsize=7)
-
-
-def _power(exponent: float) -> str:
-    return f"{exponent:.2f}" if abs(exponent) >= 0.005 else "0"
 
 
 def _fraction(text: str | None) -> float:

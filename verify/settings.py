@@ -10,7 +10,8 @@ from derive.errors import DeriveError, canonical, shorten
 from derive.exponents import KINDS
 from derive.parameterizations import equivalent
 from derive.propagation import Problem
-from derive.solve import Decay, Prescription, prescribe, residuals_at, solve, solve_kinds
+from derive.solve import Decay, Prescription, prescribe, solve, solve_kinds
+from verify.one_rate import at_one_rate
 from verify.optimizers import check_trainable, exact
 from verify.studies import GLOBAL, GROWTH, ONLINE, LayerScaling, Setting
 
@@ -24,20 +25,6 @@ class Prescribed:
 
     setting: Setting
     prescription: Prescription
-
-
-def at_one_rate(prescription: Prescription) -> Prescription:
-    """The same network with one raw rate for all layers at every width: c = 0, and the r that this leaves.
-
-    Its alignment is still the one assumed, and is named "global".
-    """
-    problem = replace(prescription.problem, alignment=replace(prescription.problem.alignment, name=GLOBAL))
-    residuals = residuals_at(problem, [S.Zero] * len(prescription.layers))
-    layers = tuple(
-        replace(layer, c=S.Zero, decay=S.Zero, r=r, binding=())
-        for layer, r in zip(prescription.layers, residuals, strict=True)
-    )
-    return replace(prescription, problem=problem, layers=layers, feature_learning=residuals[-2].is_zero)
 
 
 def prescribed(
