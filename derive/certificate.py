@@ -34,7 +34,7 @@ def certificate(
     """The certificate of the rates n^-c with residuals r, not yet checked; Refused where no duals prove them."""
     stated = chain_problem(problem, chain)
     rates, changes = [_number(value) for value in c], [_number(value) for value in r]
-    unit = common_denominator([*stated.numbers(), *rates, *changes])
+    unit = common_denominator([*stated.numbers(), *rates, *changes]) or 1
     whole = stated.scaled(unit)
     program = whole.program()
     values = _least_residuals(whole, program.rows, [plain(rate * unit) for rate in rates])

@@ -80,10 +80,10 @@ def check(certificate: Certificate) -> str:
 
 
 def in_whole_numbers(certificate: Certificate) -> Certificate:
-    """The same certificate with every c and r as many times as large as makes them whole; duals have no unit."""
+    """The same certificate with every c and r as many times as large as makes them whole, for speed."""
     mappings = [certificate.values, certificate.residuals, certificate.other or {}]
     numbers = [certificate.optimum, certificate.least, *certificate.problem.numbers()]
-    factor = common_denominator([*numbers, *(value for mapping in mappings for value in mapping.values())])
+    factor = common_denominator([*numbers, *(value for mapping in mappings for value in mapping.values())]) or 1
     values, residuals, other = ({name: plain(x * factor) for name, x in each.items()} for each in mappings)
     return replace(
         certificate,

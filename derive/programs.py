@@ -167,9 +167,14 @@ def plain(number: Number) -> Number:
     return number.numerator if number.denominator == 1 else number
 
 
-def common_denominator(numbers: Iterable[Number]) -> int:
-    """The least whole number whose product with each of them is whole."""
-    return lcm(*{number.denominator for number in numbers})
+def common_denominator(numbers: Iterable[Number]) -> int | None:
+    """The least whole number whose product with each of them is whole; None where it has thousands of digits."""
+    found = 1
+    for denominator in {number.denominator for number in numbers}:
+        found = lcm(found, denominator)
+        if found.bit_length() > 8192:
+            return None
+    return found
 
 
 def total(weights: Values, values: Values) -> Number:
