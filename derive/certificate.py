@@ -187,16 +187,20 @@ def _global_duals(
 
 def _path(tight: Sequence[Row]) -> list[Row]:
     """Tight rows from one that asks for r >= 0, or for the rate itself, back to the rate; NoPointError for none."""
-    held: dict[str, list[Row]] = {}
+    held: dict[str, tuple[Row, str | None]] = {}
     for row in tight:
         own = next((name for name, a in row.coefficients.items() if a > 0), None)
-        before = [name for name, a in row.coefficients.items() if a < 0 and name != "c"]
-        if before and before[0] not in held:
+        before = next((name for name, a in row.coefficients.items() if a < 0 and name != "c"), None)
+        if before is not None and before not in held:
             continue
-        path = [row, *(held[before[0]] if before else [])]
-        if own is None:
-            return path[1:] + path[:1]
-        held.setdefault(own, path)
+        if own is not None:
+            held.setdefault(own, (row, before))
+            continue
+        path = [row]
+        while before is not None:
+            link, before = held[before]
+            path.insert(-1, link)
+        return path
     raise NoPointError
 
 

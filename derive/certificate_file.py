@@ -61,6 +61,8 @@ def certify(path: Path) -> str:
         if path.stat().st_size > MAX_BYTES:
             raise DeriveError(f"{shorten(str(path))} is larger than {MAX_BYTES // 2**20} MiB; this is no certificate")
         text = path.read_bytes().decode("utf-8")
+    except DeriveError:
+        raise
     except UnicodeDecodeError:
         raise DeriveError(f"{shorten(str(path))} is not UTF-8 text; give what --certificate wrote") from None
     except (OSError, ValueError) as error:

@@ -7,10 +7,10 @@ the solver, so that its mistakes are not repeated.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from fractions import Fraction
 from math import lcm
-from typing import Literal
+from typing import Any, Literal
 
 Number = Fraction | int
 Values = Mapping[str, Number]
@@ -85,9 +85,13 @@ class ChainProblem:
 
     def scaled(self, factor: int) -> "ChainProblem":
         """The same problem with every r and c `factor` times as large."""
+
+        def times(number: Number | None) -> Any:
+            return None if number is None else plain(number * factor)
+
         layers = (
             ChainLayer(
-                *(None if x is None else plain(x * factor) for x in astuple(each)[:6]),  # type: ignore[arg-type]
+                *(times(x) for x in (each.a, each.b, each.s, each.alpha, each.omega, each.u)),
                 growth=plain(each.growth),
                 weight_degree=each.weight_degree,
             )
@@ -106,10 +110,11 @@ class ChainProblem:
 
     def program(self, *, ruled: bool = True) -> Program:
         """Section 4 as rows; without `ruled` the readout may raise the gradients, which raises the updates too."""
+        kept = ruled and self.keeps_gradients
         return Program(
             dict.fromkeys((self.rate(index) for index in range(len(self.layers))), 1),
             dict.fromkeys((f"r_{index + 1}" for index in range(len(self.layers)) if not self.free(index)), 1),
-            tuple(row for index in range(len(self.layers)) for row in self._rows(index, ruled)),
+            tuple(row for index in range(len(self.layers)) for row in self._rows(index, ruled, kept)),
         )
 
     def free(self, index: int) -> bool:
@@ -131,7 +136,7 @@ class ChainProblem:
             text = f"d_{index + 1} + {layer.growth} (d_{last} - a_{last} - b_{last})"
             yield text, grown, constant + layer.growth * (readout.s - readout.b)
 
-    def _rows(self, index: int, ruled: bool) -> Iterator[Row]:
+    def _rows(self, index: int, ruled: bool, kept: bool) -> Iterator[Row]:
         layer, number, free = self.layers[index], index + 1, self.free(index)
         now, left = f"r_{number}", "0" if free else f"r_{number}"
         own: dict[str, Number] = {} if free else {now: 1}
@@ -152,8 +157,7 @@ class ChainProblem:
                 yield Row(name, {**own, before: -1}, layer.a + layer.b - layer.omega)
         if not free:
             yield Row(f"{now} >= 0", {now: -1}, 0)
-        kept = ruled and self.keeps_gradients and number == len(self.layers)
-        if layer.weight_degree > 0 or kept:
+        if layer.weight_degree > 0 or (kept and number == len(self.layers)):
             for text, rates, constant in changes:
                 yield Row(f"{text} >= a_{number} + b_{number}", _negative(rates), constant - layer.a - layer.b)
 
