@@ -6,10 +6,14 @@ python -m benchmarks.plants --out FOLDER --minutes 30    trains, and goes on whe
 
 import argparse
 import os
+import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks.plants.sizes import WIDTHS
+from benchmarks.plants import verdicts
+from benchmarks.plants.report import report
+from benchmarks.plants.sizes import WIDTHS, Sizes
+from benchmarks.plants.theories import OPTIMIZERS
 from benchmarks.plants.training import missing, of_plants, of_right, train
 
 STORED = Path(__file__).parent / "sizes"
@@ -37,7 +41,9 @@ def main() -> None:
             pieces = missing(wanted, given.out, given.chunk, (16, 32, 64, 128) if given.check else WIDTHS)
             pieces = pieces[:4] if given.check else pieces
             done = train(pieces, given.out, given.minutes, given.processes)
-        print("all trained" if done else "time is up; the same command goes on")
+        print("all trained" if done else "time is up; the same command goes on", file=sys.stderr)
+    stored = {optimizer: Sizes(given.out or STORED, optimizer) for optimizer in OPTIMIZERS}
+    print(report(verdicts.of_plants(stored), verdicts.of_right(stored)), end="")
 
 
 if __name__ == "__main__":

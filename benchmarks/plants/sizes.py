@@ -85,11 +85,15 @@ class Sizes:
         return decode(self.arrays[trained][..., seeds])
 
     def add(self, trained: str, tables: Mapping[int, Table], about: Mapping[str, Any]) -> None:
-        """Append the next seeds and write the file anew, all at once."""
+        """Append the next seeds, and write."""
         new = encode(tables)
         old = self.arrays.get(trained)
         self.arrays[trained] = new if old is None else np.concatenate([old, new], axis=-1)
         self.about |= about
+        self.write()
+
+    def write(self) -> None:
+        """Write the file anew, all at once."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         written = self.path.with_suffix(".part")
         with written.open("wb") as file:

@@ -15,11 +15,13 @@ from derive.exponents import KINDS, Kind
 from derive.parameterizations import Parameterization
 from derive.propagation import Chain, residuals
 from derive.solve import Prescription, prescribe, solve_kinds
+from verify.judging import Quantity
 
 HALF, QUARTER = Rational(1, 2), Rational(1, 4)
 OPTIMIZERS = ("adam", "sgd")
 SCHEMES = ("sp", "mup")
 DEFAULT_SEEDS, MORE_SEEDS = 3, 12
+OPTIMIZER, PROPAGATION, ASSUMPTION, RESULT = "1 optimizer", "2 propagation", "3 assumption", "4 result"
 
 
 class Unstable(Parameterization):
@@ -31,15 +33,15 @@ class Unstable(Parameterization):
 
 @dataclass(frozen=True)
 class Plant:
-    """A wrong theory: its name, the step that has to fail and the quantity there, and why.
+    """A wrong theory: its name, the step that has to fail, by one of these quantities, and why.
 
     `seeds` is how many it takes to be told from the right theory, where the default of three does not do.
     """
 
     name: str
     theory: Prescription
-    step: int
-    quantity: str
+    step: str
+    quantities: tuple[Quantity, ...]
     why: str
     seeds: int = DEFAULT_SEEDS
 
@@ -91,7 +93,7 @@ def _rates(optimizer: str) -> Iterator[Plant]:
             wrong = claimed(theory, layer.kind, c=layer.c + shift)
             why = f"changes of {layer.kind} go as n^{-shift} and are claimed to keep their size"
             seeds = DEFAULT_SEEDS if abs(shift) == HALF else MORE_SEEDS
-            yield Plant(f"c {layer.kind} {_signed(shift)}", wrong, 4, "result", why, seeds)
+            yield Plant(f"c {layer.kind} {_signed(shift)}", wrong, RESULT, ("delta_z", "largest"), why, seeds)
 
 
 def _sizes(optimizer: str) -> Iterator[Plant]:
@@ -102,11 +104,11 @@ def _sizes(optimizer: str) -> Iterator[Plant]:
             moved = initialised(theory, kind, a=shift, b=-shift)
             wrong = _updated(moved, moved.problem.chain())
             why = "the multiplier moved, the initial size the other way, and the rate stayed"
-            yield Plant(f"a {kind} {_signed(shift)}", wrong, 4, "result", why)
+            yield Plant(f"a {kind} {_signed(shift)}", wrong, RESULT, ("delta_z", "largest"), why)
         for shift in (QUARTER, -QUARTER):
             wrong = initialised(theory, kind, b=shift)
             why = "signals, or what is sent back, have another size at initialisation, and so have gradients"
-            yield Plant(f"b {kind} {_signed(shift)}", wrong, 1, "gradient", why, MORE_SEEDS)
+            yield Plant(f"b {kind} {_signed(shift)}", wrong, PROPAGATION, ("gradient",), why, MORE_SEEDS)
 
 
 def _claims(optimizer: str) -> Iterator[Plant]:
@@ -119,21 +121,25 @@ def _claims(optimizer: str) -> Iterator[Plant]:
         ("readout", HALF),
     )
     for kind, r in wrong:
-        yield Plant(f"r {kind} = {r}", claimed(theory, kind, r=r), 4, "result", "r is 0 in every layer")
+        yield Plant(
+            f"r {kind} = {r}", claimed(theory, kind, r=r), RESULT, ("delta_z", "largest"), "r is 0 in every layer"
+        )
     exchanged = theory
     for kind in KINDS[1:]:
         exchanged = claimed(exchanged, kind, alpha=HALF, omega=S.One)
-    yield Plant("alpha and omega exchanged", exchanged, 3, "alpha", "updates align in full")
+    yield Plant("alpha and omega exchanged", exchanged, ASSUMPTION, ("alpha",), "updates align in full")
     for layer in theory.layers[:2]:
         more = claimed(theory, layer.kind, s=layer.s + HALF)
-        yield Plant(f"s {layer.kind} +1/2", more, 1, "delta_w", "updates are larger")
+        yield Plant(f"s {layer.kind} +1/2", more, OPTIMIZER, ("delta_w",), "updates are larger")
         steeper = claimed(theory, layer.kind, g=layer.g + HALF)
-        yield Plant(f"g {layer.kind} +1/2", steeper, 1, "gradient", "gradients are larger")
+        yield Plant(f"g {layer.kind} +1/2", steeper, PROPAGATION, ("gradient",), "gradients are larger")
     if theory.layers[0].epsilon is not None:
         constant = claimed(theory, "hidden", epsilon=S.Zero)
-        yield Plant("epsilon hidden = 0", constant, 1, "epsilon", "the gradient shrinks below a constant epsilon")
+        yield Plant(
+            "epsilon hidden = 0", constant, OPTIMIZER, ("epsilon",), "the gradient shrinks below a constant epsilon"
+        )
         steep = claimed(theory, "embedding", epsilon=theory.layers[0].epsilon + HALF)
-        yield Plant("epsilon embedding +1/2", steep, 1, "epsilon", "the gradient shrinks less")
+        yield Plant("epsilon embedding +1/2", steep, OPTIMIZER, ("epsilon",), "the gradient shrinks less")
 
 
 def _solved(optimizer: str) -> Iterator[Plant]:
@@ -141,11 +147,13 @@ def _solved(optimizer: str) -> Iterator[Plant]:
     theory = right(optimizer)
     swapped = Ratios(HALF, S.One, S.One)
     problem = replace(theory.problem, alignment=Alignment("exchanged", swapped, swapped))
-    yield Plant("solved with alpha and omega exchanged", solve_kinds(problem), 3, "alpha", "updates align in full")
+    yield Plant(
+        "solved with alpha and omega exchanged", solve_kinds(problem), ASSUMPTION, ("alpha",), "updates align in full"
+    )
 
     other = "sgd" if optimizer == "adam" else "adam"
     wrong_sizes = _solved_with(theory, [layer.s for layer in right(other).layers])
-    yield Plant(f"the update sizes of {other}", wrong_sizes, 1, "delta_w", f"s of {optimizer} is another")
+    yield Plant(f"the update sizes of {other}", wrong_sizes, OPTIMIZER, ("delta_w",), f"s of {optimizer} is another")
 
     # d loss/d z_L is the larger of what the initial readout and its update send back: the least exponent.
     chain = theory.chain
@@ -157,7 +165,9 @@ def _solved(optimizer: str) -> Iterator[Plant]:
     for layer, gradient in zip(theory.layers, g, strict=True):
         epsilon = rule.epsilon(layer.kind, gradient, layer.b)
         wrong_gradients = claimed(wrong_gradients, layer.kind, g=gradient, epsilon=epsilon)
-    yield Plant("max for min in g", wrong_gradients, 1, "gradient", "what the initial readout sends back is larger")
+    yield Plant(
+        "max for min in g", wrong_gradients, PROPAGATION, ("gradient",), "what the initial readout sends back is larger"
+    )
 
     # In SP the terms of r tie; in muP the readout's do not.
     scheme = right(optimizer, "mup")
@@ -168,7 +178,9 @@ def _solved(optimizer: str) -> Iterator[Plant]:
         scheme.layers, residuals(terms.a, terms.b, d, terms.alpha, terms.omega, terms.u, max), strict=True
     ):
         wrong = claimed(wrong, layer.kind, r=r)
-    yield Plant("max for min in r, muP", wrong, 4, "result", "the largest term rules a sum, not the smallest")
+    yield Plant(
+        "max for min in r, muP", wrong, RESULT, ("delta_z", "largest"), "the largest term rules a sum, not the smallest"
+    )
 
 
 def _solved_with(theory: Prescription, sizes: Sequence[Expr]) -> Prescription:

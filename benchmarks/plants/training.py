@@ -27,6 +27,7 @@ class Piece:
     theory: Prescription
     seeds: range
     widths: tuple[int, ...] = WIDTHS
+    steps: int = STEPS[-1]
 
     def __str__(self) -> str:
         """As it is told when done."""
@@ -42,7 +43,7 @@ def of_plants() -> Iterator[Wanted]:
 
 
 def of_right(groups: int) -> Iterator[Wanted]:
-    """The right theories of SP and of muP, the same number of seeds of each for a start."""
+    """The right theories of SP and of muP: a quarter of the groups of each, then half, then all."""
     for most in (groups // 4, groups // 2, groups):
         for scheme in SCHEMES:
             for optimizer in OPTIMIZERS:
@@ -59,7 +60,7 @@ def measured(piece: Piece) -> dict[int, Table]:
     corpus = load_corpus()
     base, rate, sizes = piece.widths[0], BASE_RATES[piece.optimizer], {"vocabulary": corpus.vocabulary}
     config = Config(piece.theory, base, rate, sizes=sizes)
-    return exponents(config, piece.widths, piece.seeds, STEPS[-1], corpus).tables
+    return exponents(config, piece.widths, piece.seeds, piece.steps, corpus).tables
 
 
 def missing(wanted: Iterable[Wanted], folder: Path, chunk: int, widths: tuple[int, ...] = WIDTHS) -> list[Piece]:
