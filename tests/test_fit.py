@@ -1,8 +1,11 @@
 """Slopes, intervals and verdicts on made-up sizes whose answers are known."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+from derive.exponents import Kind
 from verify.fit import (
     RANK,
     TOLERANCES,
@@ -174,3 +177,16 @@ def test_the_laws_of_an_update_of_a_few_examples() -> None:
     # The embedding's rate grows as its update shrinks: c = -s.
     looked_up = list(update_laws(WIDTHS, {"delta_w": powers([0.0])}, hidden.layers[0], rule))
     assert [(name, float(value), opened) for name, _, value, opened in looked_up] == [("delta_w", 0.0, None)]
+
+
+def test_the_documented_tolerances_are_those_in_use() -> None:
+    text = (Path(__file__).parent.parent / "docs" / "judging.md").read_text(encoding="utf-8")
+    table = text.partition("| row | after the first step | later |")[2].partition("\n\n")[0]
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.strip().splitlines()[1:]]
+    stated: dict[tuple[str, Kind, int], float] = {}
+    for names, first, later in cells:
+        for name in names.removesuffix(" of the readout").split(", "):
+            kinds: tuple[Kind, ...] = ("readout",) if names.endswith("readout") else ("embedding", "hidden", "readout")
+            stated |= {(name, kind, step): float(x) for kind in kinds for step, x in ((1, first), (2, later)) if x}
+    assert {name for name, *_ in stated} == set(TOLERANCES)
+    assert all(tolerance(name, kind, step) == value for (name, kind, step), value in stated.items())  # type: ignore

@@ -127,6 +127,16 @@ def test_a_rate_that_is_too_small_shows_where_another_term_carries_the_change() 
     assert found["largest"].measured.value == pytest.approx(0.5, abs=0.02)
 
 
+def test_an_update_as_large_as_its_weights_may_be_is_the_largest() -> None:
+    """SGD + muP, readout of alpha = 1/2, omega = 1: d = a + b = 1 binds, its update is n^-1/2 and r = 0 by W Dz."""
+    right = theory("sgd", "mup", "readout.alpha=1/2,readout.u=1/2,readout.omega=1")
+    readout = right.layers[-1]
+    assert (readout.c + readout.s + readout.a, readout.r) == (1, 0)
+    found = {row.kind: row for row in judged(right, networks(right)) if row.quantity == "largest"}
+    assert (found["readout"].predicted, found["hidden"].predicted) == ("1/2", "0")
+    assert {row.verdict for row in found.values()} == {"holds"}
+
+
 def test_logits_have_their_multiplier() -> None:
     """muP: RMS(Dh) of the readout is n^(1/2) as W z goes, and n^0 with the multiplier n^-1/2."""
     right = theory("adam", "mup")
