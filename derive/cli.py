@@ -4,6 +4,7 @@ import gc
 import math
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
@@ -52,6 +53,9 @@ LossOption = Annotated[str, typer.Option(help="mse, or ce: with cross-entropy th
 GlobalOption = Annotated[bool, typer.Option("--global-rate", help="One learning rate for all layers.")]
 ClipOption = Annotated[bool, typer.Option("--clip-global-norm", help="Gradients are clipped by their global norm.")]
 EpsilonOption = Annotated[str, typer.Option(help="scaled: eps carries its exponent; constant: it does not.")]
+CertificateOption = Annotated[
+    Path | None, typer.Option(help="File for the proof as JSON, which `derive certify FILE` checks.")
+]
 FormatOption = Annotated[str, typer.Option(help="table, json, csv, markdown, latex, python, optax or torch.")]
 
 
@@ -179,6 +183,7 @@ def prescription(
     explain: Annotated[
         bool, typer.Option("--explain", help="Show the derivation (with --format latex: as LaTeX).")
     ] = False,
+    certificate: CertificateOption = None,
 ) -> None:
     """Derive a prescription: the largest stable per-layer learning rates and all that goes with them."""
     if context.invoked_subcommand is not None:
@@ -207,6 +212,12 @@ def prescription(
     convention: Decay = _choice("--decay", decay, tuple(DECAYS))
     listed = layers is not None or problem.alignment.hidden_layers is not None or problem.alignment.layers
     answer = (solve if listed else solve_kinds)(problem, convention)
+    if certificate is not None:
+        from derive import certificate_file
+
+        if answer.certificate is None:
+            raise DeriveError("--certificate needs numbers, and symbols are left in this answer; give each a number")
+        certificate_file.write(answer.certificate, certificate)
     chosen = _choice("--format", output_format, tuple(emit.FORMATS))
     if not explain:
         _write(emit.FORMATS[chosen](answer, scale))
@@ -310,6 +321,16 @@ def check(
         raise DeriveError(f"--c {shorten(c)} has {len(rates)} entries; give three, or one per layer with --layers")
     chosen = _choice("--format", output_format, ("table", "json"))
     _write(tables.checked_rates(problem, rates, chosen, listed=layers is not None))
+
+
+@app.command()
+def certify(
+    file: Annotated[Path, typer.Argument(help="What derive --certificate, or verify prescribe --certificate, wrote.")],
+) -> None:
+    """Check a certificate by exact arithmetic alone: that it holds, or what fails."""
+    from derive import certificate_file
+
+    _write(certificate_file.certify(file) + "\n")
 
 
 @app.command(name="epsilon")

@@ -17,7 +17,8 @@ from sympy import Expr, Rational, S, Symbol
 
 from derive.alignments import Alignment, Ratios
 from derive.alignments import alignment as read_alignment
-from derive.certificate import binding, is_unique
+from derive.certificate import certificate, is_unique
+from derive.certify import Certificate, check
 from derive.errors import DeriveError
 from derive.exponents import Kind, largest, smallest, substitute
 from derive.optimizers import Optimizer
@@ -165,8 +166,9 @@ class Layer:
 class Prescription:
     """The largest stable exponents for one problem, with their certificate.
 
-    `unique` and `feature_learning` (r_L = 0) are None where symbols leave them undecided. `per_layer` says that
-    the hidden layers were asked for one by one; otherwise the one hidden entry stands for each of them.
+    `unique` and `feature_learning` (r_L = 0) are None where symbols leave them undecided, and so is `certificate`,
+    which `certify.check` has checked otherwise. `per_layer` says that the hidden layers were asked for one by one;
+    otherwise the one hidden entry stands for each of them.
     """
 
     problem: Problem
@@ -177,6 +179,7 @@ class Prescription:
     notes: tuple[str, ...] = ()
     per_layer: bool = True
     decay: Decay = "independent"
+    certificate: Certificate | None = None
 
     @property
     def optimizer_name(self) -> str:
@@ -193,7 +196,10 @@ class Prescription:
 
 
 def solve(problem: Problem, decay: Decay = "independent") -> Prescription:
-    """The largest stable rates of the problem, exact, with binding constraints, uniqueness and residuals."""
+    """The largest stable rates of the problem, exact, with binding constraints, uniqueness and residuals.
+
+    Where no symbols are left they carry a certificate, checked; `certify.Refused` would be a mistake in here.
+    """
     chain = problem.chain()
     most = 3 if problem.global_rate else 60
     if not chain.is_numeric and problem.hidden_layers > most:
@@ -205,8 +211,10 @@ def solve(problem: Problem, decay: Decay = "independent") -> Prescription:
     assumed = _substituted(problem, {symbol: 1 - shortfall for symbol, shortfall in shortfalls.items()})
     assumed_chain = assumed.chain() if shortfalls else chain
     c, r = _rates(assumed, assumed_chain)
-    fixed_by = binding(assumed, assumed_chain, c, r, _targets(assumed_chain))
-    unique = is_unique(assumed, assumed_chain, c, r)
+    proof = certificate(assumed, assumed_chain, c, r, _targets(assumed_chain)) if assumed_chain.is_numeric else None
+    if proof is not None:
+        check(proof)
+    unique = is_unique(assumed, assumed_chain, r) if proof is None else proof.unique
     spreads = _spreads(problem)
     named = {shortfall: 1 - symbol for symbol, shortfall in shortfalls.items()}
     c, r = ([substitute(value, named) for value in values] for values in (c, r))
@@ -224,13 +232,20 @@ def solve(problem: Problem, decay: Decay = "independent") -> Prescription:
             alpha=None if index == 0 else chain.alpha[index],
             omega=None if index == 0 else chain.omega[index],
             u=None if index == 0 else chain.u[index],
-            binding=fixed_by[index],
+            binding=proof.fixing(index) if proof else (),
             spread=spreads[index] if spreads else None,
         )
         for index, kind in enumerate(chain.kinds)
     )
     return Prescription(
-        problem, chain, layers, unique, r[-2].is_zero, (*problem.alignment.notes, *_warnings(problem, r)), decay=decay
+        problem,
+        chain,
+        layers,
+        unique,
+        r[-2].is_zero,
+        (*problem.alignment.notes, *_warnings(problem, r)),
+        decay=decay,
+        certificate=proof,
     )
 
 

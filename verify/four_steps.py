@@ -6,7 +6,7 @@ the assumption, and a failing `consistent` says that even what was measured befo
 Tens of rows reject together, so each has to fail by chance far less than once in twenty times. The interval alone does
 not see to that: a theory for n -> infinity is off by a little at every finite width. Hence the tolerances of
 `verify.judging`: with them right theories are rejected in fewer than one of a hundred studies of three seeds
-(docs/judging.md has the counts).
+(docs/plants.md has the counts).
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,7 +24,8 @@ STEPS: Mapping[str, tuple[Quantity, ...]] = {
     "4 consistent": ("consistent",),
 }
 """Which quantities make which step, the two sides of the fourth apart."""
-REJECTING = ("1 optimizer", "2 propagation", "4 result")
+ASSUMPTION, RESULT = "3 assumption", "4 result"
+REJECTING = ("1 optimizer", "2 propagation", RESULT)
 
 HALF = 0.5  # the step between the exponents of usual theories
 
@@ -56,9 +57,14 @@ def counts(rows: Sequence[Row]) -> dict[str, Count]:
 def rejected_by(rows: Sequence[Row]) -> dict[str, list[Row]]:
     """The failing rows of the steps that reject a theory, by step; empty where it is not rejected.
 
-    The step that fails after the fewest training steps comes first: what fails later may follow from it.
+    Where the result fails and alpha does too, step 3 is named with it: alpha fixes the rate, c = t + alpha - a - s, so
+    that the assumption is what is wrong. The step that fails after the fewest training steps comes first: what fails
+    later may follow from it.
     """
     failing = {name: [row for row in of_step(rows, name) if row.verdict == "fails"] for name in REJECTING}
+    if failing[RESULT]:
+        assumed = [row for row in of_step(rows, ASSUMPTION) if row.verdict == "fails" and row.quantity == "alpha"]
+        failing = {ASSUMPTION: assumed, **failing}
     found = {name: sorted(each, key=lambda row: row.step) for name, each in failing.items() if each}
     return dict(sorted(found.items(), key=lambda item: item[1][0].step))
 
@@ -70,7 +76,7 @@ def resolution(rows: Sequence[Row]) -> float:
     has no interval.
     """
     sharpest: dict[str, float] = {}
-    for row in of_step(rows, "4 result"):
+    for row in of_step(rows, RESULT):
         reach = row.measured.high - row.measured.value + (row.tolerance or 0.0)
         sharpest[row.layer] = min(reach if np.isfinite(reach) else np.inf, sharpest.get(row.layer, np.inf))
     found = max(sharpest.values(), default=np.inf)
