@@ -5,8 +5,8 @@ the assumption, and a failing `consistent` says that even what was measured befo
 
 Tens of rows reject together, so each has to fail by chance far less than once in twenty times. The interval alone does
 not see to that: a theory for n -> infinity is off by a little at every finite width. Hence the tolerances of
-`verify.judging`: with them right theories are rejected in fewer than one of a hundred studies of three seeds
-(docs/plants.md has the counts).
+`verify.judging`, meant to reject right theories in fewer than one of a hundred studies of three seeds (docs/plants.md
+has the counts, with the interval that their number leaves).
 """
 
 from collections.abc import Mapping, Sequence
