@@ -18,7 +18,8 @@ from benchmarks.results import arguments, report
 from derive.alignments import FULL
 from derive.optimizers import optimizers
 from derive.parameterizations import MUP
-from verify.graph_rates import Wanted, solve_graph
+from verify.graph_rates import solve_graph
+from verify.graph_start import Wanted
 from verify.linear_program import floats, minimise
 from verify.models import Scaling
 from verify.models.transformer import Transformer

@@ -17,7 +17,8 @@ from derive.propagation import Problem
 from derive.solve import prescribe, solve
 from tests.zoo import ZOO
 from verify.graph import GraphError
-from verify.graph_rates import Rates, Wanted, solve_graph
+from verify.graph_rates import Rates, solve_graph
+from verify.graph_start import Wanted
 from verify.models import Scaling
 from verify.models.mlp import MLP
 from verify.models.transformer import Transformer

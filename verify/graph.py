@@ -121,7 +121,9 @@ class Node:
 
 @dataclass(frozen=True)
 class Requirement:
-    """A place where the change must stay finite: r_node + shift >= 0; `what` says where."""
+    """A place where the change must not outgrow what is there: r_node + shift >= 0, the shift less the size of the
+    value for whoever consumes it (THEORY 11); `what` says where.
+    """
 
     node: int
     shift: Fraction
@@ -264,12 +266,12 @@ def settle(value: Activation) -> Fraction:
     """The exponent of the value's size, once its owners' multipliers end here."""
     if not value.owners:
         return value.size
-    sizes = []
+    # What joins a sum whose other terms have their sizes already comes to the size that they have there.
+    size = min((m - owner.trailing for owner, m in value.owners if owner.trailing is not None), default=ZERO)
     for owner, multiplier in value.owners:
         if owner.trailing is None:
-            owner.trailing = multiplier
-        sizes.append(multiplier - owner.trailing)
-    return min(sizes)
+            owner.trailing = multiplier - size
+    return size
 
 
 def roles_note(fans: Sequence[Fan]) -> list[str]:

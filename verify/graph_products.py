@@ -71,7 +71,7 @@ class Products(Rules):
         fan_in, fan_out = self.fan_pair(eqn, wide, position)
         size = settle(value)
         self.grown(size, f"the dense op of {path}")
-        self.require(value, f"the input of {path}")
+        self.require(value, f"the input of {path}", size)
         use = Use(
             self.unique(path + indices),
             path,
@@ -112,8 +112,8 @@ class Products(Rules):
             (left, sizes[1], sizes[1] - both[1][1].power / 2),
             (right, sizes[0], sizes[0] - both[0][1].power / 2),
         ]
-        for value in (left, right):
-            self.require(value, f"the product {name}")
+        for value, size in zip((left, right), sizes, strict=True):
+            self.require(value, f"the product {name}", size)
         product = Product(name, fan, len(self.graph.nodes), sum(sizes, ZERO), self.address)
         self.graph.all_products.append(product)
         edges = [Edge(v.node, v.shift + forward, v.back + back) for v, forward, back in terms if v.node is not None]

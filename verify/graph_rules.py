@@ -176,10 +176,10 @@ class Rules:
         size = min([*sizes, ZERO] if constants else sizes)
         return self.merged(terms, shapes, size=size, nonnegative=nonnegative)
 
-    def require(self, value: Activation, what: str) -> None:
-        """The change has to stay finite here."""
+    def require(self, value: Activation, what: str, size: Fraction = ZERO) -> None:
+        """The change may be as large here as n^-size, the size of the value for whoever consumes it (THEORY 11)."""
         if value.node is not None:
-            self.graph.requirements.append(Requirement(value.node, value.shift, what))
+            self.graph.requirements.append(Requirement(value.node, value.shift - size, what))
 
     def grown(self, size: Fraction, what: str) -> None:
         """Say where a value grows with the width before anything is trained."""
@@ -292,9 +292,13 @@ class Rules:
         return self.merged([(value, factor, factor)], shape, size=degree * size, nonnegative=nonnegative)
 
     def moved(self, name: str, value: Activation, shape: Shapes) -> Activation:
-        """The same entries in another place; the gradient of a copy sums over its copies, of random sign."""
+        """The same entries in another place, or some of them.
+
+        The gradient of a copy sums over its copies, of random sign; that of a part is 0 on the other entries, and its
+        root mean square over all of them smaller by the root of the share.
+        """
         back = value.back + (2 * FAR if name == "stop_gradient" else 0)
-        if name in ("broadcast_in_dim", "tile"):
+        if name != "pad":
             back -= growth(shape, self.graph.ratio) / 2 - growth(value.shapes, self.graph.ratio) / 2
         return replace(value, shapes=shape, back=back, nonnegative=value.nonnegative and name not in ("neg", "pad"))
 

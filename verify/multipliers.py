@@ -11,7 +11,7 @@ from jax.extend.core import ClosedJaxpr
 from jax.extend.core import Literal as Constant
 
 from verify.graph import Graph
-from verify.graph_rates import key
+from verify.graph_start import key
 from verify.graph_walk import walk
 from verify.trace import BODIES, CALLS, CUSTOM, TraceError, Tree, as_closed, bind_equation, scan_split
 from verify.user_model import Apply

@@ -14,7 +14,8 @@ from derive.parameterizations import parameterization as read_parameterization
 from derive.propagation import LOSSES, Loss
 from derive.solve import DECAYS, Decay
 from verify.graph import ZERO, Graph, Use, roles_note
-from verify.graph_rates import Rates, Wanted, key, solve_graph
+from verify.graph_rates import Rates, solve_graph
+from verify.graph_start import Wanted, key
 from verify.prescription import GAUGES, Gauge, ModelPrescription, OpRow, ParameterRow, read_rules
 from verify.trace import Tree
 from verify.user_model import Drawn, Make, drawn, graph_of

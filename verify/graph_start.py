@@ -1,0 +1,192 @@
+"""What holds on a graph before anything is trained: roles, initial sizes, multipliers, gradients and updates.
+
+A use's a + b is what gives its output size 1 (THEORY 1); the gradient of a node is a root mean square over its
+entries, n^-g, so that a product's way back adds squares:
+
+    through W, fan_out growing as n^f:  g + a + b - f/2        g of W:  g of the output + a + e_z - (positions that
+                                                               share it)/2, added up at random signs
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+from functools import cache
+from typing import cast
+
+from sympy import Expr, Rational, S
+
+from derive.alignments import Alignment, Ratios
+from derive.exponents import Kind
+from derive.optimizers import Optimizer
+from derive.parameterizations import Parameterization
+from derive.propagation import Loss, Optimizers
+from verify.graph import FAR, ZERO, Graph, GraphError, Owner, Use
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is asked of the rates, as in `derive.propagation.Problem`; `own_multipliers` folds a's multipliers in.
+
+    `measured` are alignments of single dense ops by name, in the place of the assumed ones.
+    """
+
+    optimizers: Optimizers
+    parameterization: Parameterization
+    alignment: Alignment
+    loss: Loss = "mse"
+    own_multipliers: bool = False
+    measured: Mapping[str, Ratios] = field(default_factory=dict)
+
+
+def fraction(value: Expr) -> Fraction:
+    """The exponent as an exact number; GraphError where there are symbols in it."""
+    if not isinstance(value, Rational):
+        raise GraphError(f"the exponent {value} has symbols in it; give numbers for a model of your own")
+    return Fraction(int(value.p), int(value.q))
+
+
+def _rational(value: Fraction) -> Rational:
+    return cast("Rational", Rational(value.numerator, value.denominator))
+
+
+def kinds(graph: Graph) -> dict[str, Kind]:
+    """The kind of every use, by name (vectors by "NAME as a vector"): its fans, and whether it feeds further layers."""
+    feeds = graph.feeds_weights()
+    return {key(use): kind_of(use, feeds[use.node]) for use in graph.uses}
+
+
+def key(use: Use) -> str:
+    """A use's name; that of a vector says so."""
+    return use.name if use.is_dense else f"{use.name} as a vector"
+
+
+def kind_of(use: Use, feeds: bool) -> Kind:
+    """Embedding where fan_in stays; readout where it alone grows and the output goes out; hidden otherwise."""
+    if not use.fan_in.grows:
+        return "embedding"
+    return "hidden" if feeds or use.fan_out.grows else "readout"
+
+
+@cache
+def _update(
+    rule: Optimizer, fans: tuple[Fraction, Fraction], g: Fraction, b: Fraction
+) -> tuple[Fraction, Fraction, Fraction, Fraction | None]:
+    """(s, alignment cap, degree in the gradient, epsilon) of an update of that rule."""
+    powers = (_rational(fans[0]), _rational(fans[1]))
+    gradient, weight = _rational(g), _rational(b)
+    epsilon = rule.epsilon(powers, gradient, weight)
+    if epsilon is not None and not rule.scaled_epsilon:
+        epsilon = S.Zero
+    return (
+        fraction(rule.size(powers, gradient, weight)),
+        fraction(rule.alignment_cap(powers, gradient, weight)),
+        fraction(rule.gradient_degree(powers, gradient, weight)),
+        None if epsilon is None else fraction(epsilon),
+    )
+
+
+class Start:
+    """Roles, sizes, multipliers, gradients g and updates s of every parameter, and the notes on them."""
+
+    def __init__(self, graph: Graph, wanted: Wanted) -> None:
+        self.graph, self.wanted = graph, wanted
+        feeds = graph.feeds_weights()
+        self.kind: dict[Owner, Kind] = {use: kind_of(use, feeds[use.node]) for use in graph.uses}
+        self.uses = {path: uses for path, uses in graph.of_path().items() if uses}
+        self.notes: list[str] = list(graph.notes)
+        self.extra: dict[Owner, Fraction] = {}
+        self.a: dict[str, Fraction] = {}
+        self.b: dict[str, Fraction] = {}
+        self.role: dict[str, Kind] = {}
+        self.main: dict[str, Use] = {}
+        for path, uses in self.uses.items():
+            self._initialise(path, uses)
+        for product in graph.all_products:
+            aligned = product.fan_in.power * fraction(wanted.alignment.hidden.alpha)
+            self.extra[product] = max(ZERO, aligned - product.found) if product.fan_in.grows else ZERO
+        self.gradient = self._gradients()
+        self.update = {
+            path: _update(
+                wanted.optimizers[self.role[path]],
+                (self.main[path].fan_in.power, self.main[path].fan_out.power),
+                self.gradient[path],
+                self.b[path],
+            )
+            for path in self.uses
+        }
+
+    def total(self, use: Use) -> Fraction:
+        """What a + b of that use has to be: for activations of size 1 at the start, or the scheme's on a readout."""
+        if self.kind[use] == "embedding":
+            return ZERO
+        total = fraction(self.wanted.parameterization.total(self.kind[use]))
+        if self.tied(use):
+            # Its input holds rows of the same table, whose products with themselves add up as n.
+            total = max(total, Fraction(1))
+        return use.fan_in.power * total
+
+    def tied(self, use: Use) -> bool:
+        """Whether this is the readout of a table that is the embedding as well."""
+        return self.kind[use] == "readout" and any(self.kind[other] == "embedding" for other in self.uses[use.path])
+
+    def _initialise(self, path: str, uses: Sequence[Use]) -> None:
+        """A parameter's role, multiplier and initial size; uses that want another size get a multiplier."""
+        order: list[Kind] = ["embedding", "hidden", "readout"]
+        main = min(uses, key=lambda use: (order.index(self.kind[use]), not use.is_dense))
+        role = self.kind[main]
+        self.main[path], self.role[path] = main, role
+        multiplier = ZERO
+        if self.wanted.own_multipliers:
+            powers = {"embedding": main.fan_out.power, "hidden": main.fan_in.power, "readout": main.fan_in.power}
+            multiplier = fraction(self.wanted.parameterization.at(role)[0]) * powers[role] - main.found
+        self.a[path] = multiplier
+        demands = {use: self.total(use) - use.found - multiplier for use in uses}
+        self.b[path] = min(demands.values())
+        for use, demand in demands.items():
+            self.extra[use] = demand - self.b[path]
+        if len(uses) > 1 and len(set(demands.values())) > 1:
+            wants = ", ".join(f"{self.kind[use]} wants n^{-demand}" for use, demand in demands.items())
+            tied = "; its readout aligns with what it embedded, as n^1" if any(map(self.tied, uses)) else ""
+            self.notes.append(
+                f"{path} is used {len(uses)} times, and no one initial size fits ({wants}{tied}); it takes the "
+                f"largest, and the other products are multiplied apart"
+            )
+        elif len({self.kind[use] for use in uses}) > 1:
+            self.notes.append(f"{path} is used as {' and as '.join(sorted({self.kind[use] for use in uses}))}")
+
+    def multiplier(self, use: Use) -> Fraction:
+        """The exponent of all that multiplies the weight in this use, before what trails it."""
+        return use.scale + self.a[use.path] + self.extra[use]
+
+    def _gradients(self) -> dict[str, Fraction]:
+        """g of every parameter at initialisation: back through the graph, the largest gradient that arrives counts."""
+        back = [FAR] * len(self.graph.nodes)
+        for node, _, offset in self.graph.outputs:
+            back[node] = min(back[node], offset)
+        found = dict.fromkeys(self.uses, FAR)
+        for index in reversed(range(len(back))):
+            node, now = self.graph.nodes[index], back[index]
+            if now >= FAR:
+                continue
+            product = self.extra[node.product] if node.product else ZERO
+            for edge in node.edges:
+                back[edge.source] = min(back[edge.source], now + edge.back + product)
+            use = node.use
+            if use is None:
+                continue
+            # A vector's own scale is part of the way back from its node already.
+            scale = self.multiplier(use) - (ZERO if use.is_dense else use.scale)
+            found[use.path] = min(found[use.path], now + scale + use.input_size)
+            if use.input_node is not None:
+                forward = self.b[use.path] + self.multiplier(use)
+                arriving = now + forward - use.fan_out.power / 2 + use.input_back
+                back[use.input_node] = min(back[use.input_node], arriving)
+        lost = [path for path in self.graph.shapes if found.get(path, FAR) >= FAR]
+        if lost:
+            raise GraphError(
+                f"{lost[0]} does not reach the output"
+                + (f" (nor do {len(lost) - 1} others)" if lost[1:] else "")
+                + " by steps that pass on small changes and gradients (sign, argmax and stop_gradient do not), so "
+                "nothing fixes its rate; leave it out of params"
+            )
+        return found
