@@ -1,6 +1,6 @@
 """The coordinate check of the user's own model: train it at growing widths, as it is and as prescribed, and judge.
 
-    dense op     size of its output at initialisation n^-(a + b - f/2), its fan-in growing as n^f; its change n^-r, r >= 0
+    dense op     size of its output at initialisation n^-(a + b - f/2), its fan-in growing as n^f; change n^-r, r >= 0
     vector       its change n^-(c + s), which may not outgrow the size n^-b that it starts as
     q k^T        with the multipliers after it: neither size nor change grows
     decay        the part of the weights that a step takes away, n^-(c + decay)
@@ -19,14 +19,14 @@ import numpy as np
 
 from derive.errors import DeriveError
 from verify.check_rows import DECIDING, judged
-from verify.coordinates import Coordinates, Transform, default_loss
+from verify.coordinates import Coordinates, Transform
 from verify.fit import TOLERANCES, Row, Slope, Table, slope
 from verify.optimizers import BASE_RATES
 from verify.prescribing import prescribe
 from verify.prescription import ModelPrescription
 from verify.user_model import Drawn, Make, UserModel, build, drawn, graph_of, users_code
 
-__all__ = ["Check", "Measured", "coordinate_check", "default_loss", "starts_at"]
+__all__ = ["Check", "Measured", "coordinate_check", "starts_at"]
 
 Setup = Literal["own", "prescribed"]
 SETUPS: tuple[Setup, ...] = ("own", "prescribed")
@@ -81,7 +81,7 @@ class Check:
 
 
 def starts_at(prescription: ModelPrescription, setup: Setup, model: UserModel, width: int) -> list[Drawn]:
-    """How every parameter starts in that set-up, before the prescription's factors: own starts as the model has them."""
+    """How every parameter starts in that set-up, before the prescription's factors."""
     if setup == "prescribed":
         return [row.start for row in prescription.parameters]
     own = drawn(model.params)
@@ -165,11 +165,11 @@ def _transform(transform: Transform | None, width: int) -> Any:
 
 def _entries(make: Make, widths: Sequence[int]) -> dict[str, list[int]]:
     """How many numbers every parameter's own start was read from, by width."""
-    trees = [drawn_entries(build(make, width).params) for width in widths]
+    trees = [_drawn_entries(build(make, width).params) for width in widths]
     return {path: [tree[path] for tree in trees] for path in trees[0]}
 
 
-def drawn_entries(params: Any) -> dict[str, int]:
+def _drawn_entries(params: Any) -> dict[str, int]:
     """Entries of every parameter by path; 0 where it starts at a constant, which has no chance in it."""
     starts = drawn(params)
     sizes = [leaf.size for leaf in jax.tree.leaves(params)]
@@ -218,9 +218,11 @@ def _advice(answer: ModelPrescription, widths: Sequence[int], own: Measured, has
         if update is not None and _differs(update, wanted, 0.1) and (has_transform or row.c != 0):
             old = f"n^-{update.value - float(row.s):.2f}" if has_transform else "n^0"
             changes.append(f"rate {old} -> n^-{row.c}")
-        for decay in own.rows:
-            if decay.quantity == "decay" and decay.layer == f"parameter {row.path}" and decay.verdict == "fails":
-                changes.append(f"decay per step n^-{decay.measured.value:.2f} -> n^-{decay.predicted}")
+        changes += [
+            f"decay per step n^-{failure.measured.value:.2f} -> n^-{failure.predicted}"
+            for failure in own.failures
+            if failure.quantity == "decay" and failure.layer == f"parameter {row.path}"
+        ]
         if changes:
             why = failing.get(row.path, ["what it feeds drifts"])[0]
             lines.append(f"{row.path} ({row.role}): {', '.join(changes)}; {why}".replace("--", "+"))

@@ -6,7 +6,6 @@ arguments; only a transform of the user's own is a program of its own.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import Any
 
 import jax
@@ -90,17 +89,11 @@ class Coordinates:
             how._each(lambda row, leaf: (leaf * how.factor(row.a)).astype(leaf.dtype), params), inputs
         )
 
-    @cached_property
-    def batches(self) -> Callable[[int], Tree]:
+    def batches(self, steps: int) -> Tree:
         """The batches 1 to `steps` on a leading axis; ModelError where their shapes differ."""
-
-        def stacked(steps: int) -> Tree:
-            with users_code("inputs(step), whose batches need one shape for all steps,"):
-                return jax.tree.map(
-                    lambda *rows: jnp.stack(rows), *[self.model.batch(step) for step in range(1, steps + 1)]
-                )
-
-        return stacked
+        with users_code("inputs(step), whose batches need one shape for all steps,"):
+            rows = [self.model.batch(step) for step in range(1, steps + 1)]
+            return jax.tree.map(lambda *each: jnp.stack(each), *rows)
 
     def measured(self, setups: Sequence[Numbers], seeds: int, steps: int, rate: float) -> list[Found]:
         """What every set-up's networks show, a number per seed."""
@@ -112,13 +105,13 @@ class Coordinates:
             return self._run(numbers, key, batches, steps, rate)
 
         found = jax.device_get(jax.jit(for_each(run, (True, True, False)))(numbers, keys, self.batches(steps)))
-        marks = log_spaced(steps)
+        by_setup = jax.tree.map(lambda x: x.reshape(len(setups), seeds, -1), found)  # the last axis is of marks
         return [
             {
-                step: jax.tree.map(lambda x, i=index: list(map(float, x[at : at + seeds, i])), found)
-                for index, step in enumerate(marks)
+                step: jax.tree.map(lambda x, i=i, index=index: x[i, :, index].tolist(), by_setup)
+                for index, step in enumerate(log_spaced(steps))
             }
-            for at in range(0, len(runs), seeds)
+            for i in range(len(setups))
         ]
 
     def _run(self, numbers: Numbers, key: Any, batches: Tree, steps: int, rate: float) -> Any:

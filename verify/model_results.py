@@ -103,7 +103,8 @@ def as_text(
         f"base rate {content['base_rate']:g}, on {content['device']}",
         "Powers of the width as measured; x: not as predicted; ?: undecided; a: smaller, as its update aligns "
         "less than assumed",
-        f"own: the model as it is, with {own or 'one rate for all'}; prescribed: its sizes, rates and multipliers as prescribed",
+        f"own: the model as it is, with {own or 'one rate for all'}; "
+        "prescribed: its sizes, rates and multipliers as prescribed",
         terminal_table(columns, cells),
     ]
     lines += [f"{setup}: {_verdict(measured, check.seeds)}" for setup, measured in check.measured.items()]
