@@ -1,8 +1,7 @@
 """Ten mistakes of width scaling, planted one at a time: does `verify check` catch them?
 
 python -m benchmarks.planted_check prints the table of docs/check.md. Beside it stands what a plot of mean |activation|
-against width shows at the same steps, the quantity of microsoft/mup's coordinate check, computed here: "shows" where
-the slope of the change of a layer's mean |activation| is below -0.15 or above 0.15 at a step; a person judges the plot.
+against width shows, the quantity of microsoft/mup's coordinate check, computed here: the slope farthest from 0.
 """
 
 from collections.abc import Callable, Sequence
@@ -95,7 +94,7 @@ def transform(mistake: Mistake) -> Callable[[int], optax.GradientTransformation]
     def at(width: int) -> optax.GradientTransformation:
         ratio = width / BASE
         powers = {"in": 0.0, "b": 0.0, "w": -1.0, "q": -1.0, "k": -1.0, "out": 0.0} | mistake.rates
-        rules = {
+        rules: dict[Any, optax.GradientTransformation] = {
             name: optax.adamw(
                 RATE * ratio**power, eps=mistake.epsilon, weight_decay=0.1 * ratio ** (-power * mistake.decay)
             )
@@ -121,7 +120,8 @@ def plotted(mistake: Mistake, steps: int = 5) -> dict[str, float]:
     for width in WIDTHS:
         made = build(model(mistake), width)
         rule = transform(mistake)(width)
-        params, state = made.params, rule.init(made.params)
+        params: Any = made.params
+        state = rule.init(params)
         sizes: dict[str, list[float]] = {"hidden": [], "logits": []}
         gradient = jax.jit(jax.grad(lambda p, made=made: default_loss(made.apply(p, made.batch(0)), None)))
         for step in range(steps + 1):

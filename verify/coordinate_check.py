@@ -112,10 +112,35 @@ def coordinate_check(
     """
     answer = prescription or prescribe(make, base_width=widths[0], width=widths[-1])
     rate = base_rate or min(BASE_RATES[row.rule] for row in answer.parameters)
+    found, starts = _trained(make, answer, widths, rate, seeds, steps, epsilon, transform, setups, progress)
+    after = _behind(make, widths, next(iter(found.values()))[widths[0]][1])
+    measured: dict[Setup, Measured] = {}
+    for setup in setups:
+        tables = _tables(found[setup], widths)
+        extra = answer.multipliers if setup == "prescribed" else {}
+        behind = {name: x + extra.get(name.removeprefix("product "), 0) for name, x in after.items()}
+        rows = judged(answer, widths, tables, behind, _entries(make, widths) if setup == "own" else {})
+        measured[setup] = Measured(setup, tables, starts[setup], tuple(rows))
+    advice = _advice(answer, widths, measured["own"], transform is not None) if "own" in measured else []
+    return Check(answer, tuple(widths), seeds, measured, tuple(advice))
+
+
+def _trained(
+    make: Make,
+    answer: ModelPrescription,
+    widths: Sequence[int],
+    rate: float,
+    seeds: int,
+    steps: int,
+    epsilon: float | None,
+    transform: Transform | None,
+    setups: Sequence[Setup],
+    progress: Callable[[], None],
+) -> tuple[dict[Setup, dict[int, Any]], dict[Setup, dict[int, Mapping[str, Drawn]]]]:
+    """(sizes, starts) of every set-up by width; set-ups share a program unless one has a transform of its own."""
     found: dict[Setup, dict[int, Any]] = {setup: {} for setup in setups}
     starts: dict[Setup, dict[int, Mapping[str, Drawn]]] = {setup: {} for setup in setups}
-    together = [list(setups)] if transform is None else [[setup] for setup in setups]
-    after: Mapping[str, Fraction] = {}
+    together: list[list[Setup]] = [list(setups)] if transform is None else [[setup] for setup in setups]
     with jax.default_matmul_precision("highest"):
         for width in widths:
             model = build(make, width)
@@ -135,19 +160,15 @@ def coordinate_check(
                 for setup, sizes in zip(group, network.measured(numbers, seeds, steps, rate), strict=True):
                     found[setup][width] = sizes
                 progress()
-    names = next(iter(found.values()))[widths[0]][1]
-    if any(name.startswith("product ") for name in names):
-        graph = graph_of(make, widths[0], widths[-1])[0]
-        after = {f"product {product.name}": product.trailing or Fraction(0) for product in graph.products}
-    measured: dict[Setup, Measured] = {}
-    for setup in setups:
-        tables = _tables(found[setup], widths)
-        extra = answer.multipliers if setup == "prescribed" else {}
-        behind = {name: x + extra.get(name.removeprefix("product "), 0) for name, x in after.items()}
-        rows = judged(answer, widths, tables, behind, _entries(make, widths) if setup == "own" else {})
-        measured[setup] = Measured(setup, tables, starts[setup], tuple(rows))
-    advice = _advice(answer, widths, measured["own"], transform is not None) if "own" in measured else []
-    return Check(answer, tuple(widths), seeds, measured, tuple(advice))
+    return found, starts
+
+
+def _behind(make: Make, widths: Sequence[int], names: Mapping[str, Any]) -> dict[str, Fraction]:
+    """The exponents of the multipliers behind products of activations whose sum grows, by the row's name."""
+    if not any(name.startswith("product ") for name in names):
+        return {}
+    graph = graph_of(make, widths[0], widths[-1])[0]
+    return {f"product {product.name}": product.trailing or Fraction(0) for product in graph.products}
 
 
 def _transform(transform: Transform | None, width: int) -> Any:
