@@ -112,14 +112,14 @@ def coordinate_check(
     """
     answer = prescription or prescribe(make, base_width=widths[0], width=widths[-1])
     rate = base_rate or min(BASE_RATES[row.rule] for row in answer.parameters)
-    found, starts = _trained(make, answer, widths, rate, seeds, steps, epsilon, transform, setups, progress)
+    found, starts, entries = _trained(make, answer, widths, rate, seeds, steps, epsilon, transform, setups, progress)
     after = _behind(make, widths, next(iter(found.values()))[widths[0]][1])
     measured: dict[Setup, Measured] = {}
     for setup in setups:
         tables = _tables(found[setup], widths)
         extra = answer.multipliers if setup == "prescribed" else {}
         behind = {name: x + extra.get(name.removeprefix("product "), 0) for name, x in after.items()}
-        rows = judged(answer, widths, tables, behind, _entries(make, widths) if setup == "own" else {})
+        rows = judged(answer, widths, tables, behind, entries if setup == "own" else {})
         measured[setup] = Measured(setup, tables, starts[setup], tuple(rows))
     advice = _advice(answer, widths, measured["own"], transform is not None) if "own" in measured else []
     return Check(answer, tuple(widths), seeds, measured, tuple(advice))
@@ -136,14 +136,17 @@ def _trained(
     transform: Transform | None,
     setups: Sequence[Setup],
     progress: Callable[[], None],
-) -> tuple[dict[Setup, dict[int, Any]], dict[Setup, dict[int, Mapping[str, Drawn]]]]:
-    """(sizes, starts) of every set-up by width; set-ups share a program unless one has a transform of its own."""
+) -> tuple[dict[Setup, dict[int, Any]], dict[Setup, dict[int, Mapping[str, Drawn]]], dict[str, list[int]]]:
+    """(sizes and starts of every set-up by width, entries of every parameter); set-ups share a program unless one has a transform of its own."""
     found: dict[Setup, dict[int, Any]] = {setup: {} for setup in setups}
     starts: dict[Setup, dict[int, Mapping[str, Drawn]]] = {setup: {} for setup in setups}
+    entries: dict[str, list[int]] = {}
     together: list[list[Setup]] = [list(setups)] if transform is None else [[setup] for setup in setups]
     with jax.default_matmul_precision("highest"):
         for width in widths:
             model = build(make, width)
+            for path, count in _entries(model.params).items():
+                entries.setdefault(path, []).append(count)
             for group in together:
                 numbers = []
                 own = _transform(transform, width) if group == ["own"] else None
@@ -160,7 +163,7 @@ def _trained(
                 for setup, sizes in zip(group, network.measured(numbers, seeds, steps, rate), strict=True):
                     found[setup][width] = sizes
                 progress()
-    return found, starts
+    return found, starts, entries
 
 
 def _behind(make: Make, widths: Sequence[int], names: Mapping[str, Any]) -> dict[str, Fraction]:
@@ -184,14 +187,8 @@ def _transform(transform: Transform | None, width: int) -> Any:
     return made
 
 
-def _entries(make: Make, widths: Sequence[int]) -> dict[str, list[int]]:
-    """How many numbers every parameter's own start was read from, by width."""
-    trees = [_drawn_entries(build(make, width).params) for width in widths]
-    return {path: [tree[path] for tree in trees] for path in trees[0]}
-
-
-def _drawn_entries(params: Any) -> dict[str, int]:
-    """Entries of every parameter by path; 0 where it starts at a constant, which has no chance in it."""
+def _entries(params: Any) -> dict[str, int]:
+    """How many numbers every parameter's start is read from, by path; 0 where it starts at a constant, which has no chance in it."""
     starts = drawn(params)
     sizes = [leaf.size for leaf in jax.tree.leaves(params)]
     return {
