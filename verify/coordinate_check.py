@@ -137,7 +137,10 @@ def _trained(
     setups: Sequence[Setup],
     progress: Callable[[], None],
 ) -> tuple[dict[Setup, dict[int, Any]], dict[Setup, dict[int, Mapping[str, Drawn]]], dict[str, list[int]]]:
-    """(sizes and starts of every set-up by width, entries of every parameter); set-ups share a program unless one has a transform of its own."""
+    """(sizes and starts of every set-up by width, entries of every parameter).
+
+    Set-ups share a program, unless one has a transform of its own.
+    """
     found: dict[Setup, dict[int, Any]] = {setup: {} for setup in setups}
     starts: dict[Setup, dict[int, Mapping[str, Drawn]]] = {setup: {} for setup in setups}
     entries: dict[str, list[int]] = {}
@@ -188,7 +191,7 @@ def _transform(transform: Transform | None, width: int) -> Any:
 
 
 def _entries(params: Any) -> dict[str, int]:
-    """How many numbers every parameter's start is read from, by path; 0 where it starts at a constant, which has no chance in it."""
+    """How many numbers every parameter's start is read from, by path; 0 for a constant."""
     starts = drawn(params)
     sizes = [leaf.size for leaf in jax.tree.leaves(params)]
     return {
