@@ -9,12 +9,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import verify
 from derive.cli import run
 from verify.cli import app
-from verify.coordinate_check import Check, Runner, coordinate_check, default_loss, setup_at
+from verify.coordinate_check import Check, coordinate_check
+from verify.coordinates import Coordinates, default_loss
 from verify.prescription import ModelPrescription
 from verify.rate_drift import rate_drift
 from verify.user_model import build
@@ -92,11 +94,15 @@ def test_a_wrong_prescription_fails(prescription: ModelPrescription):
 def test_what_is_measured_are_the_sizes_themselves(prescription: ModelPrescription):
     """Against plain numpy: dW after a step of sign-like Adam, the output's size at the start, the change after."""
     model = build(make, 64)
-    how = setup_at(prescription, "prescribed", model, 64)
-    runner = Runner(model, how)
-    sizes = runner.measured(1, 1, 1e-3, lambda: None)[1]
-    params = runner.init(jax.random.key(0))
-    moved, _, _ = runner.step(params, runner.start(params, 1e-3), 1e-3, model.batch(1))
+    network = Coordinates(model, prescription)
+    numbers = network.numbers(64, [row.start for row in prescription.parameters])
+    sizes = network.measured([numbers], 1, 1, 1e-3)[0][1]
+    how = prescription.at(64)
+    params = how.init(jax.random.key(0), model.params)
+    gradients = jax.grad(lambda p: default_loss(model.apply(p, model.batch(1)), None))(params)
+    transform = how.optimizer(1e-3)
+    updates, _ = transform.update(gradients, transform.init(params), params)
+    moved = optax.apply_updates(params, updates)
 
     def rms(x: Any) -> float:
         return float(np.sqrt(np.mean(np.square(x))))
@@ -109,6 +115,9 @@ def test_what_is_measured_are_the_sizes_themselves(prescription: ModelPrescripti
     assert sizes["up"]["delta_w"] == [pytest.approx(rms(after["up"] - before["up"]), rel=1e-3)]
     change = hidden(after) @ after["up"] - hidden(before) @ before["up"]
     assert sizes["up"]["delta_output"] == [pytest.approx(rms(change), rel=1e-3)]
+    bias = sizes["parameter bias"]
+    assert bias["delta_w"] == [pytest.approx(rms(after["bias"] - before["bias"]), rel=1e-3)]
+    assert bias["weight"] == [pytest.approx(rms(before["bias"]), rel=1e-4)]
     assert sizes["up"]["delta_w"] == [pytest.approx(5e-4, rel=0.02)]  # half of 1e-3, at twice the base width
 
 

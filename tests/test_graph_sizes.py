@@ -15,7 +15,7 @@ import pytest
 
 import verify
 from tests.zoo import ZOO
-from verify.coordinate_check import default_loss
+from verify.coordinates import default_loss
 from verify.graph_walk import path_name
 from verify.prescription import ModelPrescription
 from verify.trace import trace

@@ -18,7 +18,7 @@ import pytest
 import verify
 from derive.errors import DeriveError
 from tests.zoo import ZOO
-from verify.coordinate_check import Runner, default_loss
+from verify.coordinates import Coordinates, default_loss
 from verify.models import Scaling
 from verify.models.transformer import Transformer
 from verify.prescription import ModelPrescription
@@ -285,7 +285,7 @@ def test_a_loss_has_to_be_one_number():
     answer = verify.prescribe(toy, base_width=BASE, width=WIDTH)
     for loss in (lambda outputs, _: outputs, lambda outputs, _: {"loss": outputs.mean()}):
         with pytest.raises(DeriveError, match="has to give one number"):
-            Runner(UserModel(params, apply, inputs, loss), answer)
+            Coordinates(UserModel(params, apply, inputs, loss), answer)
 
 
 def test_a_matrix_rule_names_the_parameter_that_is_no_matrix():

@@ -153,11 +153,18 @@ def check(
     drift_steps: Annotated[
         int | None, typer.Option(help="Also train this long over a grid of base rates, for how the best one drifts.")
     ] = None,
+    own: Annotated[
+        str | None, typer.Option(help="Your optimizer, module:transform: width -> optax transform. Is it right?")
+    ] = None,
+    decay: Annotated[str, typer.Option(help="Decoupled decay: independent, sqrt or constant.")] = "independent",
+    loss: Annotated[str, typer.Option(help="mse, or ce: with cross-entropy the logits may diverge.")] = "mse",
     out: Annotated[Path | None, typer.Option(help="Folder for check.json and measured.json.")] = None,
     output_format: FormatOption = "table",
 ) -> None:
     """The coordinate check of your own model, as it is and as prescribed; and which parameter to change how."""
     from derive.emit import dump
+    from derive.propagation import LOSSES
+    from derive.solve import DECAYS
     from verify.coordinate_check import coordinate_check
     from verify.exponents import check_widths
     from verify.model_results import as_json, as_text, measured_json
@@ -186,10 +193,20 @@ def check(
         optimizer=optimizer,
         parameterization=parameterization,
         alignment=alignment,
+        loss=read_choice("--loss", loss, LOSSES),  # type: ignore[arg-type]
+        decay=read_choice("--decay", decay, tuple(DECAYS)),  # type: ignore[arg-type]
     )
-    with Progress("training and measuring", 2 * len(sizes) * seeds * steps) as bar:
+    transform = None if own is None else load_make(own)
+    with Progress("training and measuring", len(sizes) * (1 if own is None else 2)) as bar:
         found: Check = coordinate_check(
-            make, answer, sizes, base_rate=rate, seeds=seeds, steps=steps, progress=bar.advance
+            make,
+            answer,
+            sizes,
+            base_rate=rate,
+            seeds=seeds,
+            steps=steps,
+            transform=transform,
+            progress=bar.advance,
         )
     drifts = None
     if drift_steps is not None:
@@ -203,4 +220,4 @@ def check(
         (out / "check.json").write_text(dump(content), encoding="utf-8")
         (out / "measured.json").write_text(dump(measured_json(content, "prescribed")), encoding="utf-8")
         (out / "prescription.json").write_text(answer.to_json(), encoding="utf-8")
-    write_out(dump(content) if chosen == "json" else as_text(model, found, content, drifts))
+    write_out(dump(content) if chosen == "json" else as_text(model, found, content, drifts, own))

@@ -1,31 +1,35 @@
 """The coordinate check of the user's own model: train it at growing widths, as it is and as prescribed, and judge.
 
-For every dense op: the size of its output at initialisation (n^-(a + b - f/2), its fan-in growing as n^f), its change
-n^-r, and in between update sizes and alignments, as slopes over widths with intervals over seeds.
+    dense op     size of its output at initialisation n^-(a + b - f/2), its fan-in growing as n^f; change n^-r, r >= 0
+    vector       its change n^-(c + s), which may not outgrow the size n^-b that it starts as
+    q k^T        with the multipliers after it: neither size nor change grows
+    decay        the part of the weights that a step takes away, n^-(c + decay)
+
+All are slopes over widths with intervals over seeds. What is 0 at every width is right at the start, and is judged from
+the first step at which it moves.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any, Literal
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
 
-from derive.errors import shorten
-from verify.fit import TOLERANCES, Quantity, Row, Slope, Table, Verdict, alignment_slopes, judge, shares, slope
-from verify.measure import initial_inputs, measure, root_mean_square
-from verify.prescription import ModelPrescription, OpRow
-from verify.trace import Tree, trace
-from verify.train import log_spaced
-from verify.user_model import Drawn, Make, ModelError, UserModel, build, drawn, users_code
+from derive.errors import DeriveError
+from verify.check_rows import DECIDING, judged
+from verify.coordinates import Coordinates, Transform
+from verify.fit import TOLERANCES, Row, Slope, Table, slope
+from verify.optimizers import BASE_RATES
+from verify.prescribing import prescribe
+from verify.prescription import ModelPrescription
+from verify.user_model import Drawn, Make, UserModel, build, drawn, graph_of, users_code
+
+__all__ = ["Check", "Measured", "coordinate_check", "starts_at"]
 
 Setup = Literal["own", "prescribed"]
 SETUPS: tuple[Setup, ...] = ("own", "prescribed")
-Loss = Callable[[Tree, Tree], Any]
-PARTIAL = "shrinks, since its update aligns less than assumed, by n^{:.2f}"
 
 
 @dataclass(frozen=True)
@@ -38,16 +42,31 @@ class Measured:
     rows: tuple[Row, ...]
 
     @property
-    def passes(self) -> bool:
-        """Whether sizes at initialisation and all changes are as predicted."""
-        return not self.failures
+    def deciding(self) -> list[Row]:
+        """The rows of sizes at initialisation, of changes and of decay."""
+        return [row for row in self.rows if row.quantity in DECIDING]
 
     @property
     def failures(self) -> list[Row]:
         """The rows that decide and do not hold."""
-        return [
-            row for row in self.rows if row.quantity in ("size", "delta_z") and row.verdict not in ("holds", "open")
-        ]
+        return [row for row in self.deciding if row.verdict == "fails"]
+
+    @property
+    def undecided(self) -> list[Row]:
+        """The rows that could have failed and tell nothing."""
+        return [row for row in self.deciding if row.verdict == "open"]
+
+    @property
+    def verdict(self) -> Literal["passes", "fails", "undecided"]:
+        """Fails where one row does; undecided where none says anything."""
+        if self.failures:
+            return "fails"
+        return "passes" if any(row.verdict == "holds" for row in self.deciding) else "undecided"
+
+    @property
+    def passes(self) -> bool:
+        """Whether nothing fails and something was decided."""
+        return self.verdict == "passes"
 
 
 @dataclass(frozen=True)
@@ -61,128 +80,124 @@ class Check:
     advice: tuple[str, ...]
 
 
-def default_loss(outputs: Tree, _: Tree) -> Any:
-    """For models that come without a loss: fixed random targets.
-
-    Cross-entropy with classes where the last axis has two entries or more, else half the mean square to N(0, 1).
-    """
-    total = jnp.zeros(())
-    for index, leaf in enumerate(each for each in jax.tree.leaves(outputs) if jnp.issubdtype(each.dtype, jnp.inexact)):
-        key = jax.random.key(index)
-        if leaf.ndim and leaf.shape[-1] > 1:
-            targets = jax.random.randint(key, leaf.shape[:-1], 0, leaf.shape[-1])
-            total += optax.softmax_cross_entropy_with_integer_labels(leaf.astype(jnp.float32), targets).mean()
-        else:
-            total += 0.5 * jnp.square(leaf - jax.random.normal(key, leaf.shape)).mean()
-    return total
-
-
-def setup_at(prescription: ModelPrescription, setup: Setup, model: UserModel, width: int) -> ModelPrescription:
-    """What draws parameters and makes the optimizer: the prescription at that width, or the model's own start at the
-    base rate, which is the prescription of the base width with the starts seen at this one.
-    """
+def starts_at(prescription: ModelPrescription, setup: Setup, model: UserModel, width: int) -> list[Drawn]:
+    """How every parameter starts in that set-up, before the prescription's factors."""
     if setup == "prescribed":
-        return prescription.at(width)
-    starts = drawn(model.params)
-    rows = []
-    for row in prescription.parameters:
-        start = starts[row.path]
-        rows.append(replace(row, mean=start and start.mean, std=start and start.std))
-    return replace(prescription, width=prescription.base_width, parameters=tuple(rows))
-
-
-@dataclass
-class Runner:
-    """One width of one set-up: everything compiled, for any seed and base rate."""
-
-    model: UserModel
-    how: ModelPrescription
-    epsilon: float | None = None
-
-    def __post_init__(self) -> None:
-        self.apply = self.how.wrap(self.model.apply)
-        self.loss: Loss = self.model.loss or default_loss
-        with users_code("loss(outputs, inputs)"):
-            value = jax.eval_shape(lambda p, b: self.loss(self.apply(p, b), b), self.model.params, self.model.batch(0))
-        if getattr(value, "shape", None) != () or not jnp.issubdtype(value.dtype, jnp.floating):
-            raise ModelError(f"loss(outputs, inputs) gives {shorten(str(value))}; it has to give one number, a mean")
-        self.init = jax.jit(lambda key: self.how.init(key, self.model.params))
-        self.start = jax.jit(lambda params, rate: self.transform(rate).init(params))
-        self.step = jax.jit(self._step)
-        self.evaluate = jax.jit(lambda params, batch: self.loss(self.apply(params, batch), batch))
-
-    def transform(self, rate: Any) -> optax.GradientTransformation:
-        """The optimizer at that base rate."""
-        return self.how.optimizer(rate, epsilon=self.epsilon)
-
-    def _step(self, params: Tree, state: Any, rate: Any, batch: Tree) -> Any:
-        value, gradients = jax.value_and_grad(lambda p: self.loss(self.apply(p, batch), batch))(params)
-        updates, state = self.transform(rate).update(gradients, state, params)
-        return optax.apply_updates(params, updates), state, value
-
-    def measured(self, seeds: int, steps: int, rate: float, progress: Callable[[], None]) -> dict[int, Any]:
-        """Sizes by step, op and quantity, a number per seed."""
-        probe = self.model.batch(0)
-        traced = trace(self.apply, self.model.params, probe)
-        first = jax.jit(partial(initial_inputs, traced))
-        sizes = jax.jit(partial(measure, traced))
-
-        @jax.jit
-        def outputs(params: Tree) -> Any:
-            operands = traced.run(params, probe)[1]
-            return {
-                op.name: root_mean_square(traced.product(op, operands[op.name].input, operands[op.name].weight))
-                for op in traced.ops
-            }
-
-        found: dict[int, Any] = {}
-        for seed in range(seeds):
-            initial = params = self.init(jax.random.key(seed))
-            inputs, start, state = first(params, probe), outputs(params), self.start(params, rate)
-            for step in range(1, steps + 1):
-                params, state, _ = self.step(params, state, rate, self.model.batch(step))
-                if step in log_spaced(steps):
-                    now = jax.device_get(sizes(initial, inputs, params, probe))
-                    for op, quantities in now.items():
-                        quantities["output"] = jax.device_get(start[op])
-                        for quantity, value in quantities.items():
-                            found.setdefault(step, {}).setdefault(op, {}).setdefault(quantity, []).append(float(value))
-                progress()
-        return found
+        return [row.start for row in prescription.parameters]
+    own = drawn(model.params)
+    starts = [own[row.path] for row in prescription.parameters]
+    if any(start is None for start in starts):
+        raise DeriveError(f"make({width}) gives shapes; let it return arrays, so that its own start is known")
+    return [start for start in starts if start is not None]
 
 
 def coordinate_check(
     make: Make,
-    prescription: ModelPrescription,
-    widths: Sequence[int],
+    prescription: ModelPrescription | None = None,
+    widths: Sequence[int] = (64, 128, 256, 512),
     *,
-    base_rate: float,
+    base_rate: float | None = None,
     seeds: int = 4,
     steps: int = 5,
     epsilon: float | None = None,
+    transform: Transform | None = None,
     setups: Sequence[Setup] = SETUPS,
     progress: Callable[[], None] = lambda: None,
 ) -> Check:
-    """Measure every set-up at every width and judge it by the prescription's predictions."""
-    found: dict[Setup, Measured] = {}
+    """Measure every set-up at every width and judge it by the prescription's predictions.
+
+    `transform(width)` is the user's own optimizer, an optax transform with its rates, with which the model as it is
+    is trained; without it, that has one rate for all. `progress` is called after every width of a program. DeriveError
+    for a model or an optimizer that does not run.
+    """
+    answer = prescription or prescribe(make, base_width=widths[0], width=widths[-1])
+    rate = base_rate or min(BASE_RATES[row.rule] for row in answer.parameters)
+    found, starts, entries = _trained(make, answer, widths, rate, seeds, steps, epsilon, transform, setups, progress)
+    after = _behind(make, widths, next(iter(found.values()))[widths[0]][1])
+    measured: dict[Setup, Measured] = {}
+    for setup in setups:
+        tables = _tables(found[setup], widths)
+        extra = answer.multipliers if setup == "prescribed" else {}
+        behind = {name: x + extra.get(name.removeprefix("product "), 0) for name, x in after.items()}
+        rows = judged(answer, widths, tables, behind, entries if setup == "own" else {})
+        measured[setup] = Measured(setup, tables, starts[setup], tuple(rows))
+    advice = _advice(answer, widths, measured["own"], transform is not None) if "own" in measured else []
+    return Check(answer, tuple(widths), seeds, measured, tuple(advice))
+
+
+def _trained(
+    make: Make,
+    answer: ModelPrescription,
+    widths: Sequence[int],
+    rate: float,
+    seeds: int,
+    steps: int,
+    epsilon: float | None,
+    transform: Transform | None,
+    setups: Sequence[Setup],
+    progress: Callable[[], None],
+) -> tuple[dict[Setup, dict[int, Any]], dict[Setup, dict[int, Mapping[str, Drawn]]], dict[str, list[int]]]:
+    """(sizes and starts of every set-up by width, entries of every parameter).
+
+    Set-ups share a program, unless one has a transform of its own.
+    """
+    found: dict[Setup, dict[int, Any]] = {setup: {} for setup in setups}
+    starts: dict[Setup, dict[int, Mapping[str, Drawn]]] = {setup: {} for setup in setups}
+    entries: dict[str, list[int]] = {}
+    together: list[list[Setup]] = [list(setups)] if transform is None else [[setup] for setup in setups]
     with jax.default_matmul_precision("highest"):
-        for setup in setups:
-            by_width: dict[int, Any] = {}
-            starts: dict[int, Mapping[str, Drawn]] = {}
-            for width in widths:
-                model = build(make, width)
-                how = setup_at(prescription, setup, model, width)
-                starts[width] = {
-                    row.path: Drawn(row.start.mean * f, row.start.std * f)
-                    for row in how.parameters
-                    for f in [how.factor(row.b)]
-                }
-                by_width[width] = Runner(model, how, epsilon).measured(seeds, steps, base_rate, progress)
-            tables = _tables(by_width, widths)
-            rows = [row for step, table in tables.items() for row in _judged(prescription, widths, step, table)]
-            found[setup] = Measured(setup, tables, starts, tuple(rows))
-    advice = _advice(prescription, widths, found["own"]) if "own" in found else ()
-    return Check(prescription, tuple(widths), seeds, found, tuple(advice))
+        for width in widths:
+            model = build(make, width)
+            for path, count in _entries(model.params).items():
+                entries.setdefault(path, []).append(count)
+            for group in together:
+                numbers = []
+                own = _transform(transform, width) if group == ["own"] else None
+                network = Coordinates(model, answer, epsilon, own)
+                for setup in group:
+                    drawing = starts_at(answer, setup, model, width)
+                    at = width if setup == "prescribed" else answer.base_width
+                    numbers.append(network.numbers(at, drawing))
+                    starts[setup][width] = {
+                        row.path: Drawn(start.mean * f, start.std * f)
+                        for row, start in zip(answer.parameters, drawing, strict=True)
+                        for f in [answer.at(at).factor(row.b)]
+                    }
+                for setup, sizes in zip(group, network.measured(numbers, seeds, steps, rate), strict=True):
+                    found[setup][width] = sizes
+                progress()
+    return found, starts, entries
+
+
+def _behind(make: Make, widths: Sequence[int], names: Mapping[str, Any]) -> dict[str, Fraction]:
+    """The exponents of the multipliers behind products of activations whose sum grows, by the row's name."""
+    if not any(name.startswith("product ") for name in names):
+        return {}
+    graph = graph_of(make, widths[0], widths[-1])[0]
+    return {f"product {product.name}": product.trailing or Fraction(0) for product in graph.products}
+
+
+def _transform(transform: Transform | None, width: int) -> Any:
+    if transform is None:
+        return None
+    with users_code(f"the optimizer at width {width}"):
+        made = transform(width)
+    if not (callable(getattr(made, "init", None)) and callable(getattr(made, "update", None))):
+        raise DeriveError(
+            f"the optimizer at width {width} is {type(made).__name__}; give a function of the width that returns an "
+            "optax.GradientTransformation"
+        )
+    return made
+
+
+def _entries(params: Any) -> dict[str, int]:
+    """How many numbers every parameter's start is read from, by path; 0 for a constant."""
+    starts = drawn(params)
+    sizes = [leaf.size for leaf in jax.tree.leaves(params)]
+    return {
+        path: 0 if start is None or start.std == 0 else size
+        for (path, start), size in zip(starts.items(), sizes, strict=True)
+    }
 
 
 def _tables(by_width: Mapping[int, Any], widths: Sequence[int]) -> dict[int, Table]:
@@ -196,81 +211,57 @@ def _tables(by_width: Mapping[int, Any], widths: Sequence[int]) -> dict[int, Tab
     }
 
 
-def _judged(prescription: ModelPrescription, widths: Sequence[int], step: int, table: Table) -> list[Row]:
-    """Every prediction of one step: sizes at initialisation, updates, alignments and changes."""
-    predicted = {op.name: op for op in prescription.ops}
-    updates = {row.path: row.c + row.s for row in prescription.parameters}
-    rows: list[Row] = []
-    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        for name, sizes in table.items():
-            op = predicted[name]
+def _advice(answer: ModelPrescription, widths: Sequence[int], own: Measured, has_transform: bool) -> list[str]:
+    """What to change in the model's own set-up: starts and rates that go by another power, where it shows.
 
-            def add(
-                quantity: Any, measured: Slope, value: Any, partial: Slope | None = None, reference: float | None = None
-            ) -> None:
-                # A sum may go as its smallest term, or still as a mixture of all three.
-                target = float(value) if reference is None else float(np.clip(measured.value, float(value), reference))
-                verdict, reason = _verdict(quantity, measured, target, partial)
-                rows.append(Row(name, op.kind, step, quantity, str(value), measured, target, verdict, reason))  # noqa: B023
-
-            if step == 1 and op.size is not None:
-                add("size", slope(widths, sizes["output"]).negated().plus(float(op.after)), op.size)
-            add("delta_w", slope(widths, sizes["delta_w"]).negated(), updates[op.path])
-            aligned = alignment_slopes(widths, sizes) if op.kind != "embedding" else {}
-            for quantity, measured in aligned.items():
-                add(quantity, measured, getattr(op, quantity))
-            alpha = aligned.get("alpha")
-            partial = alpha.plus(-float(op.alpha)) if alpha is not None else None
-            add(
-                "delta_z",
-                slope(widths, sizes["delta_output"]).negated().plus(float(op.after)),
-                op.r,
-                partial,
-                _expected(op, sizes),
-            )
-    return rows
-
-
-def _expected(op: OpRow, sizes: Mapping[str, Any]) -> float:
-    """r from the predicted exponents of the three terms, averaged by their measured shares of |Dh|^2 (THEORY 8)."""
-    return sum(share * float(op.terms[term]) for term, share in shares(sizes).items() if term in op.terms)
-
-
-def _verdict(quantity: Quantity, measured: Slope, value: float, partial: Slope | None) -> tuple[Verdict, str | None]:
-    """As `fit.judge`, but an interval too wide to confirm may still refute; what has no number has diverged.
-
-    A change that shrinks is open where its update aligns that much less than was assumed (`partial`, the measured less
-    the assumed alpha): then the assumption fails, in its own row, and nothing grows.
+    Only where the interval of what was measured leaves out the power that is prescribed.
     """
-    tolerance = TOLERANCES[quantity]
-    if not np.isfinite(measured.value):
-        return "fails", "not finite: diverged, or zero"
-    verdict, reason = judge(measured, value, tolerance)
-    half = measured.high - measured.value
-    away = abs(measured.value - value) > tolerance + (half if np.isfinite(half) else 0.0)
-    if away and partial is not None and measured.value > value and partial.value < -tolerance:
-        return "open", PARTIAL.format(partial.value)
-    return ("fails", reason) if away else (verdict, reason)
-
-
-def _advice(prescription: ModelPrescription, widths: Sequence[int], own: Measured) -> list[str]:
-    """What to change in the model's own set-up: parameters whose start or rate go by another power, where it shows."""
     failing: dict[str, list[str]] = {}
-    paths = {op.name: op.path for op in prescription.ops}
+    paths = {op.name: op.path for op in answer.ops}
     for row in own.failures:
-        what = "starts" if row.quantity == "size" else f"changes at step {row.step}"
+        name = row.layer.removeprefix("parameter ")
+        subject = "it" if name != row.layer else "its product"
+        what = {"size": "starts", "decay": "decays"}.get(row.quantity, f"changes at step {row.step}")
         seen = "without end" if not np.isfinite(row.measured.value) else f"as n^{-row.measured.value:.2f}"
-        failing.setdefault(paths[row.layer], []).append(f"its product {what} {seen}")
+        failing.setdefault(paths.get(name, name), []).append(f"{subject} {what} {seen}")
+    if not own.failures:
+        return []
     lines: list[str] = []
-    for row in prescription.parameters:
-        sizes = np.array([own.starts[width][row.path].size for width in widths])[:, None]
-        b = -slope(widths, sizes).value if (sizes > 0).all() else float(row.b)
+    for row in answer.parameters:
         changes = []
-        if abs(b - float(row.b)) > TOLERANCES["size"]:
-            changes.append(f"initial size n^{-b:.2f} -> n^{-row.b}")
-        if row.c != 0:
-            changes.append(f"rate n^0 -> n^{-row.c}")
-        if changes and (row.path in failing or not own.passes):
+        sizes = np.array([own.starts[width][row.path].size for width in widths])[:, None]
+        if (sizes > 0).all():
+            start = slope(widths, sizes).negated()
+            if _differs(start, float(row.b), TOLERANCES["size"]):
+                changes.append(f"initial size n^-{start.value:.2f} -> n^-{row.b}")
+        update = _first_move(widths, own, f"parameter {row.path}")
+        wanted = float(row.c + row.s)
+        if update is not None and _differs(update, wanted, 0.1) and (has_transform or row.c != 0):
+            old = f"n^-{update.value - float(row.s):.2f}" if has_transform else "n^0"
+            changes.append(f"rate {old} -> n^-{row.c}")
+        changes += [
+            f"decay per step n^-{failure.measured.value:.2f} -> n^-{failure.predicted}"
+            for failure in own.failures
+            if failure.quantity == "decay" and failure.layer == f"parameter {row.path}"
+        ]
+        if changes:
             why = failing.get(row.path, ["what it feeds drifts"])[0]
-            lines.append(f"{row.path} ({row.role}): {', '.join(changes)}; {why}")
+            lines.append(f"{row.path} ({row.role}): {', '.join(changes)}; {why}".replace("--", "+"))
     return lines
+
+
+def _first_move(widths: Sequence[int], own: Measured, name: str) -> Slope | None:
+    """The exponent of a parameter's change at the first step at which it moves."""
+    for table in own.tables.values():
+        sizes = table[name]["delta_w"]
+        if (sizes > 0).any():
+            return slope(widths, sizes).negated()
+    return None
+
+
+def _differs(measured: Slope, wanted: float, tolerance: float) -> bool:
+    """Whether it lies off by more than the tolerance, and its interval leaves out what is wanted."""
+    if not np.isfinite(measured.value):
+        return False
+    outside = not (measured.low <= wanted <= measured.high)
+    return outside and abs(measured.value - wanted) > tolerance

@@ -7,8 +7,10 @@ from typing import Any
 
 from derive import __version__
 from derive.emit import terminal_table
+from verify.check_rows import STILL, ZERO
 from verify.coordinate_check import Check, Measured, Setup
 from verify.exponents import row_json
+from verify.fit import Row
 from verify.prescribing import without_numbers
 from verify.rate_drift import Drift
 from verify.sweep import loaded_code
@@ -36,6 +38,8 @@ def as_json(
         "seeds": check.seeds,
         "base_rate": base_rate,
         "passes": {setup: measured.passes for setup, measured in check.measured.items()},
+        "verdict": {setup: measured.verdict for setup, measured in check.measured.items()},
+        "undecided": {setup: len(measured.undecided) for setup, measured in check.measured.items()},
         "advice": list(check.advice),
         "drift": None if drifts is None else [_drift_json(drift) for drift in drifts.values()],
         "rows": [
@@ -72,7 +76,13 @@ def measured_json(content: Mapping[str, Any], setup: Setup) -> dict[str, Any]:
     return {**content, "rows": [row for row in content["rows"] if row["setup"] == setup]}
 
 
-def as_text(model: str, check: Check, content: Mapping[str, Any], drifts: Mapping[Setup, Drift] | None) -> str:
+def as_text(
+    model: str,
+    check: Check,
+    content: Mapping[str, Any],
+    drifts: Mapping[Setup, Drift] | None,
+    own: str | None = None,
+) -> str:
     """A row per dense op: how size and change go in both set-ups, then verdicts and what to change."""
     answer = check.prescription
     steps = sorted(next(iter(check.measured.values())).tables)
@@ -91,15 +101,15 @@ def as_text(model: str, check: Check, content: Mapping[str, Any], drifts: Mappin
         f"{model}: {answer.optimizer_name}, {answer.parameterization}, alignment {answer.alignment}, widths "
         f"{','.join(map(str, check.widths))}, {check.seeds} seeds, "
         f"base rate {content['base_rate']:g}, on {content['device']}",
-        "Powers of the width as measured; x: not as predicted; a: smaller, as its update aligns less than assumed",
-        "own: the model as it is, with one rate for all; prescribed: its sizes, rates and multipliers as prescribed",
+        "Powers of the width as measured; x: not as predicted; ?: undecided; a: smaller, as its update aligns "
+        "less than assumed",
+        f"own: the model as it is, with {own or 'one rate for all'}; "
+        "prescribed: its sizes, rates and multipliers as prescribed",
         terminal_table(columns, cells),
     ]
-    for setup, measured in check.measured.items():
-        failed = sorted({row.layer for row in measured.failures})
-        verdict = "passes" if measured.passes else f"FAILS on {len(failed)} of {len(answer.ops)} dense ops"
-        lines.append(f"{setup}: {verdict}")
-    if not content["passes"].get("own", True):
+    lines += [f"{setup}: {_verdict(measured, check.seeds)}" for setup, measured in check.measured.items()]
+    lines += [f"  {line}" for measured in check.measured.values() for line in _elsewhere(measured)]
+    if check.advice:
         lines += ["what to change in the model as it is:", *(f"  {line}" for line in _grouped(check.advice))]
     for drift in (drifts or {}).values():
         it = drift.drift
@@ -109,6 +119,40 @@ def as_text(model: str, check: Check, content: Mapping[str, Any], drifts: Mappin
             + ("; a best rate lies at the edge of those tried" if any(o.at_edge for o in drift.optima.values()) else "")
         )
     return "\n".join(lines) + "\n"
+
+
+def _verdict(measured: Measured, seeds: int) -> str:
+    """Such as: passes; 6 of 12 undecided: give --seeds 8."""
+    partial = [row for row in measured.undecided if _is_partial(row)]
+    open_rows = len(measured.undecided) - len(partial)
+    failed = {row.layer for row in measured.failures}
+    judged = {row.layer for row in measured.deciding}
+    said = {
+        "passes": "passes",
+        "fails": f"FAILS on {len(failed)} of {len(judged)} dense ops, vectors and products",
+        "undecided": "undecided",
+    }[measured.verdict]
+    if open_rows:
+        still = all(row.reason == STILL for row in measured.undecided if not _is_partial(row))
+        more = "more --steps" if still else f"--seeds {max(4, 2 * seeds)}"
+        said += f"; {open_rows} of {len(measured.deciding)} undecided: give {more}"
+    if partial:
+        said += f"; {len(partial)} of {len(measured.deciding)} smaller, as updates align less than assumed"
+    return said
+
+
+def _is_partial(row: Row) -> bool:
+    return bool(row.reason and row.reason.startswith("shrinks"))
+
+
+def _elsewhere(measured: Measured) -> list[str]:
+    """Failures beside the dense ops of the table, a line each."""
+    return [
+        f"{measured.setup}: {row.layer}: {row.quantity} at step {row.step} as n^{-row.measured.value:.2f}"
+        + (f"; {row.reason}" if row.reason else f", predicted n^-({row.predicted})")
+        for row in measured.failures
+        if row.layer.startswith(("parameter ", "product "))
+    ]
 
 
 def _grouped(advice: Sequence[str]) -> list[str]:
@@ -130,7 +174,9 @@ def _cell(measured: Measured, name: str, quantity: str, step: int) -> str:
     for row in measured.rows:
         if (row.layer, row.quantity, row.step) == (name, quantity, step):
             value = -row.measured.value
-            text = "diverged" if value != value else f"{value:+.2f}"
-            mark = " x" if row.verdict == "fails" else " a" if row.reason and row.reason.startswith("shrinks") else ""
+            if row.reason == ZERO:
+                return "0"
+            mark = {"fails": " x", "open": " a" if _is_partial(row) else " ?"}.get(row.verdict, "")
+            text = "still" if row.reason == STILL else "diverged" if value != value else f"{value:+.2f}"
             return text + mark
     return "-"

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr
 from jax.extend.core import Literal as Constant
 
@@ -39,7 +40,7 @@ def _addresses(graph: Graph, factors: Mapping[str, float]) -> dict[Address, floa
     for name, factor in factors.items():
         if name not in places:
             raise TraceError(f"there is no product {name} in this function; prescribe for the function that is trained")
-        if found.setdefault(places[name], factor) != factor:
+        if found.setdefault(places[name], factor) is not factor and found[places[name]] != factor:
             raise TraceError(f"{name} has another multiplier than other turns of its loop; unroll the loop")
     return found
 
@@ -57,7 +58,7 @@ def _evaluate(program: ClosedJaxpr, factors: Mapping[Address, float], arguments:
         inside = {address[1:]: factor for address, factor in factors.items() if address[0] == index and address[1:]}
         results = _inside(eqn, operands, inside) if inside else bind_equation(eqn, operands)
         if (index,) in factors:
-            results = [result * result.dtype.type(factors[index,]) for result in results]
+            results = [result * jnp.asarray(factors[index,], result.dtype) for result in results]
         values.update(zip(eqn.outvars, results, strict=True))
     return [read(atom) for atom in jaxpr.outvars]
 

@@ -143,9 +143,11 @@ class ModelPrescription:
 
         def one(path: Any, leaf: Any) -> Any:
             name = path_name(path)
-            if name not in rows:
+            # nnx.State names its Variables' arrays NAME.value, and nnx.Optimizer hands over the arrays themselves.
+            known = next((each for each in (name, f"{name}.value", name.removesuffix(".value")) if each in rows), None)
+            if known is None:
                 raise unknown_name("parameter", name, rows)
-            return function(rows[name], leaf)
+            return function(rows[known], leaf)
 
         return jax.tree_util.tree_map_with_path(one, params)
 
@@ -162,9 +164,7 @@ class ModelPrescription:
         def draw(row: ParameterRow, leaf: Any) -> Array:
             start, scale = row.start, self.factor(row.b)
             own = jax.random.fold_in(key, zlib.crc32(row.path.encode()) & 0x7FFFFFFF)
-            normal = (
-                jax.random.normal(own, leaf.shape, jnp.float32) if start.std else jnp.zeros(leaf.shape, jnp.float32)
-            )
+            normal = jax.random.normal(own, leaf.shape, jnp.float32)
             return (scale * (start.mean + start.std * normal)).astype(leaf.dtype)
 
         return self._each(draw, like)
@@ -213,12 +213,13 @@ class ModelPrescription:
         """
         check_trainable({row.path: row.rule for row in self.parameters})
         self._check_matrices()
-        rules: dict[tuple[Any, ...], ScaledRule] = {}
+        rules: dict[tuple[Any, ...], ScaledRule] = {}  # exponents tell them apart also where the width is traced
         labels: dict[str, str] = {}
         for row in self.parameters:
             start = base_epsilon(row.rule) if epsilon is None else epsilon
-            numbers = (self.factor(row.c), start * self.factor(row.epsilon), weight_decay * self.factor(row.decay))
-            group = (row.rule, *numbers)
+            decay = weight_decay * self.factor(row.decay) if weight_decay else 0.0
+            numbers = (self.factor(row.c), start * self.factor(row.epsilon), decay)
+            group = (row.rule, row.c, row.epsilon, row.decay)
             if group not in rules:
                 rate = base_rate * numbers[0]
                 scheduled = rate if schedule is None else lambda step, rate=rate: rate * schedule(step)

@@ -2,17 +2,20 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
 import numpy as np
+import optax
 
-from verify.coordinate_check import SETUPS, Runner, Setup, setup_at
+from verify.coordinate_check import SETUPS, Setup, starts_at
+from verify.coordinates import Coordinates
 from verify.fit import Slope, slope
 from verify.optimum import Optimum, optimum
 from verify.prescription import ModelPrescription
-from verify.user_model import Make, build
+from verify.trace import Tree
+from verify.user_model import Drawn, Make, UserModel, build
 
 OCTAVES = 3
 """Rates are tried at powers of 2 this far on either side of the base rate, and further while the best is at an edge."""
@@ -31,6 +34,33 @@ class Drift:
     drift: Slope
     optima: Mapping[int, Optimum]
     transfer_loss: float
+
+
+class Runner:
+    """One width of one set-up: everything compiled, for any seed and base rate."""
+
+    def __init__(self, model: UserModel, prescription: ModelPrescription, at: int, starts: Sequence[Drawn]) -> None:
+        self.model, network = model, Coordinates(model, prescription)
+        how = replace(
+            prescription.at(at),
+            parameters=tuple(
+                replace(row, mean=start.mean, std=start.std)
+                for row, start in zip(prescription.parameters, starts, strict=True)
+            ),
+        )
+        apply = how.wrap(model.apply)
+
+        def loss(params: Tree, batch: Tree) -> Any:
+            return network.loss(apply(params, batch), batch)
+
+        def step(params: Tree, state: Any, rate: Any, batch: Tree) -> Any:
+            gradients = jax.grad(loss)(params, batch)
+            updates, state = how.optimizer(rate).update(gradients, state, params)
+            return optax.apply_updates(params, updates), state
+
+        self.init = jax.jit(lambda key: how.init(key, model.params))
+        self.start = jax.jit(lambda params, rate: how.optimizer(rate).init(params))
+        self.step, self.evaluate = jax.jit(step), jax.jit(loss)
 
 
 def rate_drift(
@@ -55,7 +85,9 @@ def rate_drift(
             optima = {}
             for width in widths:
                 model = build(make, width)
-                runner = Runner(model, setup_at(prescription, setup, model, width))
+                starts = starts_at(prescription, setup, model, width)
+                at = width if setup == "prescribed" else prescription.base_width
+                runner = Runner(model, prescription, at, starts)
                 # Also about the first width's best rate, for what it costs to go on with it.
                 first = [] if not optima else _about(optima[widths[0]].best_rate / base_rate)
                 optima[width] = _optimum(runner, base_rate, seeds, steps, first, progress)
@@ -86,7 +118,7 @@ def _optimum(
         params: Any = runner.init(jax.random.key(seed))
         state = runner.start(params, rate)
         for batch in batches:
-            params, state, _ = runner.step(params, state, rate, batch)
+            params, state = runner.step(params, state, rate, batch)
         value = float(np.mean([runner.evaluate(params, batch) for batch in held_out]))
         progress()
         return value if np.isfinite(value) else float("inf")

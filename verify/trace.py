@@ -144,6 +144,12 @@ class Trace:
         outputs = walk.program(self._closed, self._paths, [jnp.asarray(x) for x in jax.tree.leaves((params, inputs))])
         return jax.tree.unflatten(jax.tree.structure(self._output), outputs), walk.operands
 
+    def product_values(self, params: Tree, inputs: Tree) -> dict[str, Array]:
+        """The outputs of `products` by name: what `run` computes between two activations."""
+        walk = _Walk()
+        walk.program(self._closed, self._paths, [jnp.asarray(x) for x in jax.tree.leaves((params, inputs))])
+        return walk.product_values
+
     def product(self, op: DenseOp, input: Array, weight: Array) -> Array:  # noqa: A002
         """Replay one op on other operands of the same shapes, such as dW z, W dz and dW dz; linear in each.
 
@@ -229,6 +235,7 @@ class _Walk:
     evaluate: Evaluate | None = None
     ops: list[DenseOp] = field(default_factory=list)
     products: list[Product] = field(default_factory=list)
+    product_values: dict[str, Array] = field(default_factory=dict)
     operands: dict[str, Operands] = field(default_factory=dict)
     shifted: dict[str, Array] = field(default_factory=dict)
     uses: Counter[str] = field(default_factory=Counter)
@@ -309,6 +316,7 @@ class _Walk:
         if left.origin is None and right.origin is None and primitive != "gather":
             shapes = (left.value.shape, right.value.shape, output.shape)
             self.products.append(Product(self.unique(primitive + indices), *shapes))
+            self.product_values[self.products[-1].name] = output
         position = 0 if right.origin is None else 1
         weight, activation = (left, right) if position == 0 else (right, left)
         if not weight.origin or activation.origin is not None or (primitive == "gather" and position == 1):

@@ -147,8 +147,15 @@ def graph_of(make: Make, base_width: int, width: int) -> tuple[Graph, UserModel,
     narrow = _program(small, base_width)  # first, so that mistakes show before anything wide is made
     with users_code(f"make({width})"):
         large = abstract(make, width)
+        if _kinds(_program(large, width)) != _kinds(narrow):  # arrays that make left abstract count as operations
+            large = build(make, width)
     graph = walk((narrow, _program(large, width)), (small.params, large.params), (base_width, width))
     return graph, small, jax.eval_shape(lambda tree: tree, large.params)
+
+
+def _kinds(program: Any) -> tuple[int, list[str]]:
+    """What both widths of one program have alike: how many constants, and which operations."""
+    return len(program.consts), [eqn.primitive.name for eqn in program.jaxpr.eqns]
 
 
 def _program(model: UserModel, width: int) -> Any:
