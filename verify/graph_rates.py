@@ -327,7 +327,8 @@ class _Program:
         for each in required:
             row(f"r >= 0 at {each.what}", each.shift, (each.node, -1))
         objective = tuple([1] * len(paths) + [0] * (len(variables) - len(paths)))
-        solution = minimise(objective, rows, [1 - each for each in objective])
+        names = [f"c of {name}" if isinstance(name, str) else f"r of node {name}" for name in variables]
+        solution = minimise(objective, rows, [1 - each for each in objective], names)
         return self._answer(paths, variables, rows, objective, solution)
 
     def _aligned(self, node: Node) -> Fraction:
