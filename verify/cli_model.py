@@ -124,7 +124,7 @@ def _table(answer: "ModelPrescription", base_rate: float | None, every: bool) ->
         ),
         *(f"note: {note}" for note in answer.notes),
         f"proved optimal: sum of c = {answer.certificate['optimum']} over {len(answer.parameters)} parameters, "
-        f"{answer.certificate['constraints']} constraints, exact duals in --format json, the whole proof by --certificate FILE",
+        f"{answer.certificate['constraints']} constraints, exact duals in --format json",
     ]
     return "\n".join(lines) + "\n"
 

@@ -38,7 +38,8 @@ class Row:
 class Solution:
     """Exact optimal x, the dual y of every row, the optimum, and the indices of the rows that hold with equality.
 
-    `certificate` is what `derive.certify.check` accepted: the program, both objectives' duals, what fixes each variable.
+    `certificate` is what `derive.certify.check` accepted: the program, the duals of both objectives, what fixes which
+    variable.
     """
 
     values: tuple[Fraction, ...]

@@ -101,8 +101,8 @@ class ModelPrescription:
     """The prescription for one model from its base width to `width`; plain data, equal after JSON.
 
     `multipliers` are the exponents of single products that no parameter can carry (one table used twice, q k^T), by
-    name; where there are any, or where `gauge` is "own", the function has to be wrapped. `proof` is the program with its
-    answer and duals, as `derive.certify` checked it; it stays out of the JSON, which has the duals.
+    name; where there are any, or where `gauge` is "own", the function has to be wrapped. `proof` is the program with
+    its answer and duals, as `derive.certify` checked it; it stays out of the JSON, which has the duals.
     """
 
     base_width: int
