@@ -64,7 +64,7 @@ def corrupted(content: dict[str, Any], random: Random) -> tuple[dict[str, Any], 
     """The document with one field changed: a number moved, a name replaced, a flag turned, a field lost or renamed."""
     changed = deepcopy(content)
     places = leaves(changed)
-    field = random.choice(sorted({place[0] for place in places}))
+    field = random.choice([*sorted({place[0] for place in places}), *["problem"] * 6])
     place = random.choice([each for each in places if each[0] == field])
     parent = changed
     for key in place[:-1]:
@@ -85,9 +85,7 @@ def corrupted(content: dict[str, Any], random: Random) -> tuple[dict[str, Any], 
         step = Fraction(random.choice([-1, 1]), random.choice([1, 2, 7, 10**9]))
         parent[place[-1]] = str(Fraction(value) + step)
     else:
-        others = {"loss": ["mse", "ce"], "of": ["chain", "program"]}.get(
-            place[-1], list(content["duals"]) + ["r_1 >= 1"]
-        )
+        others = {"loss": ["mse", "ce"], "of": ["chain", "program"]}.get(place[-1], [*content["duals"], "r_1 >= 1"])
         parent[place[-1]] = random.choice([each for each in others if each != value])
     return changed, place
 
@@ -129,23 +127,24 @@ def harmless(content: dict[str, Any], place: tuple[Any, ...], before: dict[str, 
         used = {name for name, y in before["duals"].items() if not y.startswith("-")}
         if set(content["binding"][place[1]]) <= used | {*before["binding"][place[1]]}:
             return "a constraint of positive dual is tight in every optimum"
-    if field == "other" and content["other"] is not None:
-        if all(content["other"].get(rate) == before["other"][rate] for rate in content["binding"]):
-            return "the other rates are those given before"
+    if field == "other" and before["other"] and isinstance(content["other"], dict):
+        same = all(content["other"].get(rate) == before["other"][rate] for rate in content["binding"])
+        return "the other rates are those given before" if same else ""
     return ""
 
 
-def test_right_certificates_are_accepted_and_corrupted_ones_are_refused() -> None:
-    """1,000 right ones; 2,000 changes of one field, each refused or shown to leave what is claimed right."""
-    random = Random(0)
+@pytest.mark.parametrize(("chains", "least"), [(350, 1000), pytest.param(1500, 5000, marks=pytest.mark.slow)])
+def test_right_certificates_are_accepted_and_corrupted_ones_are_refused(chains: int, least: int) -> None:
+    """Right ones are accepted; 5 changes of one field of each are refused, or shown to leave what is claimed right."""
+    random = Random(chains)
     counts: Counter[str] = Counter()
     refused_by_field: Counter[str] = Counter()
-    for _ in range(1000):
+    for _ in range(chains):
         certificate = certificate_of(random_problem(random))
         text = certificate_file.as_text(certificate)
         assert check(certificate_file.read(text)).startswith("the certificate holds")
         before = json.loads(text)
-        for _ in range(2):
+        for _ in range(5):
             changed, place = corrupted(before, random)
             try:
                 check(certificate_file.read(json.dumps(changed)))
@@ -157,7 +156,7 @@ def test_right_certificates_are_accepted_and_corrupted_ones_are_refused() -> Non
             why = harmless(changed, place, before)
             assert why, (place, before, changed)
             counts[why] += 1
-    assert counts["refused"] >= 1000
+    assert counts["refused"] >= least
     top = {"schema", "of", "problem", "values", "optimum", "least", "duals", "second", "binding", "residuals", "unique"}
     layer = {"a", "b", "s", "alpha", "omega", "u", "growth", "weight_degree", "loss", "global_rate"}
     assert (top | layer | {"other"}) <= refused_by_field.keys()
@@ -264,7 +263,7 @@ def test_uniqueness_is_proved_either_way() -> None:
     inside = Alignment("u rules", Ratios(S(0), S(0), S(0)), Ratios(S(0), Rational(1, 2), S(1)), ratios)
     chain = certificate_of(Problem(optimizers("adam"), SP, inside))
     assert chain.unique is False
-    with pytest.raises(Refused, match="leave c_. free"):
+    with pytest.raises(Refused, match="leave c_"):
         check(replace(chain, unique=True, other=None))
 
 
@@ -449,7 +448,7 @@ def test_a_bad_file_is_one_line(kind: str, tmp_path: Path) -> None:
     with pytest.raises(DeriveError) as caught:
         certificate_file.certify(path)
     message = str(caught.value)
-    assert message.isprintable() and len(message) < 600 and "proof.json" in message
+    assert message.isprintable() and len(message) < 600
 
 
 @pytest.mark.parametrize("path", ["/nowhere/proof.json", "/dev/null", ".", "a\0b"])
@@ -471,9 +470,12 @@ def test_residuals_are_those_of_section_4() -> None:
     certificate = certificate_of(Problem(optimizers("sgd"), MUP, prescribe(alignment="none").problem.alignment))
     for name, value in certificate.residuals.items():
         for by in (Fraction(1, 3), Fraction(-1, 3)):
-            with pytest.raises(Refused, match="is not the smallest of its terms|are not those"):
+            with pytest.raises(Refused, match="is not the smallest of its terms"):
                 check(replace(certificate, residuals={**certificate.residuals, name: value + by}))
     chain = as_chain(certificate.problem)  # type: ignore[arg-type]
-    d = [a + Rational(str(certificate.values[f"c_{i}"])) + s for i, (a, s) in enumerate(zip(chain.a, chain.s), 1)]
+    d = [
+        a + Rational(str(certificate.values[f"c_{i}"])) + s
+        for i, (a, s) in enumerate(zip(chain.a, chain.s, strict=True), 1)
+    ]
     found = residuals(chain.a, chain.b, d, chain.alpha, chain.omega, chain.u)
     assert [str(r) for r in found] == [str(r) for r in certificate.residuals.values()]
