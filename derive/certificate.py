@@ -247,15 +247,15 @@ def _past_the_rule(stated: ChainProblem, chain: Chain, values: Values, slacks: V
     """
     last = chain.depth - 1
     names = [_names(chain, index) for index in range(chain.depth)]
-    if not stated.keeps_gradients or stated.layers[-1].weight_degree > 0 or slacks[names[-1]["bounded"]]:
+    readout = stated.layers[-1]
+    if not stated.keeps_gradients or readout.weight_degree > 0 or readout.growth > 0 or slacks[names[-1]["bounded"]]:
         return None
-    room = [min(slacks[own[term]] for term in ("alpha", "u") if term in own) for own in names]
+    names[-1].pop("bounded")
+    room = [min(slacks[own[term]] for term in ("alpha", "u", "bounded") if term in own) for own in names]
     growth = [max(layer.growth, 0) for layer in stated.layers[:-1]]
     if not room[last] or sum(k for k, left in zip(growth, room[:-1], strict=True) if not left) != 1:
         return None
     t = min(room[last], *(Fraction(left) / k for k, left in zip(growth, room[:-1], strict=True) if k and left), 1)
-    if stated.layers[-1].growth > 0:
-        return None
     other = dict(values)
     other[f"c_{last + 1}"] -= t
     for index, (k, left) in enumerate(zip(growth, room[:-1], strict=True)):

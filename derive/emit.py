@@ -93,6 +93,7 @@ def as_json(prescription: Prescription, scale: Scale | None = None) -> dict[str,
         "loss": problem.loss,
         "global_rate": problem.global_rate,
         "decay_convention": prescription.decay,
+        "certified": prescription.certificate is not None,
         "unique": prescription.unique,
         "feature_learning": prescription.feature_learning,
         "notes": list(prescription.notes),
@@ -279,6 +280,8 @@ def as_table(prescription: Prescription, scale: Scale | None = None) -> str:
         if layer.binding:
             parts.append(f"c of {name} is fixed by {', '.join(layer.binding)}")
     parts.append(f"{verdict(prescription)}.")
+    if prescription.certificate is None:
+        parts.append("No certificate: symbols are left, and only numbers are proved (give each a number for one).")
     if any(layer.a != 0 for layer in prescription.layers):
         parts.append("A row holds as a whole: rate, multiplier and init together; --gauge 0 needs no multipliers.")
     parts += [f"note: {note}" for note in prescription.notes]

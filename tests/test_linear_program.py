@@ -3,12 +3,15 @@
 from dataclasses import replace
 from fractions import Fraction
 from random import Random
+from typing import Any
 
 import pytest
 from sympy import Rational, Symbol
 from sympy.solvers.simplex import lpmin
 
-from verify.linear_program import ProgramError, Row, certify, minimise
+from derive.certify import Refused, check
+from verify import linear_program
+from verify.linear_program import ProgramError, Row, minimise
 
 
 def random_program(seed: int, size: int = 3) -> tuple[list[int], list[Row]]:
@@ -57,7 +60,6 @@ def test_decimals_stay_exact():
         Row({0: -1, 1: -2}, Fraction("-1.0000001")),
     ]
     found = minimise([1, 1], rows)
-    certify([1, 1], rows, found.values, found.duals)
     assert found.values == (Fraction("0.1234567"), Fraction(10000001 - 1234567, 20000000))
 
 
@@ -74,25 +76,56 @@ def test_a_conflict_is_named_and_so_is_a_missing_bound():
         minimise([1, 1], [Row({0: -1, 1: 1}, Fraction(0))])
 
 
-def test_the_certificate_refuses_what_is_wrong():
+MISTAKES: dict[str, tuple[str, Any]] = {
+    "the vertex moved": ("_exact_vertex", lambda found: [found[0] + Fraction(1, 10**9), *found[1:]]),
+    "the vertex moved down": ("_exact_vertex", lambda found: [*found[:-1], found[-1] - 1]),
+    "a dual moved": ("_exact_duals", lambda found: tuple(y and y + Fraction(1, 1000) for y in found)),
+    "duals of the other sign": ("_exact_duals", lambda found: tuple(-y for y in found)),
+    "no duals": ("_exact_duals", lambda found: tuple(Fraction(0) for _ in found)),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_an_answer_that_exact_numbers_do_not_confirm_is_refused(mistake: str, monkeypatch: pytest.MonkeyPatch):
+    name, change = MISTAKES[mistake]
+    right = getattr(linear_program, name)
+    monkeypatch.setattr(linear_program, name, lambda *args: change(right(*args)))
+    for seed in range(10):
+        objective, rows = random_program(seed)
+        with pytest.raises(Refused):
+            minimise(objective, rows, [1 - c for c in objective])
+
+
+def test_a_vertex_that_is_not_the_least_of_its_ties_is_refused(monkeypatch: pytest.MonkeyPatch):
+    """The first objective is the same at both ends: only the second certificate can tell."""
+    rows = [Row({0: -1, 1: -1}, Fraction(-1)), Row({0: -1}, Fraction(0)), Row({1: -1}, Fraction(0))]
+    for then, wrong in (([0, 1], [0, 1]), ([1, 0], [1, 0])):
+        with monkeypatch.context() as patched:
+            patched.setattr(linear_program, "_exact_vertex", lambda *_, wrong=wrong: list(map(Fraction, wrong)))
+            with pytest.raises(Refused, match="second duals prove 0 only"):
+                minimise([1, 1], rows, then)
+
+
+def test_the_second_duals_are_those_of_the_second_objective():
+    """Left out, or those of the first, they prove nothing."""
+    for seed in range(10):
+        objective, rows = random_program(seed)
+        proof = minimise(objective, rows, [1 - c for c in objective]).certificate
+        assert check(proof)
+        for second in ({}, proof.duals):
+            with pytest.raises(Refused, match="second dual"):
+                check(replace(proof, second=second))
+
+
+def test_what_binds_has_a_dual_and_the_variable():
     objective, rows = random_program(3)
-    found = minimise(objective, rows)
-    used = next(i for i, y in enumerate(found.duals) if y)
-    worse = [*found.values[:-1], found.values[-1] + 1]
-    lower = [found.values[0] - Fraction(1, 10**9), *found.values[1:]]
-    other = list(found.duals)
-    other[used] += Fraction(1, 1000)
-    negative = [-y for y in found.duals]
-    for values, duals in ((lower, found.duals), (found.values, other), (found.values, negative)):
-        with pytest.raises(ProgramError, match="no certificate"):
-            certify(objective, rows, values, duals)
-    shifted = [replace(row, bound=row.bound - Fraction(1, 3)) for row in rows]
-    with pytest.raises(ProgramError, match="no certificate"):
-        certify(objective, shifted, found.values, found.duals)
-    certify(objective, rows, found.values, found.duals)
-    if any(sum(a * worse[j] for j, a in row.coefficients.items()) > row.bound for row in rows):
-        with pytest.raises(ProgramError, match="violates"):
-            certify(objective, rows, worse, found.duals)
+    found = minimise(objective, rows, [1 - c for c in objective])
+    for j, weight in enumerate(objective):
+        names = found.certificate.binding.get(f"x_{j}")
+        assert bool(names) == bool(weight)
+        for name in names or ():
+            index = int(name.partition(":")[0])
+            assert found.duals[index] > 0 and index in found.tight and j in rows[index].coefficients
 
 
 def test_a_long_program_is_solved_exactly():

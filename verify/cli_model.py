@@ -35,9 +35,13 @@ def prescribe(
     gauge: Annotated[str, typer.Option(help="0: no multipliers; own: the parameterization's, by wrap().")] = "0",
     every: Annotated[bool, typer.Option("--every", help="List every parameter, blocks that are alike too.")] = False,
     out: Annotated[Path | None, typer.Option(help="File for the prescription as JSON.")] = None,
+    certificate: Annotated[
+        Path | None, typer.Option(help="File for the proof as JSON, which `derive certify FILE` checks.")
+    ] = None,
     output_format: FormatOption = "table",
 ) -> None:
     """The prescription for your own model: every parameter's role, initial size, rate, epsilon and decay."""
+    from derive.certificate_file import write
     from derive.propagation import LOSSES
     from derive.solve import DECAYS
     from verify.prescribing import prescribe as prescribed
@@ -57,6 +61,8 @@ def prescribe(
         decay=read_choice("--decay", decay, tuple(DECAYS)),  # type: ignore[arg-type]
         gauge=read_choice("--gauge", gauge, GAUGES),  # type: ignore[arg-type]
     )
+    if certificate is not None and answer.proof is not None:
+        write(answer.proof, certificate)
     if out is not None:
         make_folder(out.parent)
         if out.exists():

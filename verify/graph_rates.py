@@ -157,7 +157,8 @@ class _Program(Start):
         for each in self.graph.requirements:
             row(f"finite at {each.what}", each.shift, (each.node, -1))
         objective = tuple([1] * len(paths) + [0] * (len(variables) - len(paths)))
-        solution = minimise(objective, rows, [1 - each for each in objective])
+        names = [f"c of {name}" if isinstance(name, str) else f"r of node {name}" for name in variables]
+        solution = minimise(objective, rows, [1 - each for each in objective], names)
         return self._answer(paths, variables, rows, objective, solution)
 
     def _aligned(self, node: Node) -> Fraction:

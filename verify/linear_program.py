@@ -2,17 +2,20 @@
 
     minimise objective . x   where every row has  sum_j coefficients_j x_j <= bound,   x free
 
-The certificate is y >= 0, one number per row, with A^T y = -objective: then objective . x >= -y . bound for every x
-that keeps the rows, and equality proves x optimal (Dantzig 1963, duality). The float solver is not believed.
+The float solver is not believed: its answer is made exact, and `derive.certify` has to accept it with its duals.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 
 import numpy as np
 from scipy.optimize import linprog
 from scipy.sparse import csr_matrix, hstack
+
+from derive.certify import Certificate, check
+from derive.programs import Program, plain
+from derive.programs import Row as NamedRow
 
 TIGHT = 1e-7
 """A row this near to equality in floats is taken to hold with it, until exact numbers say otherwise."""
@@ -33,60 +36,88 @@ class Row:
 
 @dataclass(frozen=True)
 class Solution:
-    """Exact optimal x, the dual y of every row, the optimum, and the indices of the rows that hold with equality."""
+    """Exact optimal x, the dual y of every row, the optimum, and the indices of the rows that hold with equality.
+
+    `certificate` is what `derive.certify.check` accepted: the program, the duals of both objectives, what fixes which
+    variable.
+    """
 
     values: tuple[Fraction, ...]
     duals: tuple[Fraction, ...]
     optimum: Fraction
     tight: tuple[int, ...]
+    certificate: Certificate = field(repr=False)
 
 
-def minimise(objective: Sequence[int], rows: Sequence[Row], then: Sequence[int] | None = None) -> Solution:
+def minimise(
+    objective: Sequence[int], rows: Sequence[Row], then: Sequence[int] | None = None, names: Sequence[str] | None = None
+) -> Solution:
     """The x that minimises objective . x, and among those one that minimises then . x; certified.
 
-    ProgramError where no x keeps the rows, where the objective has no minimum, and where exact numbers do not confirm
-    the solver's vertex.
+    `names` are those of the variables in the certificate. ProgramError where no x keeps the rows and where the
+    objective has no minimum; `derive.certify.Refused` where exact numbers do not confirm the solver's vertex.
     """
     x, y = floats(objective, rows)
     duals = _exact_duals(objective, rows, y)
-    last, kept, wanted = y, list(rows), objective
+    second = [Fraction(0)] * len(rows)
     if then is not None:
         # Optimal are exactly the x that keep the rows of positive dual with equality.
-        kept += [
-            replace(row, coefficients={j: -a for j, a in row.coefficients.items()}, bound=-row.bound)
-            for row, dual in zip(rows, duals, strict=True)
-            if dual
-        ]
-        wanted = then
-        x, last = floats(wanted, kept)
+        used = [index for index, dual in enumerate(duals) if dual]
+        kept = [*rows, *(_turned(rows[index]) for index in used)]
+        x, last = floats(then, kept)
+        found = _exact_duals(then, kept, last)
+        second = list(found[: len(rows)])
+        for index, turned in zip(used, found[len(rows) :], strict=True):
+            second[index] -= turned
     values = _exact_vertex(len(objective), rows, x)
-    certify(objective, rows, values, duals)
-    certify(wanted, kept, values, _exact_duals(wanted, kept, last))
-    optimum = sum((Fraction(c) * v for c, v in zip(objective, values, strict=True)), Fraction(0))
+    proof = certificate(objective, rows, then, values, duals, second, names)
+    check(proof)
     tight = tuple(i for i, row in enumerate(rows) if _left(row, values) == row.bound)
-    return Solution(tuple(values), duals, optimum, tight)
+    return Solution(tuple(values), duals, Fraction(proof.optimum), tight, proof)
 
 
-def certify(
-    objective: Sequence[int], rows: Sequence[Row], values: Sequence[Fraction], duals: Sequence[Fraction]
-) -> None:
-    """Prove by exact arithmetic that x is feasible and optimal; ProgramError naming what fails."""
-    gradient = [Fraction(c) for c in objective]
-    lower = Fraction(0)
-    for row, y in zip(rows, duals, strict=True):
-        if _left(row, values) > row.bound:
-            raise ProgramError(f"no certificate: the solution violates {row.name or row}")
-        if y < 0:
-            raise ProgramError(f"no certificate: the dual of {row.name or row} is negative")
-        if y:
-            lower -= y * row.bound
-            for variable, coefficient in row.coefficients.items():
-                gradient[variable] += y * coefficient
-    if any(gradient):
-        odd = next(i for i, g in enumerate(gradient) if g)
-        raise ProgramError(f"no certificate: the duals do not balance the objective of variable {odd}")
-    if sum((Fraction(c) * v for c, v in zip(objective, values, strict=True)), Fraction(0)) != lower:
-        raise ProgramError("no certificate: the objective and its dual bound differ")
+def _turned(row: Row) -> Row:
+    return replace(row, coefficients={j: -a for j, a in row.coefficients.items()}, bound=-row.bound)
+
+
+def certificate(
+    objective: Sequence[int],
+    rows: Sequence[Row],
+    then: Sequence[int] | None,
+    values: Sequence[Fraction],
+    duals: Sequence[Fraction],
+    second: Sequence[Fraction],
+    names: Sequence[str] | None = None,
+) -> Certificate:
+    """The answer with its duals for the checker, rows and variables by name; nothing is checked here."""
+    names = names or [f"x_{j}" for j in range(len(objective))]
+    named = [f"{index}: {row.name}" for index, row in enumerate(rows)]
+    program = Program(
+        {name: weight for name, weight in zip(names, objective, strict=True) if weight},
+        {name: weight for name, weight in zip(names, then or [0] * len(names), strict=True) if weight},
+        tuple(
+            NamedRow(name, {names[j]: a for j, a in row.coefficients.items()}, plain(row.bound))
+            for name, row in zip(named, rows, strict=True)
+        ),
+    )
+    fixed_by: dict[str, list[str]] = {name: [] for name in program.objective}
+    for row, dual in zip(program.rows, duals, strict=True):
+        for name in row.coefficients:
+            if dual and name in fixed_by:
+                fixed_by[name].append(row.name)
+    reached = (
+        sum((Fraction(c) * v for c, v in zip(weights, values, strict=True)), Fraction(0))
+        for weights in (objective, then or [0] * len(names))
+    )
+    return Certificate(
+        program,
+        {name: plain(value) for name, value in zip(names, values, strict=True)},
+        *map(plain, reached),
+        duals={name: plain(y) for name, y in zip(named, duals, strict=True) if y},
+        second={name: plain(y) for name, y in zip(named, second, strict=True) if y},
+        binding={name: tuple(rows) for name, rows in fixed_by.items()},
+        residuals={},
+    )
 
 
 def _left(row: Row, values: Sequence[Fraction]) -> Fraction:

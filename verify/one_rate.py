@@ -19,4 +19,5 @@ def at_one_rate(prescription: Prescription) -> Prescription:
         replace(layer, c=S.Zero, decay=S.Zero, r=r, binding=())
         for layer, r in zip(prescription.layers, residuals, strict=True)
     )
-    return replace(prescription, problem=problem, layers=layers, feature_learning=residuals[-2].is_zero)
+    learning = residuals[-2].is_zero
+    return replace(prescription, problem=problem, layers=layers, feature_learning=learning, certificate=None)

@@ -124,7 +124,7 @@ def _assembled(
         "optimum": str(solution.optimum),
         "variables": len(rates.objective),
         "constraints": len(rates.rows),
-        "duals": {f"{index}: {rates.rows[index].name}": str(y) for index, y in enumerate(solution.duals) if y},
+        "duals": {name: str(y) for name, y in solution.certificate.duals.items()},
     }
     return ModelPrescription(
         base_width,
@@ -141,6 +141,7 @@ def _assembled(
         (*rates.notes, *_odd_fans(graph), *_multiplier_notes(graph, multipliers)),
         certificate,
         structure,
+        solution.certificate,
     )
 
 

@@ -17,6 +17,7 @@ from jax.core import Tracer
 from jaxtyping import Array, Key
 
 from derive import __version__
+from derive.certify import Certificate
 from derive.errors import DeriveError, shorten, unknown_name
 from derive.exponents import KINDS, Kind
 from derive.optimizers import Optimizer
@@ -100,7 +101,8 @@ class ModelPrescription:
     """The prescription for one model from its base width to `width`; plain data, equal after JSON.
 
     `multipliers` are the exponents of single products that no parameter can carry (one table used twice, q k^T), by
-    name; where there are any, or where `gauge` is "own", the function has to be wrapped.
+    name; where there are any, or where `gauge` is "own", the function has to be wrapped. `proof` is the program with
+    its answer and duals, as `derive.certify` checked it; it stays out of the JSON, which has the duals.
     """
 
     base_width: int
@@ -117,6 +119,7 @@ class ModelPrescription:
     notes: tuple[str, ...]
     certificate: Mapping[str, Any] = field(repr=False)
     structure: Any = field(default=None, repr=False, compare=False)
+    proof: Certificate | None = field(default=None, repr=False, compare=False)
 
     def factor(self, exponent: Fraction | None) -> float:
         """(width / base width)^-exponent; 1 for none."""
@@ -242,7 +245,9 @@ class ModelPrescription:
 
     def to_json(self) -> str:
         """The prescription as JSON, exponents as exact strings; `from_json` reads it back."""
-        content = {each.name: getattr(self, each.name) for each in fields(self) if each.name != "structure"}
+        content = {
+            each.name: getattr(self, each.name) for each in fields(self) if each.name not in ("structure", "proof")
+        }
         content |= {name: [asdict(row) for row in content[name]] for name in ("parameters", "ops")}
         head = {"schema": SCHEMA, "command": "prescribe", "version": __version__}
         return json.dumps({**head, **content}, indent=1, default=str) + "\n"
