@@ -168,7 +168,7 @@ def speed(width: int, rounds: int) -> dict[str, Any]:
     steps = [ours(setting), flax(setting), ours(setting, scan=True)]
     actions = [network.action(batch) for network in steps]
     actions += [product(size, size, size) for size in CEILING_SIZES]
-    actions += [product(*shape) for shape in shapes]
+    actions += [product(rows, inner, columns, batch) for rows, inner, columns, batch in shapes]
     taken = alternating(actions, rounds)
     squares = taken[3 : 3 + len(CEILING_SIZES)]
     rates = [[2 * size**3 / each for each in record] for size, record in zip(CEILING_SIZES, squares, strict=True)]

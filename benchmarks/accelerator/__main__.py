@@ -8,66 +8,74 @@ Exit code 0: nothing failed; 1: a part failed, and its file says how; 2: the com
 """
 
 import argparse
+import os
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
-from itertools import groupby
 from pathlib import Path
 
 from benchmarks.accelerator.ledger import read, tell, write
-from benchmarks.accelerator.steps import DEFAULT_MINUTES, STEPS, Step
+from benchmarks.accelerator.steps import DEFAULT_MINUTES, STEPS, Step, ends
 
-TRIES = 4
-"""Workers for a group of steps: one that dies is followed by another, which leaves out what it died of."""
-GRACE = 10.0
-"""Seconds after the end of all time in which a worker may write its last part."""
+TRIES = 3
+"""Processes for a step: one that dies is followed by another, which leaves out what it died of."""
+GRACE = 20.0
+"""Seconds after the end of a step's time in which a part that takes longer than foreseen may still end."""
+LEAST = 12.0
+"""Seconds under which no process is started."""
 CHECK_MINUTES = 20.0
 
 
-def blame(steps: Sequence[Step], folder: Path, start: float, code: int) -> None:
-    """Note of the part that was running that the process died of it."""
-    for step in steps:
-        path = step.path(folder)
-        kept = read(path) if path.exists() else {}
-        if name := kept.pop("running", None):
-            kept["errors"][name] = {"error": f"the process ended with {code}", "began": start}
-            write(path, kept)
-            tell(f"{step.name}: {name}: the process ended with {code}")
+def blame(step: Step, folder: Path, began: float, reason: str) -> None:
+    """Note of the parts that were running what became of the process."""
+    path = step.path(folder)
+    kept = read(path) if path.exists() else {}
+    for name in kept.pop("running", []):
+        kept["errors"][name] = {"error": reason, "began": began}
+        tell(f"{step.name}: FAILED {name}: {reason}")
+    if kept:
+        write(path, {**kept, "running": []})
 
 
-def worked(steps: Sequence[Step], folder: Path, start: float, seconds: float, check: bool) -> int:
-    """Have workers go through the steps; the exit code of the last."""
-    command = [sys.executable, "-u", "-m", "benchmarks.accelerator.worker", str(folder)]
-    command += [*(step.name for step in steps), "--start", repr(start), "--seconds", repr(seconds)]
+def worked(step: Step, folder: Path, began: float, limit: float, check: bool) -> int:
+    """Have processes go on with the step until its time is over; the exit code of the last."""
+    command = [sys.executable, "-u", "-m", "benchmarks.accelerator.worker", str(folder), step.name]
+    command += ["--began", repr(began), "--limit", repr(limit), *(["--check"] if check else [])]
     code = 0
     for _ in range(TRIES):
-        left = start + seconds + GRACE - time.time()
-        if left <= GRACE:
-            tell(f"no time is left for {', '.join(step.name for step in steps)}")
-            return code
+        left = limit - time.time()
+        if left < LEAST:
+            tell(f"{step.name}: {left:.0f} s are left, too few to start")
+            break
         try:
-            code = subprocess.run([*command, *(["--check"] if check else [])], timeout=left).returncode
+            code = subprocess.run(command, timeout=left + GRACE, env={**os.environ, **step.environment}).returncode
         except subprocess.TimeoutExpired:
-            tell("time is over; what was under way is given up")
+            blame(step, folder, began, "took far longer than foreseen, and was stopped with its step")
             return 0
-        if code in (0, 2):
-            return code
-        blame(steps, folder, start, code)
+        if code == 0:
+            break
+        blame(step, folder, began, f"the process ended with {code}")
     return code
 
 
 def run(folder: Path, minutes: float, check: bool) -> int:
-    """All steps; the command's exit code."""
-    start, seconds = time.time(), 60 * minutes
+    """All steps, each until its time is over, then once more what was left; the command's exit code."""
+    began, seconds = time.time(), 60 * minutes
     folder.mkdir(parents=True, exist_ok=True)
-    for _, group in groupby(STEPS, key=lambda step: step.fresh):
-        if code := worked(list(group), folder, start, seconds, check):
-            tell(f"a worker ended with {code}")
-            if code == 2:
-                return 2
-    return 1 if report(folder, start, complete=check) else 0
+    limits, codes = ends(began, seconds), dict[str, int]()
+    for step in STEPS:
+        tell(f"{step.name}: until {time.strftime('%H:%M:%S', time.localtime(limits[step.name]))}")
+        codes[step.name] = worked(step, folder, began, limits[step.name], check)
+    for step in STEPS:
+        if (
+            not step.path(folder).exists() or read(step.path(folder))["left"]
+        ) and time.time() < began + seconds - LEAST:
+            tell(f"{step.name}: once more, for what was left")
+            codes[step.name] = worked(step, folder, began, began + seconds, check)
+    for name in (name for name, code in codes.items() if code):
+        tell(f"{name}: FAILED, its process ended with {codes[name]}")
+    return 1 if report(folder, began, complete=check) or any(codes.values()) else 0
 
 
 def report(folder: Path, start: float, complete: bool) -> bool:

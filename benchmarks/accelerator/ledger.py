@@ -10,10 +10,9 @@ measured on the device, and by how the part before it came out.
 import gc
 import json
 import math
-import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,12 +27,6 @@ FASTEST = 0.5
 """At most this much less than foreseen is believed of the next part: its size is another."""
 LONG = 5.0
 """Seconds from which a part is announced."""
-OVERRUN, LEAST_OVERRUN = 3.0, 45.0
-"""A part is stopped after as many times what was foreseen, and not before so many seconds."""
-
-
-class OverrunError(Exception):
-    """A part took far longer than was foreseen."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +44,16 @@ class Cost:
     def seconds(self, ceilings: Mapping[str, float]) -> float:
         """Foreseen seconds at those ceilings, in FLOP/s."""
         return self.fixed + self.flops / (REACHED * ceilings.get(self.dtype, UNKNOWN_CEILING))
+
+
+@dataclass(frozen=True)
+class Job:
+    """A part that is made beside others: its work, and the bytes of the device that it needs meanwhile."""
+
+    name: str
+    cost: Cost
+    work: Callable[[], Any]
+    room: float = 0.0
 
 
 def tell(line: str) -> None:
@@ -87,22 +90,6 @@ def read(path: Path) -> dict[str, Any]:
     return found
 
 
-@contextmanager
-def limited(seconds: float) -> Iterator[None]:
-    """Raise OverrunError within, once so many seconds are over; a call into a compiler ends first."""
-
-    def stop(*_: object) -> None:
-        raise OverrunError(f"stopped after {seconds:.0f} s, far more than was foreseen")
-
-    before = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
-
-
 @dataclass
 class Ledger:
     """One step under way: `ends` is when its time is over by `clock`, `began` names the call that it belongs to."""
@@ -116,7 +103,8 @@ class Ledger:
     paces: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.kept: dict[str, Any] = {**self.heading, "parts": {}, "left": {}, "errors": {}}
+        """Read what is there; SystemExit where it was made under another heading."""
+        self.kept: dict[str, Any] = {**self.heading, "parts": {}, "left": {}, "errors": {}, "running": []}
         if self.path.exists():
             self.kept = read(self.path)
             other = [name for name in self.heading if self.kept.get(name) != self.heading[name]]
@@ -125,6 +113,7 @@ class Ledger:
                     f"{self.path} was made with {other[0]} {self.kept.get(other[0])!r}, this run has "
                     f"{self.heading[other[0]]!r}; give another folder to --out"
                 )
+            self.kept["running"] = []  # of a call that was cut
 
     def foreseen(self, cost: Cost) -> float:
         """Seconds that such a part is going to take."""
@@ -132,46 +121,70 @@ class Ledger:
 
     def part(self, name: str, cost: Cost, work: Callable[[], Any]) -> Any:
         """The part's result, kept from before or made now; None where there is no time for it or where it fails."""
-        if name in self.kept["parts"]:
-            return self.kept["parts"][name]["result"]
-        if self.kept["errors"].get(name, {}).get("began") == self.began:
-            return None
-        foreseen, start = self.foreseen(cost), self.clock()
-        if start + foreseen > self.ends:
+        if self.begins(name, cost):
+            start = self.clock()
+            try:
+                result, error = work(), None
+            except Exception as raised:  # noqa: BLE001 - whatever fails, the other parts go on
+                result, error = None, raised
+            self.ended(name, cost, self.clock() - start, result, error)
+        return self.kept["parts"].get(name, {}).get("result")
+
+    def parts(self, jobs: Iterable[Job], at_once: int, room: float = math.inf) -> None:
+        """Make parts side by side, in threads, as many as fit into `room` bytes; small ones may overtake."""
+        waiting, running = list(jobs), dict[Future[Any], tuple[Job, float]]()
+        with ThreadPoolExecutor(at_once) as pool:
+            while waiting or running:
+                free = room - sum(job.room for job, _ in running.values())
+                fitting = [job for job in waiting if job.room <= free or not running]
+                if fitting and len(running) < at_once:
+                    job = fitting[0]
+                    waiting.remove(job)
+                    if self.begins(job.name, job.cost):
+                        running[pool.submit(job.work)] = (job, self.clock())
+                    continue
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    job, start = running.pop(future)
+                    error = future.exception()
+                    result = None if error else future.result()
+                    self.ended(job.name, job.cost, self.clock() - start, result, error)
+
+    def begins(self, name: str, cost: Cost) -> bool:
+        """Whether the part is to be made now: not kept, not failed in this call, and in time; notes that it is."""
+        if name in self.kept["parts"] or self.kept["errors"].get(name, {}).get("began") == self.began:
+            return False
+        foreseen, now = self.foreseen(cost), self.clock()
+        if now + foreseen > self.ends:
             self.kept["left"][name] = round(foreseen, 1)
             self.save()
-            tell(f"{self.kept['step']}: {name} is left, {foreseen:.0f} s and {self.ends - start:.0f} s left")
-            return None
-        self.kept["running"] = name
+            tell(f"{self.kept['step']}: {name} is left, {foreseen:.0f} s where {self.ends - now:.0f} s are left")
+            return False
+        self.kept["running"].append(name)
         self.save()
         if foreseen > LONG:
             tell(f"{self.kept['step']}: {name}, about {foreseen:.0f} s")
-        return self._made(name, cost, work, foreseen, start)
+        return True
 
-    def _made(self, name: str, cost: Cost, work: Callable[[], Any], foreseen: float, start: float) -> Any:
-        result = None
+    def ended(self, name: str, cost: Cost, seconds: float, result: Any, error: BaseException | None) -> None:
+        """Keep the result of a part that began, or why there is none."""
         for record in ("left", "errors"):
             self.kept[record].pop(name, None)
-        try:
-            with limited(max(OVERRUN * foreseen, LEAST_OVERRUN)):
-                result = plain(work())
-        except Exception as error:  # noqa: BLE001 - whatever fails, the other parts go on
-            self.fail(name, f"{type(error).__name__}: {error}")
-        seconds = self.clock() - start
-        if result is not None:
-            self.kept["parts"][name] = {"seconds": round(seconds, 3), "result": result}
+        self.kept["running"].remove(name)
+        if error is None:
+            self.kept["parts"][name] = {"seconds": round(seconds, 3), "result": plain(result)}
             self.paces[cost.kind] = max(FASTEST, seconds / cost.seconds(self.ceilings))
-        self.kept.pop("running", None)
+            tell(f"{self.kept['step']}: {name} took {seconds:.1f} s")
+        else:
+            self.fail(name, f"{type(error).__name__}: {error}")
         self.save()
-        tell(f"{self.kept['step']}: {name} {'took' if result is not None else 'FAILED after'} {seconds:.1f} s")
+        del result, error
         gc.collect()  # what a failed part held on its device
-        return result
 
     def fail(self, name: str, error: str) -> None:
         """Note what failed, in one line."""
         line = " ".join(error.split())[:600]
         self.kept["errors"][name] = {"error": line, "began": self.began}
-        tell(f"{self.kept['step']}: {name}: {line}")
+        tell(f"{self.kept['step']}: FAILED {name}: {line}")
 
     def finish(self, summary: Callable[[Mapping[str, Any]], Any]) -> None:
         """Write what follows from the parts that there are."""

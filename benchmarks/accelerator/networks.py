@@ -10,14 +10,14 @@ import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
-from benchmarks.accelerator.ledger import Cost, Ledger
-from verify.batch import Structure
+from benchmarks.accelerator.ledger import Cost, Job, Ledger
+from verify.batch import Loop, Structure, train
 from verify.capacity import rates_at_once
 from verify.data import load_corpus
-from verify.engines import Task, perform
+from verify.engines import Task
 from verify.plan import mlp, training_flops
 from verify.settings import prescribed
 from verify.store import as_record, as_row
@@ -45,8 +45,8 @@ class Scale:
 
 FULL = Scale((64, 128, 256, 512), 17, 6, 150, 256, 2048, {"vocabulary": 256, "context": 8, "hidden_layers": 2}, 512)
 TOY = Scale((4, 8), 3, 2, 2, 4, 8, {"vocabulary": 256, "context": 2, "hidden_layers": 1}, 8)
-COMPILING, COMPILED, PROCESS = 15, 2, 40
-"""Seconds of a part whose loop is new, and of one whose loop is there; and of a process for one network."""
+COMPILING, PROCESS = 25, 40
+"""Seconds of a width beside others, most of which is compilation; and of a process for one network."""
 
 
 @cache
@@ -71,29 +71,33 @@ def tasks(scale: Scale, setting: Setting, width: int) -> list[Task]:
     return [Task(i, shared, setting, Batch(setting.name, width, each, seeds)) for i, each in enumerate(chunks)]
 
 
-def trained(chosen: list[Task]) -> dict[str, Any]:
-    """The records of the tasks, as the store writes them, and the seconds that all took, compilation included."""
-    corpus, start = load_corpus(), time.perf_counter()
-    rows = [as_row(record) for task in chosen for record in perform(task, corpus)]
-    return {"width": chosen[0].batch.width, "seconds": time.perf_counter() - start, "rows": rows}
+def trained(scale: Scale, width: int) -> dict[str, Any]:
+    """All networks of a width, whose loop is compiled once: seconds of each alignment, compilation in the first."""
+    corpus, seconds, rows = load_corpus(), dict[str, float](), list[Any]()
+    loop = Loop(Structure.of(conditions(scale), settings()["full"], width))
+    for alignment, setting in settings().items():
+        if width > scale.widths[0] or alignment == ALIGNMENTS[0]:
+            start = time.perf_counter()
+            for task in tasks(scale, setting, width):
+                rows += [as_row(record) for record in train(loop, setting, task.batch, corpus)]
+            seconds[alignment] = time.perf_counter() - start
+    return {"width": width, "seconds": seconds, "rows": rows}
 
 
 def run(ledger: Ledger, toy: bool) -> None:
-    """A part for every width and alignment, then one network by itself, in this process and in its own."""
-    scale = TOY if toy else FULL
+    """A part for every width, side by side in this process; then one network by itself, in this process and its own."""
+    scale, jobs = TOY if toy else FULL, []
     for width in scale.widths:
-        for alignment, setting in settings().items():
-            if width == scale.widths[0] and alignment != ALIGNMENTS[0]:
-                continue
-            first = alignment == ALIGNMENTS[0]
-            network = mlp(width, *(scale.sizes[name] for name in ("hidden_layers", "context", "vocabulary")))
-            flops = training_flops(network, scale.batch, False) * scale.steps * scale.rates * scale.seeds
-            ledger.part(
-                f"{alignment}, width {width}",
-                Cost(COMPILING if first else COMPILED, flops, kind="new" if first else "again"),
-                lambda s=setting, w=width: trained(tasks(scale, s, w)),
-            )
-    ledger.part("one at a time", Cost(COMPILING, kind="new"), lambda: one_at_a_time(scale))
+        network = mlp(width, *(scale.sizes[name] for name in ("hidden_layers", "context", "vocabulary")))
+        runs = scale.rates * scale.seeds * (1 if width == scale.widths[0] else len(ALIGNMENTS))
+        flops = training_flops(network, scale.batch, False) * scale.steps * runs
+        jobs.append(Job(f"width {width}", Cost(COMPILING, flops), partial(trained, scale, width)))
+    missing = any(job.name not in ledger.kept["parts"] for job in jobs)
+    start = ledger.clock()
+    ledger.parts(jobs, len(jobs))
+    if missing and all(job.name in ledger.kept["parts"] for job in jobs):
+        ledger.part("together", Cost(0.1, kind="together"), lambda: {"seconds": ledger.clock() - start})
+    ledger.part("one at a time", Cost(COMPILING, kind="alone"), lambda: one_at_a_time(scale))
     ledger.part("one process", Cost(PROCESS, kind="process"), lambda: one_process(scale.single))
 
 
@@ -101,8 +105,11 @@ def one_at_a_time(scale: Scale) -> dict[str, float]:
     """Seconds of one network by itself in a compiled loop that is there."""
     task = tasks(scale, settings()["full"], scale.single)[0]
     alone = replace(task, batch=replace(task.batch, rates=task.batch.rates[:1], seeds=(0,)))
-    trained([alone])
-    return {"width": scale.single, "seconds": trained([alone])["seconds"]}
+    loop, corpus = Loop(Structure.of(task.conditions, task.setting, scale.single)), load_corpus()
+    train(loop, task.setting, alone.batch, corpus)
+    start = time.perf_counter()
+    train(loop, task.setting, alone.batch, corpus)
+    return {"width": scale.single, "seconds": time.perf_counter() - start}
 
 
 def one_process(width: int) -> dict[str, float]:
@@ -110,7 +117,7 @@ def one_process(width: int) -> dict[str, float]:
     start = time.perf_counter()
     environment = {
         **os.environ,
-        "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
+        "XLA_PYTHON_CLIENT_PREALLOCATE": "false",  # this process has taken most of the device's memory
         "JAX_ENABLE_COMPILATION_CACHE": "false",
     }
     command = [sys.executable, "-m", "benchmarks.sweep", "--child", str(width), "0"]
@@ -123,24 +130,24 @@ def one_process(width: int) -> dict[str, float]:
 def study(parts: Mapping[str, Any], toy: bool) -> Study:
     """The study of the parts that there are; the first alignment's networks stand for all at the base width."""
     scale, named, records = TOY if toy else FULL, settings(), list[Record]()
-    for alignment, setting in named.items():
-        for width in scale.widths:
-            source = ALIGNMENTS[0] if width == scale.widths[0] else alignment
-            part = parts.get(f"{source}, width {width}", {"rows": ()})
-            records += [replace(as_record(row), setting=setting.name) for row in part["rows"]]
+    for width in scale.widths:
+        found = [as_record(row) for row in parts.get(f"width {width}", {"rows": ()})["rows"]]
+        if width == scale.widths[0]:
+            found = [replace(record, setting=each.name) for each in named.values() for record in found]
+        records += found
     return Study(conditions(scale), {each.name: each for each in named.values()}, {}, tuple(records))
 
 
 def summary(parts: Mapping[str, Any], toy: bool) -> dict[str, Any]:
     """Networks a minute and how the best rate drifts under each alignment."""
     cells, found = [part for part in parts.values() if "rows" in part], study(parts, toy)
-    networks, seconds = sum(len(part["rows"]) for part in cells), sum(part["seconds"] for part in cells)
+    networks, together = sum(len(part["rows"]) for part in cells), parts.get("together")
     return {
         "networks": networks,
-        "seconds": seconds,
-        "networks_per_minute": 60 * networks / seconds if cells else None,
+        "seconds": together and together["seconds"],
+        "networks_per_minute": together and 60 * networks / together["seconds"],
         **{
-            f"{name}_per_minute": 60 / part["seconds"]
+            f"{name.replace(' ', '_')}_per_minute": 60 / part["seconds"]
             for name in ("one at a time", "one process")
             if (part := parts.get(name))
         },

@@ -1,23 +1,59 @@
 """Runs of `verify exponents` as parts: each width's measurements as JSON, and a study judged from those there are."""
 
+import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import jax
 import numpy as np
 
 from benchmarks.accelerator.ledger import plain
-from verify.data import Corpus
+from verify.data import Corpus, load_corpus
 from verify.exponents import Result, judged
-from verify.train import Config, Measurement, Run, study
+from verify.train import Config, Measurement, Run, Trainer
+
+PRECISION = "highest"
+"""Of products in float32, as in every study of `verify exponents`."""
 
 
-def trained(config: Config, width: int, seeds: Sequence[int], steps: int, corpus: Corpus) -> dict[str, Any]:
+def prepared(trainer: Trainer, corpus: Corpus) -> dict[str, Any]:
+    """The trainer's programs, compiled side by side: compiling takes most of a short run on an accelerator."""
+    params, probe, batch = jax.eval_shape(trainer.initial), trainer.probe(corpus), trainer.batches(corpus, 1)
+    inputs = jax.eval_shape(trainer.initial_inputs, params, probe)
+    state = jax.eval_shape(trainer.init_state, params)
+    programs: dict[str, tuple[Any, tuple[Any, ...]]] = {
+        "initial_inputs": (trainer.initial_inputs, (params, probe)),
+        "init_state": (trainer.init_state, (params,)),
+        "step": (trainer.step, (params, state, *batch)),
+        "measure": (trainer.measure, (params, inputs, params, probe)),
+    }
+
+    def compiled(program: Any, arguments: tuple[Any, ...]) -> Any:
+        with jax.default_matmul_precision(PRECISION):  # which every thread has for itself
+            return program.lower(*arguments).compile()
+
+    with ThreadPoolExecutor(len(programs) + 1) as pool:
+        drawing = pool.submit(trainer.initial)
+        made = {name: pool.submit(compiled, *each) for name, each in programs.items()}
+        return {name: each.result() for name, each in made.items()} | {"initial": drawing.result()}
+
+
+def trained(config: Config, width: int, seeds: Sequence[int], steps: int) -> dict[str, Any]:
     """Train and measure one width, products in float32's full precision; everything measured, as JSON."""
-    (run,) = study(config, [width], seeds, steps, corpus)
+    corpus, start = load_corpus(), time.perf_counter()
+    with jax.default_matmul_precision(PRECISION):
+        trainer = Trainer(config, width, seeds)
+        prepared(trainer, corpus)
+        compiling = time.perf_counter() - start
+        run = trainer.run(corpus, steps)
     return plain(
         {
             "width": run.width,
             "seeds": list(seeds),
+            "compiling_s": compiling,
+            "running_s": time.perf_counter() - start - compiling,
+            "peak": (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use"),
             "kinds": run.kinds,
             "fan_in": run.fan_in,
             "steps": {each.step: each.values for each in run.measurements},

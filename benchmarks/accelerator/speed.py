@@ -4,7 +4,8 @@ The networks are those of step 4. Measuring costs what one measurement takes bes
 run it is taken after steps 1, 2, 5, 10, ..., so that its share falls with the run's length.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict
 from statistics import median
 from typing import Any
@@ -13,8 +14,9 @@ import jax
 
 from benchmarks.accelerator.alignments import FULL, TOY, Scale, configuration
 from benchmarks.accelerator.ledger import Cost, Ledger
+from benchmarks.accelerator.runs import PRECISION, prepared
 from benchmarks.measure import alternating, alternating_medians
-from benchmarks.transformer import Setting, flax, ours, over, product
+from benchmarks.transformer import Network, Setting, flax, ours, over, product
 from verify.data import load_corpus
 from verify.plan import measuring_flops
 from verify.train import Trainer, log_spaced
@@ -23,26 +25,55 @@ CEILING, TOY_CEILING = 8192, 64
 ROUNDS, TOY_ROUNDS = 7, 2
 RUNS = (200, 1000, 10_000, 50_000)
 """Steps of runs for which the share of measuring is given."""
-STEPS_COMPILING, MEASURING_COMPILING = 30, 30
+COMPILING, COMPILED, MEASURING = 60, 4, 20
+"""Seconds to compile the steps of all widths, side by side; of a width after that; and of a width's measuring."""
 
 
 def run(ledger: Ledger, toy: bool) -> None:
-    """A part for the steps of every width, then one for measuring."""
-    scale = TOY if toy else FULL
-    rounds = TOY_ROUNDS if toy else ROUNDS
+    """A part for the steps of every width, all of them compiled side by side first; then one each for measuring."""
+    scale, rounds = TOY if toy else FULL, TOY_ROUNDS if toy else ROUNDS
+    settings = [setting_at(scale, width) for width in scale.widths]
+    missing = [each for each in settings if f"steps, width {each.width}" not in ledger.kept["parts"]]
+    programs: dict[int, list[Future[Any]]] = {}
+
+    def steps_of(setting: Setting) -> dict[str, Any]:
+        if not programs:  # within the first part, whose cost says so; nothing is timed beside a compiler
+            pool = ThreadPoolExecutor(2 * len(missing))
+            makers = (ours, flax)
+            programs.update({each.width: [pool.submit(compiled, make, each) for make in makers] for each in missing})
+            pool.shutdown(wait=True)
+        made = [each.result() for each in programs.pop(setting.width)]
+        return steps(setting, made, rounds, TOY_CEILING if toy else CEILING)
+
+    for setting in settings:
+        first = bool(missing) and setting is missing[0]
+        cost = Cost(COMPILING if first else COMPILED, 2 * (rounds + 1) * setting.flops(), "bfloat16", str(first))
+        ledger.part(f"steps, width {setting.width}", cost, lambda s=setting: steps_of(s))
     for width in scale.widths:
-        setting = setting_at(scale, width)
-        flops = 2 * (rounds + 1) * setting.flops()
-        ledger.part(
-            f"steps, width {width}",
-            Cost(STEPS_COMPILING, flops, "bfloat16"),
-            lambda s=setting: steps(s, rounds, TOY_CEILING if toy else CEILING),
-        )
-    for width in scale.widths:
-        flops = (rounds + 2) * measuring_flops(scale.counted(width), scale.probe)
-        ledger.part(
-            f"measuring, width {width}", Cost(MEASURING_COMPILING, flops), lambda w=width: measuring(w, rounds, toy)
-        )
+        cost = Cost(MEASURING, (rounds + 2) * measuring_flops(scale.counted(width), scale.probe), kind="measuring")
+        ledger.part(f"measuring, width {width}", cost, lambda w=width: measuring(w, rounds, toy))
+
+
+def compiled(make: Callable[[Setting], Network], setting: Setting) -> tuple[Network, Any]:
+    """A network and its compiled step, of which nothing is on the device yet."""
+    network = make(setting)
+    params = network.shapes()
+    state = jax.eval_shape(network.transform.init, params)
+    program = jax.jit(network.step, donate_argnums=(0, 1))
+    return network, program.lower(params, state, *setting.batch()).compile()
+
+
+def action(network: Network, program: Any, setting: Setting) -> Callable[[], Any]:
+    """Takes a step from where the last one ended."""
+    params = jax.jit(network.init)(jax.random.key(0))
+    held, batch = [params, jax.jit(network.transform.init)(params)], jax.device_put(setting.batch())
+    tokens, targets = batch
+
+    def act() -> Any:
+        *held[:], value = program(*held, tokens, targets)
+        return value
+
+    return act
 
 
 def setting_at(scale: Scale, width: int) -> Setting:
@@ -50,9 +81,9 @@ def setting_at(scale: Scale, width: int) -> Setting:
     return Setting(width, sequences=scale.batch, dtype="bfloat16", **scale.sizes)
 
 
-def steps(setting: Setting, rounds: int, size: int) -> dict[str, Any]:
+def steps(setting: Setting, made: Sequence[tuple[Network, Any]], rounds: int, size: int) -> dict[str, Any]:
     """Seconds, tokens a second and shares of the ceiling, ours and the peer's."""
-    actions = [ours(setting).action(setting.batch()), flax(setting).action(setting.batch())]
+    actions = [action(*each, setting) for each in made]
     actions.append(product(size, size, size, dtype="bfloat16"))
     mine, peer, square = alternating(actions, rounds)
     flops, rates = setting.flops(), [2 * size**3 / each for each in square]
@@ -73,20 +104,21 @@ def steps(setting: Setting, rounds: int, size: int) -> dict[str, Any]:
 def measuring(width: int, rounds: int, toy: bool) -> dict[str, Any]:
     """Seconds of a step and of a measurement of the same trainer, and the share of measuring by the run's length."""
     corpus = load_corpus()
-    with jax.default_matmul_precision("highest"):
+    with jax.default_matmul_precision(PRECISION):
         network = Trainer(configuration(toy), width, [0])
-        params, probe = network.initial(), network.probe(corpus)
-        inputs, batch = network.initial_inputs(params, probe), network.batches(corpus, 1)
-        held = [params, network.init_state(params)]
+        programs = prepared(network, corpus)
+        params, probe, batch = programs.pop("initial"), network.probe(corpus), network.batches(corpus, 1)
+        inputs, held = programs["initial_inputs"](params, probe), [params, programs["init_state"](params)]
         del params
 
         def step() -> Any:
-            *held[:], value, _ = network.step(*held, *batch)
+            *held[:], value, _ = programs["step"](*held, *batch)
             return value
 
-        measure, train = alternating_medians(
-            [lambda: network.measure(network.initial(), inputs, held[0], probe), step], rounds
-        )
+        def measurement() -> Any:
+            return programs["measure"](network.initial(), inputs, held[0], probe)
+
+        measure, train = alternating_medians([measurement, step], rounds)
     shares = {str(length): len(log_spaced(length)) * measure / (length * train) for length in RUNS}
     return {"width": width, "step_s": train, "measurement_s": measure, "overhead_by_steps": shares}
 

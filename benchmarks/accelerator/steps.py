@@ -1,14 +1,15 @@
 """The seven steps, in order, their shares of the time, and how a worker goes through them."""
 
+import os
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from benchmarks.accelerator.ledger import Ledger, read, tell
+from benchmarks.accelerator.ledger import Ledger, read
 
 DEFAULT_MINUTES = 9.0
 
@@ -17,12 +18,21 @@ DEFAULT_MINUTES = 9.0
 class Step:
     """A step: its module here, which has `run(ledger, toy)` and `summary(parts, toy)`, and its share of the time.
 
-    `fresh` ones get a process of their own, whose device has held nothing before.
+    `tuned`: XLA times the kernels it chooses among, as it does by itself. Where compiling takes longer than all that is
+    compiled, it does not. `shared`: several processes use the device, and none takes most of its memory at once.
     """
 
     name: str
     share: float
-    fresh: bool = False
+    tuned: bool = True
+    shared: bool = False
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What its process is told, beside what it finds."""
+        flags = os.environ.get("XLA_FLAGS", "")
+        untuned = {} if self.tuned else {"XLA_FLAGS": f"{flags} --xla_gpu_autotune_level=0".strip()}
+        return untuned | ({"XLA_PYTHON_CLIENT_PREALLOCATE": "false"} if self.shared else {})
 
     def path(self, folder: Path) -> Path:
         """Its file."""
@@ -34,13 +44,13 @@ class Step:
 
 
 STEPS = (
-    Step("device", 45),
-    Step("widths", 160),
-    Step("speed", 110),
-    Step("alignments", 75),
-    Step("networks", 70),
-    Step("study", 35),
-    Step("memory", 45, fresh=True),
+    Step("device", 40),
+    Step("widths", 140, tuned=False, shared=True),
+    Step("speed", 120),
+    Step("alignments", 75, tuned=False, shared=True),
+    Step("networks", 60, tuned=False),
+    Step("study", 50, tuned=False),
+    Step("memory", 45),
 )
 
 
@@ -63,29 +73,16 @@ def ceilings(folder: Path) -> Mapping[str, float]:
 
 
 def work(
-    names: Iterable[str],
+    step: Step,
     folder: Path,
     heading: Mapping[str, Any],
     toy: bool,
-    start: float,
-    seconds: float,
+    began: float,
+    limit: float,
     clock: Callable[[], float] = time.time,
 ) -> None:
-    """Go through the steps in order, each until its time is over; then once more with what time is left to all."""
-    chosen, limits = [step for step in STEPS if step.name in names], ends(start, seconds)
-    for step in chosen:
-        _go(step, folder, heading, toy, limits[step.name], start, clock)
-    latest = max(limits[step.name] for step in chosen)
-    for step in chosen:
-        if step.path(folder).exists() and read(step.path(folder))["left"] and clock() < latest:
-            tell(f"{step.name}: once more, for what was left")
-            _go(step, folder, heading, toy, latest, start, clock)
-
-
-def _go(
-    step: Step, folder: Path, heading: Mapping[str, Any], toy: bool, limit: float, start: float, clock: Any
-) -> None:
-    ledger = Ledger(step.path(folder), {"step": step.name, **heading}, limit, start, ceilings(folder), clock)
+    """Make what is missing of a step until its time is over; `began` names the call."""
+    ledger = Ledger(step.path(folder), {"step": step.name, **heading}, limit, began, ceilings(folder), clock)
     try:
         module = step.module()
         module.run(ledger, toy)

@@ -6,13 +6,17 @@ next; each batch it asks for, a rate with all its seeds, is a part, and what is 
 
 import tempfile
 from collections.abc import Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
-from benchmarks.accelerator.ledger import Cost, Ledger
+from benchmarks.accelerator.ledger import Cost, Ledger, tell
+from verify.batch import Loop, Structure, train
 from verify.data import load_corpus
-from verify.engines import Task, perform
+from verify.engines import Task
 from verify.plan import mlp, training_flops
 from verify.search import Search
 from verify.settings import Prescribed, prescribed, representatives
@@ -21,8 +25,9 @@ from verify.studies import Conditions, Record, Study
 from verify.sweep import Driver, Grid, loaded_code
 from verify.transfer import analyse, rows_json
 
-COMPILING, COMPILED = 15, 0.5
-"""Seconds of a batch whose loop is new, and of one whose loop is there."""
+COMPILING, COMPILED = 25, 2
+"""Seconds of a batch whose loop is new, and of one whose loop is there, beside others."""
+AT_ONCE = 8
 
 
 @dataclass(frozen=True)
@@ -57,43 +62,61 @@ class NoTimeError(Exception):
 
 
 class Kept:
-    """An engine that takes batches from the ledger, and trains what is not there while there is time."""
+    """An engine that takes batches from the ledger, and trains what is not there while there is time.
 
-    capacity = 1
+    Several at once, each in a thread: compiling is most of the work, and does not hold Python up.
+    """
 
-    def __init__(self, ledger: Ledger) -> None:
-        self.ledger, self.corpus = ledger, load_corpus()
-        self.task: Task | None = None
-        self.compiled: set[tuple[str, int]] = set()
+    def __init__(self, ledger: Ledger, at_once: int) -> None:
+        self.ledger, self.corpus, self.capacity = ledger, load_corpus(), at_once
+        self.pool = ThreadPoolExecutor(at_once)
+        self.running: dict[Future[Any], tuple[Task, str, Cost, float]] = {}
+        self.ready: list[tuple[Task, list[Any]]] = []
+        self.loops: dict[str, tuple[Lock, Loop]] = {}
 
     def submit(self, task: Task) -> None:
-        """Take a task."""
-        self.task = task
-
-    def next(self) -> tuple[Task, list[Record]]:
-        """Its records; NoTimeError where they are neither kept nor can be made."""
-        assert self.task is not None
-        task, batch = self.task, self.task.batch
-        loop = (task.setting.parameterization, batch.width)
-        new = loop not in self.compiled
-        rates = " ".join(f"{rate:.6g}" for rate in batch.rates)
-        sizes = (task.conditions.sizes[name] for name in ("hidden_layers", "context", "vocabulary"))
+        """Take a task; NoTimeError where it is neither kept nor can be made."""
+        batch, structure = task.batch, Structure.of(task.conditions, task.setting, task.batch.width)
+        name = f"{batch.setting}, width {batch.width}, rate {batch.rates[0]:.6g}"
+        key, new = repr(structure), repr(structure) not in self.loops
+        sizes = (task.conditions.sizes[each] for each in ("hidden_layers", "context", "vocabulary"))
         step = training_flops(mlp(batch.width, *sizes), task.conditions.batch, False)
         flops = step * task.conditions.steps * len(batch.runs())
-        name = f"{batch.setting}, width {batch.width}, rate {rates}, {len(batch.seeds)} seeds"
         cost = Cost(COMPILING if new else COMPILED, flops, kind="new" if new else "again")
-        rows = self.ledger.part(name, cost, lambda: self._train(task, loop))
+        if kept := self.ledger.kept["parts"].get(name):
+            self.ready.append((task, kept["result"]))
+        elif self.ledger.begins(name, cost):
+            if new:
+                self.loops[key] = (Lock(), Loop(structure))
+            future = self.pool.submit(self._train, task, *self.loops[key])
+            self.running[future] = (task, name, cost, self.ledger.clock())
+        else:
+            raise NoTimeError(name)
+
+    def _train(self, task: Task, lock: Lock, loop: Loop) -> list[Any]:
+        with lock:  # the first of a loop compiles it, and the others wait instead of doing the same
+            return [as_row(record) for record in train(loop, task.setting, task.batch, self.corpus)]
+
+    def next(self) -> tuple[Task, list[Record]]:
+        """A finished task and its records; NoTimeError where it failed."""
+        if self.ready:
+            task, rows = self.ready.pop(0)
+            return task, [as_record(row) for row in rows]
+        future = next(iter(wait(self.running, return_when=FIRST_COMPLETED).done))
+        task, name, cost, start = self.running.pop(future)
+        error = future.exception()
+        rows = None if error else future.result()
+        self.ledger.ended(name, cost, self.ledger.clock() - start, rows, error)
         if rows is None:
             raise NoTimeError(name)
         return task, [as_record(row) for row in rows]
 
-    def _train(self, task: Task, loop: tuple[str, int]) -> list[Any]:
-        rows = [as_row(record) for record in perform(task, self.corpus)]
-        self.compiled.add(loop)
-        return rows
-
     def close(self) -> None:
-        """Nothing is running."""
+        """Keep what is under way."""
+        while self.running:
+            with suppress(NoTimeError):
+                self.next()
+        self.pool.shutdown()
 
 
 def conditions(scale: Scale) -> Conditions:
@@ -112,13 +135,17 @@ def run(ledger: Ledger, toy: bool) -> None:
     """The study, the small widths of all settings before the large ones."""
     scale, shared = TOY if toy else FULL, conditions(TOY if toy else FULL)
     grid = Grid(settings(), scale.widths, tuple(range(scale.seeds)), {"adam": scale.search})
+    engine = Kept(ledger, AT_ONCE)
     with tempfile.TemporaryDirectory() as folder, Store(Path(folder) / "study.sqlite", shared) as store:
-        driver = Driver(store, Kept(ledger), shared, grid.seeds, lambda _setting, _width: 1)
+        driver = Driver(store, engine, shared, grid.seeds, lambda _setting, _width: 1)
         try:
             for count in range(1, len(scale.widths) + 1):
                 replace(grid, widths=scale.widths[:count]).train(driver)
         except NoTimeError:
-            return
+            tell(f"{ledger.kept['step']}: as far as time allows")
+        finally:
+            engine.ready.clear()
+            engine.close()
 
 
 def study(parts: Mapping[str, Any], toy: bool) -> Study:

@@ -1,4 +1,4 @@
-"""A process that goes through steps, with the accelerator; `benchmarks.accelerator` starts it and outlives it."""
+"""The process of one step, with the accelerator; `benchmarks.accelerator` starts it and outlives it."""
 
 import argparse
 import os
@@ -6,8 +6,7 @@ import threading
 import time
 from pathlib import Path
 
-from benchmarks.accelerator.ledger import tell
-from benchmarks.accelerator.steps import work
+from benchmarks.accelerator.steps import STEPS, work
 
 
 def end_with_parent() -> None:
@@ -23,12 +22,12 @@ def end_with_parent() -> None:
 
 
 def main() -> None:
-    """The steps named, into the folder, by a start and a number of seconds that all workers of a call share."""
+    """The step, until a time, into the folder."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("names", nargs="+")
-    parser.add_argument("--start", type=float, required=True)
-    parser.add_argument("--seconds", type=float, required=True)
+    parser.add_argument("name", choices=[step.name for step in STEPS])
+    parser.add_argument("--began", type=float, required=True)
+    parser.add_argument("--limit", type=float, required=True)
     parser.add_argument("--check", action="store_true")
     options = parser.parse_args()
     end_with_parent()
@@ -38,10 +37,9 @@ def main() -> None:
     from verify.engines import use_compilation_cache
 
     use_compilation_cache()
-    where = device()
-    tell(f"{where['device']}, {where['cores']} cores, JAX {jax.__version__}")
-    heading = {**where, "jax": jax.__version__, "check": options.check}
-    work(options.names, options.folder, heading, options.check, options.start, options.seconds)
+    heading = {**device(), "jax": jax.__version__, "check": options.check}
+    step = next(step for step in STEPS if step.name == options.name)
+    work(step, options.folder, heading, options.check, options.began, options.limit)
 
 
 if __name__ == "__main__":
