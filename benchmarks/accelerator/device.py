@@ -75,6 +75,13 @@ def ceiling(dtype: str, precision: str, sizes: tuple[int, ...]) -> dict[str, Any
     return {"flops": max(by_size.values()), "by_size": by_size}
 
 
+def quick(toy: bool) -> dict[str, float]:
+    """FLOP/s of products of one size, where a step begins before the ceilings are known."""
+    size = TOY_SIZES[:1] if toy else SIZES[:1]
+    dtypes = {"float32": "highest", "bfloat16": "default"}
+    return {dtype: ceiling(dtype, precision, size)["flops"] for dtype, precision in dtypes.items()}
+
+
 def bandwidth(size: int) -> dict[str, float]:
     """Bytes a second, of so many read and as many written."""
     array = jnp.ones(size // 4, jnp.float32)
