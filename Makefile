@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-slow figures check bench lock
+.PHONY: demo test test-slow figures check bench accelerator lock
 
 .venv/installed: requirements.lock pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -37,6 +37,12 @@ BENCHMARKS := transformer measure sweep online atan2 derive prescribe
 bench: .venv/installed
 	for each in $(BENCHMARKS); do $(BIN)/python -m benchmarks.$$each --out benchmarks/results || exit 1; done
 	$(BIN)/python -m benchmarks.results
+
+# What a rented accelerator can show in ten minutes; the same command goes on where it was cut.
+MINUTES ?= 9
+OUT ?= accelerator
+accelerator: .venv/installed
+	$(BIN)/python -m benchmarks.accelerator --minutes $(MINUTES) --out $(OUT)
 
 lock:
 	uv pip compile --universal --python-version 3.11 --all-extras --group dev --no-header --no-annotate --no-emit-index-url --output-file requirements.lock pyproject.toml

@@ -23,7 +23,7 @@ from benchmarks.flax_decoder import Decoder
 from benchmarks.measure import alternating
 from benchmarks.results import arguments, report
 from derive.solve import prescribe, solve_kinds
-from verify.models import loss, stacks
+from verify.models import computed_in, loss, stacks
 from verify.optimizers import optimizer
 from verify.plan import training_flops, transformer
 from verify.train import Config
@@ -48,6 +48,7 @@ class Setting:
     context: int = 256
     vocabulary: int = 256
     head_dimension: int = 64
+    dtype: str = "float32"
 
     @property
     def heads(self) -> int:
@@ -99,35 +100,38 @@ class Network:
         return act
 
 
-def ours(setting: Setting, scan: bool = False) -> Network:
+def ours(setting: Setting, scan: bool = False, remat: bool = False) -> Network:
     """`verify`'s transformer with the rates prescribed for Adam."""
     sizes = {name: getattr(setting, name) for name in ("vocabulary", "context", "blocks", "head_dimension")}
     prescription = solve_kinds(prescribe("adam", "sp", "full").problem)
-    config = Config(prescription, setting.width, RATE, "transformer", sizes={**sizes, "scan": scan})
+    config = Config(prescription, setting.width, RATE, "transformer", sizes={**sizes, "scan": scan, "remat": remat})
     model = config.at(setting.width)
     labels = model.labels(jax.eval_shape(model.init, jax.random.key(0)))
     stacked = stacks(model.parameters(), labels).values()
     transform = optimizer(prescription, labels, RATE, 1.0, stacked=stacked)
-    return Network(model.init, lambda params, tokens, targets: loss(model.apply(params, tokens), targets), transform)
+    apply = computed_in(setting.dtype, model.apply)
+    return Network(model.init, lambda params, tokens, targets: loss(apply(params, tokens), targets), transform)
 
 
 def flax(setting: Setting) -> Network:
     """The Flax decoder with optax's Adam and cross-entropy."""
     decoder = Decoder(setting.vocabulary, setting.context, setting.width, setting.heads, setting.blocks)
+    apply: Any = computed_in(setting.dtype, decoder.apply)  # type: ignore[arg-type]
 
     def objective(params: Any, tokens: Any, targets: Any) -> Any:
-        logits: Any = decoder.apply(params, tokens)
+        logits = apply(params, tokens).astype(jnp.float32)
         return optax.softmax_cross_entropy_with_integer_labels(logits, targets).mean()
 
     return Network(lambda key: decoder.init(key, setting.batch()[0]), objective, optax.adam(RATE))
 
 
-def product(rows: int, inner: int, columns: int, batch: int = 1) -> Action:
+def product(rows: int, inner: int, columns: int, batch: int = 1, dtype: str = "float32") -> Action:
     """One product of random [batch, rows, inner] and [batch, inner, columns]."""
     generator = np.random.default_rng(0)
     shapes = ((rows, inner), (inner, columns))
     pair = [
-        jnp.asarray(generator.standard_normal((batch, *each) if batch > 1 else each, np.float32)) for each in shapes
+        jnp.asarray(generator.standard_normal((batch, *each) if batch > 1 else each, np.float32), dtype)
+        for each in shapes
     ]
     compiled = jax.jit(jnp.matmul)
     return lambda: compiled(*pair)
@@ -164,7 +168,7 @@ def speed(width: int, rounds: int) -> dict[str, Any]:
     steps = [ours(setting), flax(setting), ours(setting, scan=True)]
     actions = [network.action(batch) for network in steps]
     actions += [product(size, size, size) for size in CEILING_SIZES]
-    actions += [product(*shape) for shape in shapes]
+    actions += [product(rows, inner, columns, batch) for rows, inner, columns, batch in shapes]
     taken = alternating(actions, rounds)
     squares = taken[3 : 3 + len(CEILING_SIZES)]
     rates = [[2 * size**3 / each for each in record] for size, record in zip(CEILING_SIZES, squares, strict=True)]

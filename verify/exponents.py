@@ -80,13 +80,20 @@ def exponents(
     if checkpoints:
         checkpoints.open(trained)
     runs = tuple(study(config, widths, seeds, steps, corpus, progress, mesh, checkpoints))
+    return judged(config, runs, seeds, corpus, mesh)
+
+
+def judged(
+    config: Config, runs: Sequence[Run], seeds: Sequence[int], corpus: Corpus, mesh: Mesh | None = None
+) -> Result:
+    """Judge every prediction by runs of growing width; StudyError where nothing was measured."""
     if not any(run.measurements for run in runs):
         raise StudyError("every run diverged in its first step; give a smaller --base-rate")
-    tables = _tables(runs, seeds)
+    widths, tables = tuple(run.width for run in runs), _tables(runs, seeds)
     rows: list[Row] = []
     for step, table in tables.items():
         rows += verdicts(config.prescription, widths, step, table, runs[0].kinds, chain=config.model == "mlp")
-    return Result(config, corpus, tuple(widths), tuple(seeds), runs, tables, tuple(rows), mesh)
+    return Result(config, corpus, widths, tuple(seeds), tuple(runs), tables, tuple(rows), mesh)
 
 
 def conditions(

@@ -1,0 +1,125 @@
+"""The accelerator's run keeps what is finished, begins nothing that cannot end, and every step works at toy size."""
+
+import json
+import os
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from benchmarks.accelerator.ledger import Cost, Job, Ledger, read
+from benchmarks.accelerator.steps import STEPS, ends
+
+ROOT = Path(__file__).parent.parent
+HEADING = {"step": "toy", "device": "A Chip"}
+SLOW = """
+import sys, time
+from pathlib import Path
+from benchmarks.accelerator.ledger import Cost, Ledger
+ledger = Ledger(Path(sys.argv[1]), {"step": "toy", "device": "A Chip"}, time.time() + 60, time.time())
+for number in range(40):
+    ledger.part(f"part {number}", Cost(0.01), lambda: time.sleep(0.01) or {"number": number})
+"""
+
+
+class Clock:
+    """A clock that stands still but for the work that is done."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def work(self, seconds: float) -> Callable[[], dict[str, float]]:
+        def act() -> dict[str, float]:
+            self.now += seconds
+            return {"seconds": seconds}
+
+        return act
+
+
+@pytest.mark.parametrize("slower", [1.0, 2.5])
+@pytest.mark.parametrize("budget", [0.5, 3.0, 10.0, 31.0, 54.9, 55.0, 200.0])
+def test_no_part_begins_that_cannot_end(budget: float, slower: float, tmp_path: Path) -> None:
+    """On a device that is slower than foreseen, from the second part on: the first one shows it."""
+    clock, path = Clock(), tmp_path / "toy.json"
+    ledger = Ledger(path, HEADING, budget, 0.0, clock=clock)
+    for seconds in range(1, 11):
+        ledger.part(f"part {seconds}", Cost(seconds), clock.work(slower * seconds))
+        assert read(path)["parts"].keys() == ledger.kept["parts"].keys()
+    assert clock.now <= max(budget, slower if budget >= 1 else 0)
+    kept = read(path)
+    assert len(kept["parts"]) + len(kept["left"]) == 10
+    if budget >= slower * 55:
+        assert not kept["left"]
+
+
+def test_what_was_left_is_made_by_a_second_call(tmp_path: Path) -> None:
+    clock, path = Clock(), tmp_path / "toy.json"
+    Ledger(path, HEADING, 1.5, 0.0, clock=clock).part("a", Cost(1), clock.work(1))
+    Ledger(path, HEADING, 1.5, 0.0, clock=clock).part("b", Cost(1), clock.work(1))
+    assert (read(path)["parts"].keys(), read(path)["left"].keys()) == ({"a"}, {"b"})
+    again = Ledger(path, HEADING, 9.0, 2.0, clock=clock)
+    assert again.part("a", Cost(1), lambda: pytest.fail("made twice")) == {"seconds": 1}
+    assert again.part("b", Cost(1), clock.work(1)) == {"seconds": 1}
+    assert not read(path)["left"]
+
+
+def test_what_fails_is_noted_and_the_others_go_on(tmp_path: Path) -> None:
+    path = tmp_path / "toy.json"
+    ledger = Ledger(path, HEADING, time.time() + 60, 1.0)
+
+    def fails() -> None:
+        raise ValueError("out of\nluck")
+
+    jobs = [Job("a", Cost(1), lambda: {"x": float("nan")}), Job("b", Cost(1), fails), Job("c", Cost(1), dict)]
+    ledger.parts(jobs, 2)
+    kept = read(path)
+    assert kept["parts"].keys() == {"a", "c"}
+    assert kept["parts"]["a"]["result"] == {"x": None}
+    assert kept["errors"]["b"]["error"] == "ValueError: out of luck"
+    assert not ledger.begins("b", Cost(1))
+    assert Ledger(path, HEADING, time.time() + 60, 2.0).begins("b", Cost(1))
+
+
+def test_results_of_another_device_are_not_mixed_in(tmp_path: Path) -> None:
+    path = tmp_path / "toy.json"
+    Ledger(path, HEADING, 9.0, 0.0).save()
+    with pytest.raises(SystemExit, match="give another folder"):
+        Ledger(path, {**HEADING, "device": "Another"}, 9.0, 0.0)
+
+
+def test_killed_at_random_it_goes_on(tmp_path: Path) -> None:
+    path, seconds = tmp_path / "toy.json", random.Random(0)
+    for _ in range(4):
+        child = subprocess.Popen([sys.executable, "-c", SLOW, str(path)], cwd=ROOT, stdout=subprocess.DEVNULL)
+        time.sleep(0.3 + seconds.uniform(0, 0.3))
+        before = len(read(path)["parts"]) if path.exists() else 0
+        child.kill()
+        child.wait()
+        assert not path.exists() or before <= len(read(path)["parts"])
+    subprocess.run([sys.executable, "-c", SLOW, str(path)], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+    assert [part["result"]["number"] for part in read(path)["parts"].values()] == list(range(40))
+
+
+def test_the_shares_are_all_of_the_time() -> None:
+    limits = list(ends(100.0, 540.0).values())
+    assert limits == sorted(limits)
+    assert limits[-1] == pytest.approx(640.0)
+    assert limits[0] <= 160.0
+
+
+@pytest.mark.slow
+def test_every_step_works_at_toy_size(tmp_path: Path) -> None:
+    """From the project's folder, by a Python that need not have it installed; in under two minutes on two cores."""
+    command = [sys.executable, "-m", "benchmarks.accelerator", "--check", "--out", str(tmp_path)]
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    assert sorted(each.name for each in tmp_path.iterdir()) == sorted(step.path(tmp_path).name for step in STEPS)
+    assert all(json.loads(each.read_text())["result"] for each in tmp_path.iterdir())
