@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-slow figures check bench accelerator lock
+.PHONY: demo test test-slow mutants figures check bench accelerator lock
 
 .venv/installed: requirements.lock pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -21,6 +21,12 @@ test: .venv/installed
 # What takes minutes: the remaining parameterizations, widths to 4096, the transformer.
 test-slow: .venv/installed
 	$(BIN)/python -m pytest -m slow
+
+# Nightly: faults planted in what predicts and what judges, and the score in docs/mutants.md; SAMPLE=25 tries 25 of every
+# module instead of all. mutmut is installed here alone, so that no other job waits for it.
+mutants: .venv/installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check mutmut==3.8.1
+	$(BIN)/python -m tests.mutants $(if $(SAMPLE),--sample $(SAMPLE))
 
 # Every table and figure of the paper, from stored results; with RERUN=1 the studies are run again first.
 SCALE ?= cpu

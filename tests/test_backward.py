@@ -293,6 +293,9 @@ def test_sizes_as_predicted_hold_and_others_fail_by_name(scheme: str, step: int)
     assert failing(judged(gamma=0.4)) == ({"gamma"} if step else set())
     hidden = {row.verdict for row in judged(gamma=0.4) if (row.layer, row.quantity) == ("hidden.0", "gamma")}
     assert hidden == ({"holds"} if step else set())
+    # Less is no fault where theory has a bound, and one where it has the exponent.
+    less = {row.layer: row.verdict for row in judged(gamma=-0.2) if row.quantity == "gamma"}
+    assert less == ({"hidden.0": "holds", "readout": "fails"} if step else {})
     assert {row.layer for row in judged(gamma=0.8) if row.verdict == "fails"} == (
         {"hidden.0", "readout"} if step else set()
     )
@@ -316,6 +319,18 @@ def test_between_both_regimes_the_larger_part_rules() -> None:
     start = verdicts(answer, WIDTHS, 0, made_up(WIDTHS, answer), KINDS)  # type: ignore[arg-type]
     assert [row.predicted for row in start if row.quantity == "gradient"] == ["1/2", "1", "1/2"]
     assert {row.verdict for row in start} == {"holds"}
+
+
+def test_signals_that_neither_cancel_nor_add_up_add_as_squares() -> None:
+    """The change's signal overtakes that of the initial weights: sqrt(1 + n^2) of it, which is not 1 + n."""
+    answer = solve_kinds(prescribe("adam", "sp").problem)
+    table = made_up(WIDTHS, answer, 1e-6)
+    sizes, n = table["readout"], np.array(WIDTHS)[:, None] / WIDTHS[0]
+    sizes["back_change"] = n * sizes["back_initial"]
+    for whole, verdict in ((np.hypot(1, n), "holds"), (1 + n, "fails"), (n**-0.2 * np.hypot(1, n), "fails")):
+        sizes["back"] = whole * sizes["back_initial"]
+        rows = {(row.layer, row.quantity): row for row in verdicts(answer, WIDTHS, 3, table, KINDS)}  # type: ignore[arg-type]
+        assert rows["readout", "coherence"].verdict == verdict
 
 
 def test_a_seed_that_diverged_is_not_measured() -> None:

@@ -195,6 +195,35 @@ def test_a_large_start_that_is_not_forgotten_is_seen() -> None:
     assert not far.at_equilibrium("hidden.0")
 
 
+def two_layers(width: int, first: float = 0.0, second: float = 0.0) -> Network:
+    """Two hidden layers of the sizes that the random walk comes to, whose weights still move by those drifts."""
+    names, ones = ("hidden.0", "hidden.1"), np.ones(2)
+    ratio, pace, marks = width / WIDTHS[0], 0.05, tuple(range(100, 2100, 100))
+    sizes = {"weight": 0.1, "now_weight": 1 / ratio, "update": 1, "now_operator_norm": 1, "now_input": 1}
+    found = {name: value * ones for name, value in (sizes | {"now_product": width}).items()}
+    drifts = {name: drift * pace * np.array(marks)[:, None] for name, drift in zip(names, (first, second), strict=True)}
+    return Network(
+        *("SP", "independent", width, dict.fromkeys(names, "hidden")),
+        *(dict.fromkeys(names, 0.1 / ratio), dict.fromkeys(names, pace), marks),
+        *({name: np.exp(drift) * ones for name, drift in drifts.items()}, dict.fromkeys(names, found), ones, ones, {}),
+    )
+
+
+def test_what_is_fed_into_a_layer_is_at_rest_only_where_the_layers_before_are() -> None:
+    """At width 128 the first layer moves: no activation after it counts, but the second one's weights do."""
+    networks = [two_layers(width, 0.1 if width == 128 else 0.0) for width in WIDTHS]
+    found = {(row.layer, row.quantity): row for row in rows(prescription("adamw", "sp", "independent"), networks)}
+    for layer, quantity, left_out in (
+        *(("hidden.0", each, (128,)) for each in ("weight", "update", "operator_norm", "alignment", "feature")),
+        *(("hidden.1", each, ()) for each in ("weight", "update", "operator_norm")),
+        *(("hidden.1", each, (128,)) for each in ("alignment", "feature")),
+    ):
+        row = found[layer, quantity]
+        assert (row.left_out, row.widths) == (left_out, WIDTHS[: len(WIDTHS) - len(left_out)]), (layer, quantity)
+    later = rows(prescription("adamw", "sp", "independent"), [two_layers(width, 0.0, 0.1) for width in WIDTHS])
+    assert {row.layer for row in later if not row.widths} == {"hidden.1"}  # what comes after has no say
+
+
 def conditions(**changes: Any) -> Conditions:
     shared = {"optimizer": "adamw", "base_width": 8, "base_rate": 0.01, "weight_decay": 5.0, "seeds": 2, "steps": 200}
     shared |= {"batch": 8, "context": 2, "hidden_layers": 1, "evaluation": 16, "corpus": "text"}

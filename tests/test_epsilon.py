@@ -82,7 +82,10 @@ def test_normal_entries_halve_at_a_known_share_of_their_rms() -> None:
 def test_entries_without_a_gradient_have_no_part() -> None:
     gradients = np.array([0.3, -0.1, 0.2])
     padded = np.concatenate([gradients, np.zeros(97)])
-    assert halves(padded, np.abs(padded)) == pytest.approx(halves(gradients, np.abs(gradients)), rel=1e-5)
+    alone = halves(gradients, np.abs(gradients))
+    assert halves(padded, np.abs(padded)) == pytest.approx(alone, rel=1e-5)
+    # A gradient whose square is too small to be stored leaves a moment where v = 0.
+    assert halves(np.append(gradients, 5.0), np.append(np.abs(gradients), 0.0)) == pytest.approx(alone, rel=1e-5)
 
 
 def test_a_large_moment_of_few_rules_where_the_update_halves() -> None:

@@ -145,6 +145,8 @@ def test_only_the_largest_complete_block_of_runs_is_used() -> None:
     assert (rates.tolist(), seeds.tolist()) == ([True, True, True, False], [True] * 3)
     rates, seeds = complete_block(np.array([[1, 1, 0], [1, 1, 0], [1, 1, 1]], dtype=bool))
     assert (rates.tolist(), seeds.tolist()) == ([True] * 3, [True, True, False])
+    tied = np.array([[1, 1], [1, 0]], dtype=bool)  # two rates of one seed, or two seeds at one rate
+    assert [each.tolist() for each in complete_block(tied)] == [[True, False], [True, True]]
     found = best(lambda x, seed: nan if seed == 0 and x > 0 else 3.0 + 0.05 * (x - 0.1) ** 2)
     assert np.log2(found.best_rates) == pytest.approx([nan, 0.1, 0.1], nan_ok=True)
 

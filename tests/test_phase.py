@@ -15,14 +15,13 @@ import pytest
 from sympy import Rational
 
 from derive.cli import run
-from derive.solve import prescribe
 from verify import phase as module
 from verify.cli import app
 from verify.data import load_corpus, next_token
 from verify.models import Scaling, loss
 from verify.models.mlp import MLP
 from verify.phase import Conditions, grid, read_exponents, train
-from verify.phase_results import Study, Trained, agreements, finite_width, region
+from verify.phase_results import Study, Trained, agreements
 
 Capture = pytest.CaptureFixture[str]
 WIDTHS, BATCH, CONTEXT, DEPTH, STEPS, RATE = (16, 32), 16, 2, 2, 2, 0.004
@@ -153,20 +152,6 @@ def test_at_finite_width_the_largest_term_rules(folder: Path) -> None:
         assert row["predicted_finite"] == pytest.approx(expected, abs=2e-3)
 
 
-def test_terms_of_like_size_add_up_as_squares() -> None:
-    """SP with one hidden layer, full alignment, c = (0, 1/2, 3/2), by hand; all terms start at 1 but u's, at 2."""
-    problem = prescribe("adam", "sp", hidden_layers=1).problem
-    n = np.array([1.0, 2.0, 4.0])
-    terms = {"term_alpha": np.ones((3, 1)), "term_omega": np.ones((3, 1)), "term_u": 2 * np.ones((3, 1))}
-    c = [Rational(0), Rational(1, 2), Rational(3, 2)]
-    found = finite_width(problem, c, [16, 32, 64], {"embedding": terms, "hidden.0": terms, "readout": terms})
-    # The embedding changes by n^0; hidden: n^(1 - 1/2) from dW z and dW dz, n^0 from W dz.
-    hidden = np.sqrt((n + 1 + 4 * n) / 6)
-    logits = np.sqrt((n**-1 + hidden**2 + 4 * hidden**2 * n**-1) / 6)
-    expected = [-np.polyfit(np.log(n), np.log(size), 1)[0] for size in (np.ones(3), hidden, logits)]
-    assert found == pytest.approx(expected, abs=1e-9)
-
-
 def test_the_json_contract_and_the_files(folder: Path, capsys: Capture) -> None:
     arguments = [*SMALL, "--parameterization", folder.name, "--out", str(folder), "--format", "json"]
     code, out, err = verify(capsys, *arguments)
@@ -255,10 +240,6 @@ def test_a_diverged_point_has_no_r_and_says_why(tmp_path: Path) -> None:
     assert {row.reason for row in lost} == {"the loss was not finite at width 32"}
     assert all(np.isfinite(row.measured.value) for row in study.rows if row.point == ("1/2", "1"))
     assert {each.points for each in agreements(study.rows) if each.step == 2} == {1}
-
-
-def test_regions_are_by_the_sign_of_r() -> None:
-    assert [region(r) for r in (-0.5, 0.1, 0.5, float("nan"))] == ["unstable", "stable", "frozen", None]
 
 
 def test_a_broken_file_is_an_error_that_names_it(tmp_path: Path, capsys: Capture) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from verify.fit import Slope
+from verify.limit import _fit
 from verify.optimum import Estimate
 from verify.outcomes import SettingResult
 from verify.studies import Conditions, Record, Setting, Study
@@ -167,9 +168,16 @@ def test_transfer_that_diverges_costs_infinity_and_has_a_width() -> None:
     assert only(parabola(-0.5)).divergence_width is None
 
 
-@pytest.mark.parametrize(("failing", "width"), [(1, None), (2, 256)])
-def test_a_finite_loss_above_the_untrained_one_fails_where_most_seeds_have_it(failing: int, width: int | None) -> None:
-    result = only(lambda n, x, seed: 5.6 if n >= 256 and seed < failing and x > 0.1 else 3.0 + 0.05 * (x - 0.3) ** 2)
+@pytest.mark.parametrize(("failing", "seeds", "width"), [(1, 3, None), (2, 3, 256), (1, 2, None), (2, 4, None)])
+def test_a_finite_loss_above_the_untrained_one_fails_where_most_seeds_have_it(
+    failing: int, seeds: int, width: int | None
+) -> None:
+    """Half of them is not most."""
+
+    def loss(n: int, x: float, seed: int) -> float:
+        return 5.6 if n >= 256 and seed < failing and x > 0.1 else 3.0 + 0.05 * (x - 0.3) ** 2
+
+    result = only(loss, seeds=seeds)
     assert log(256) < 5.6
     assert result.divergence_width == width
 
@@ -269,6 +277,14 @@ def test_limits_power_and_penalties() -> None:
     assert [each.penalty.value for each in (full, none, sgd)] == pytest.approx([0.2, 0.0, 0.0], abs=1e-6)
 
 
+def test_a_power_law_is_fitted_with_its_amplitude_at_the_first_width() -> None:
+    """2.9 + 4 n^-0.6 is 4 x 64^-0.6 above its limit at width 64."""
+    losses = 2.9 + 4 * np.array(WIDTHS, dtype=float) ** -0.6
+    (limit, other), (amplitude, _), (residual, rest) = _fit(np.array([0.6, 1.2]), WIDTHS, losses)
+    assert [limit, amplitude, residual] == pytest.approx([2.9, 4 * 64**-0.6, 0.0], abs=1e-9)
+    assert abs(other - 2.9) > 0.01 and rest > 1e-6
+
+
 def test_a_curve_that_is_no_power_law_leaves_the_limits_of_the_others_alone() -> None:
     wild = {16: 3.5, 32: 3.2, 64: 3.6, 128: 4.0, 256: 4.1}
     losses = {
@@ -310,6 +326,10 @@ def test_limit_and_penalty_are_covered_with_the_uncertainty_of_the_power() -> No
 def test_losses_that_rise_or_do_not_settle_are_said() -> None:
     rising = only(falling(3.0, -1.0))
     assert any("does not fall" in note for note in rising.notes)
+    for second, third in ((3.6, 3.0), (3.3, 3.3)):  # lower at the last width than at the first all the same
+        bottoms = dict(zip(WIDTHS, (3.5, second, third, 2.9), strict=True))
+        bumpy = only(lambda width, x, _seed: bottoms[width] + 0.05 * (x - 0.3) ** 2)  # noqa: B023
+        assert isnan(bumpy.limit.value) and any("does not fall" in note for note in bumpy.notes)
     slow = only(lambda width, x, _seed: 5 - 0.2 * log(width) + 0.05 * x**2)
     assert any("end of its range" in note for note in slow.notes)
 
