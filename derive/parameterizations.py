@@ -166,9 +166,7 @@ def equivalent(
     )
 
 
-def _gauge_degree(
-    optimizer: "Optimizer", kind: Kind, first: Parameterization, second: Parameterization
-) -> Expr | None:
+def _gauge_degree(optimizer: "Optimizer", kind: Kind, first: Parameterization, second: Parameterization) -> Expr | None:
     """1 + k - m of that layer where both parameterizations have the same one, at their gradients' initial sizes."""
     first_degree, second_degree = (
         optimizer.gauge_degree(kind, scheme.gradient(kind), scheme.at(kind)[1]) for scheme in (first, second)

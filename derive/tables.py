@@ -187,7 +187,7 @@ def checked_rates(problem: Problem, rates: Sequence[Expr], output: str, *, liste
     rows: list[dict[str, str]] = []
     for index, (name, rate, r) in enumerate(zip(names, rates, residuals, strict=True)):
         free = problem.loss == "ce" and index == len(rates) - 1
-        verdict = _verdict(r, _own_change(problem, rates, residuals, index), free)
+        verdict = _verdict(r, _own_change(problem, rates, residuals, index), free, len(set(rates)) > 1)
         rows.append({"layer": name, "c": text(rate), "largest": text(best.c[index]), "r": text(r), "verdict": verdict})
     diverging = any(row["verdict"].startswith("diverges") for row in rows)
     stable = False if diverging else None if any(row["verdict"] == UNDECIDED for row in rows) else True
@@ -221,16 +221,24 @@ def _own_change(problem: Problem, rates: Sequence[Expr], residuals: Sequence[Exp
     return Min(change - chain.alpha[index], change + before - chain.u[index])
 
 
-def _verdict(r: Expr, own: Expr, free: bool) -> str:
+def _verdict(r: Expr, own: Expr, free: bool, per_layer: bool) -> str:
+    """One layer's fate; `free` logits may diverge, but with rates per layer not by the readout's own update, or
+    nothing would bound its rate (THEORY 4)."""
     if r.is_negative:
         grows = f"grows as n^{-r}" if (-r).is_Integer else f"grows as n^({-r})"
+        if free and per_layer and own.is_negative:
+            return f"diverges: the change {grows} by the readout's own update; cross-entropy bears only W dz"
         if free:
             return f"logits diverge, {grows}, which cross-entropy bears"
         return f"diverges with the layers before it, {grows}" if own.is_nonnegative else f"diverges: the change {grows}"
     if r.is_positive:
         return f"freezes: the change shrinks as n^({-r})"
     if not r.is_zero:
-        return "stays finite; whether it moves depends on the symbols" if free or r.is_nonnegative else UNDECIDED
+        return (
+            "stays finite; whether it moves depends on the symbols"
+            if (free and not per_layer) or r.is_nonnegative
+            else UNDECIDED
+        )
     if own.is_positive:
         return f"moves with the layers before it; its own update shrinks as n^({-own})"
     return "moves at order one"
