@@ -12,6 +12,8 @@ import typer
 from derive.errors import DeriveError, canonical, shorten, unknown_name
 
 if TYPE_CHECKING:
+    from sympy import Rational
+
     from derive.emit import Scale
     from derive.propagation import Problem
 
@@ -56,6 +58,13 @@ EpsilonOption = Annotated[str, typer.Option(help="scaled: eps carries its expone
 CertificateOption = Annotated[
     Path | None, typer.Option(help="File for the proof as JSON, which `derive certify FILE` checks.")
 ]
+RankOption = Annotated[
+    str | None,
+    typer.Option(
+        help="The gradient's rank on hidden layers, for rules that depend on it: one (a fixed batch), full (a batch "
+        "beyond the width), or beta of n^beta.  [default: the one of the smallest rate]"
+    ),
+]
 FormatOption = Annotated[str, typer.Option(help="table, json, csv, markdown, latex, python, optax or torch.")]
 
 
@@ -82,6 +91,7 @@ def _problem(
     global_rate: bool = False,
     clip_global_norm: bool = False,
     epsilon: str = "scaled",
+    rank: str | None = None,
 ) -> "Problem":
     from dataclasses import replace
 
@@ -97,6 +107,8 @@ def _problem(
         rows = optimizers.optimizers("adam" if optimizer is None else optimizer)
     if _choice("--epsilon", epsilon, ("scaled", "constant")) == "constant":
         rows = {kind: replace(row, scaled_epsilon=False) for kind, row in rows.items()}
+    if rank is not None:
+        rows = {kind: replace(row, rank=_rank(rank)) for kind, row in rows.items()}
     if (a is None) != (b is None):
         raise DeriveError("--a and --b belong together; give both, or --parameterization")
     if a is not None and b is not None:
@@ -119,6 +131,21 @@ def _problem(
         global_rate=global_rate,
         clip_global_norm=clip_global_norm,
     )
+
+
+def _rank(given: str) -> "Rational":
+    """beta of a gradient of rank n^beta."""
+    from sympy import S
+
+    from derive.parsing import parse_number
+
+    named = {"one": S.Zero, "full": S.One}.get(canonical(given))
+    if named is not None:
+        return named
+    beta = parse_number(given, "--rank")
+    if not 0 <= beta <= 1:
+        raise DeriveError(f"--rank {shorten(given)} is not allowed; give one, full, or beta from 0 to 1")
+    return beta
 
 
 def _hidden_layers(layers: int | None, alignment: Any) -> int:
@@ -173,6 +200,7 @@ def prescription(
     global_rate: GlobalOption = False,
     clip_global_norm: ClipOption = False,
     epsilon: EpsilonOption = "scaled",
+    rank: RankOption = None,
     decay: Annotated[str, typer.Option(help="Decoupled decay: independent, sqrt or constant.")] = "independent",
     base_width: Annotated[int | None, typer.Option(help="The width at which you tuned.")] = None,
     width: Annotated[int | None, typer.Option(help="The width that you want.")] = None,
@@ -207,6 +235,7 @@ def prescription(
         global_rate,
         clip_global_norm,
         epsilon,
+        rank,
     )
     scale = _scale(base_width, width, base_rate)
     convention: Decay = _choice("--decay", decay, tuple(DECAYS))
@@ -305,6 +334,7 @@ def check(
     loss: LossOption = "mse",
     clip_global_norm: ClipOption = False,
     epsilon: EpsilonOption = "scaled",
+    rank: RankOption = None,
     output_format: Annotated[str, typer.Option("--format", help="table or json.")] = "table",
 ) -> None:
     """What your own rates do: the residual of every layer, and what diverges or freezes."""
@@ -312,7 +342,7 @@ def check(
     from derive.parsing import parse_expression
 
     problem = _problem(
-        optimizer, update, parameterization, a, b, None, alignment, layers, loss, False, clip_global_norm, epsilon
+        optimizer, update, parameterization, a, b, None, alignment, layers, loss, False, clip_global_norm, epsilon, rank
     )
     rates = [parse_expression(part, "--c") for part in c.split(",")]
     if len(rates) == 3:

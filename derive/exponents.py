@@ -5,11 +5,12 @@ An update rule is written in the symbols below; g, m, v, w stand for matrices of
 whose size is the RMS of a typical entry.
 """
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Literal, cast, get_args
 
 import sympy
-from sympy import Abs, Add, Expr, Function, Max, Min, Mul, Pow, Rational, S, Symbol, atan, atan2, sign
+from sympy import Abs, Add, Expr, Function, Integer, Max, Min, Mul, Pow, Rational, S, Symbol, atan, atan2, sign
 
 from derive.errors import DeriveError, shorten
 
@@ -21,16 +22,18 @@ FAN_EXPONENTS: dict[Kind, tuple[int, int]] = {"embedding": (0, 1), "hidden": (1,
 GRADIENT, FIRST_MOMENT, WEIGHT = (Symbol(name, real=True, nonzero=True) for name in ("g", "m", "w"))
 SECOND_MOMENT, EPSILON, SIGMA = (Symbol(name, positive=True) for name in ("v", "eps", "sigma"))
 FAN_IN, FAN_OUT = (Symbol(name, positive=True) for name in ("fan_in", "fan_out"))
+RANK, SPREAD = (Symbol(name, positive=True) for name in ("rank", "spread"))
+"""The number of singular values of a matrix function of the gradient, and that over which the gradient's norm spreads."""
 MATRICES = (GRADIENT, FIRST_MOMENT, SECOND_MOMENT, WEIGHT)
 
 Sizes = Mapping[Symbol, Expr]
 
 
 class _Size(Function):
-    """A non-negative number computed from a whole matrix."""
+    """A positive number computed from a whole matrix."""
 
     is_real = True
-    is_nonnegative = True
+    is_positive = True
     nargs = 1
 
 
@@ -43,7 +46,7 @@ class norm(_Size):
 
 
 class opnorm(_Size):
-    """Operator norm, on a rank-one and fully aligned matrix: RMS x sqrt(fan_in fan_out)."""
+    """Operator norm: RMS x sqrt(fan_in fan_out) of the gradient, RMS x sqrt(max(fan_in, fan_out)) of weights."""
 
 
 class clip(Function):
@@ -147,11 +150,42 @@ def _half_log_numel(sizes: Sizes) -> Expr:
     return -(sizes[FAN_IN] + sizes[FAN_OUT]) / 2
 
 
-def operator_norm_exponent(matrix: Expr, sizes: Sizes) -> Expr:
-    """x with ||matrix||_op = n^-x, on a gradient that is rank one and fully aligned.
+def _parity_in_weights(expression: Expr) -> int:
+    """1 where w -> -w leaves every entry as it is, -1 where it turns its sign, 0 where neither is certain."""
+    parts = [_parity_in_weights(part) for part in _arguments(expression)]
+    if expression == WEIGHT:
+        return -1
+    if isinstance(expression, _Size) or not expression.has(WEIGHT):
+        return 1
+    if isinstance(expression, Mul):
+        return math.prod(parts)
+    if isinstance(expression, Pow):
+        base, power = expression.as_base_exp()
+        known = _parity_in_weights(base)
+        return 1 if known == 1 else known ** (power.p % 2) if isinstance(power, Integer) else 0
+    if isinstance(expression, Abs):
+        return abs(parts[0])
+    if isinstance(expression, sign | clip | atan | spectral):
+        return parts[0]
+    if isinstance(expression, atan2):
+        return parts[0] if parts[1] == 1 else 0
+    alike = parts[0] if len(set(parts)) == 1 else 0
+    return alike if isinstance(expression, Add) else max(alike, 0)
 
-    An entrywise function of such a gradient has ||X||_op = RMS(X) sqrt(fan_in fan_out); spectral(X, f) has
-    f(||X||_op) (THEORY 3).
+
+def _is_of_weights(matrix: Expr) -> bool:
+    """Whether entries of w, and not just numbers made of it, enter the matrix: it then has full rank."""
+    if isinstance(matrix, _Size):
+        return False
+    return matrix == WEIGHT or any(_is_of_weights(part) for part in _arguments(matrix))
+
+
+def operator_norm_exponent(matrix: Expr, sizes: Sizes) -> Expr:
+    """x with ||matrix||_op = n^-x.
+
+    An entrywise function of the gradient has ||X||_op = RMS(X) sqrt(fan_in fan_out / spread), spread 1 where the
+    gradient is of rank one; one that is odd in the weights has the independent signs of W_0 and so
+    ||X||_op = RMS(X) sqrt(max(fan_in, fan_out)); spectral(X, f) has f(||X||_op) (THEORY 3).
     """
     if isinstance(matrix, spectral):
         inner, singular_map = _matrix_argument(matrix), _arguments(matrix)[1]
@@ -164,6 +198,10 @@ def operator_norm_exponent(matrix: Expr, sizes: Sizes) -> Expr:
             (matrices if is_matrix(factor) else scalars).append(factor)
         if len(matrices) == 1 and isinstance(matrices[0], spectral | Add):
             return sum((exponent(scalar, sizes) for scalar in scalars), operator_norm_exponent(matrices[0], sizes))
+    if not _is_of_weights(matrix):
+        return exponent(matrix, sizes) - _half_log_numel(sizes) - sizes.get(SPREAD, S.Zero) / 2
+    if _parity_in_weights(matrix) == -1:
+        return exponent(matrix, sizes) + Min(sizes[FAN_IN], sizes[FAN_OUT]) / 2
     return exponent(matrix, sizes) - _half_log_numel(sizes)
 
 
@@ -171,8 +209,8 @@ def exponent(expression: Expr, sizes: Sizes) -> Expr:
     """x with RMS(expression) = n^-x, from the exponents `sizes` of its symbols.
 
     Products add, powers multiply, sums and maxima take the smallest exponent (terms are taken not to
-    cancel), sign is of size one, atan2(y, x) is y/x until it saturates. A matrix function is taken at full
-    rank: RMS = ||X||_op / sqrt(max(fan_in, fan_out)). Zero has exponent oo.
+    cancel), sign is of size one, atan2(y, x) is y/x until it saturates. A matrix function of the gradient has
+    its `rank`: RMS = ||X||_op sqrt(rank / (fan_in fan_out)); one of weights is of full rank. Zero has exponent oo.
     Raises DeriveError naming the sub-expression that has no size.
     """
 
@@ -222,7 +260,9 @@ def exponent(expression: Expr, sizes: Sizes) -> Expr:
     if isinstance(expression, opnorm):
         return operator_norm_exponent(_matrix_argument(expression), sizes)
     if isinstance(expression, spectral):
-        return operator_norm_exponent(expression, sizes) + Max(-sizes[FAN_IN], -sizes[FAN_OUT]) / 2
+        full = Max(sizes[FAN_IN], sizes[FAN_OUT])
+        rank = full if _is_of_weights(expression) else sizes.get(RANK, full)
+        return operator_norm_exponent(expression, sizes) + _half_log_numel(sizes) + rank / 2
     raise _unsized(expression, "no rule for this function")
 
 
@@ -253,10 +293,9 @@ def degree(expression: Expr, degrees: Mapping[Symbol, Expr]) -> Expr:
                 f"{', '.join(sorted(map(str, parts)))}"
             )
         return parts.pop()
-    if isinstance(expression, sign | clip):
-        # Where clipping matters at large width it binds, and a bound entry is a sign.
+    if isinstance(expression, sign):
         return S.Zero
-    if isinstance(expression, atan):
+    if isinstance(expression, atan | clip):
         if part_degree(_arguments(expression)[0]) != 0:
             raise DeriveError(f"{shorten(str(expression))} is not homogeneous: its argument has a degree")
         return S.Zero
@@ -292,6 +331,32 @@ def companions(expression: Expr, symbol: Symbol) -> Iterator[Expr]:
             yield (rest / coefficient) ** (1 / power.as_base_exp()[1])
     for part in _arguments(expression):
         yield from companions(part, symbol)
+
+
+def ruling_branch(expression: Expr, sizes: Sizes) -> Expr:
+    """The expression with every clip, maximum and minimum replaced by the argument that rules at large width.
+
+    clip(x) is x where x shrinks with the width and sign(x) where it does not; several arguments of one size stay.
+    Raises DeriveError where symbols leave open which one rules.
+    """
+    if isinstance(expression, spectral):
+        matrix, singular_map = _arguments(expression)
+        inner = {**sizes, SIGMA: operator_norm_exponent(matrix, sizes)}
+        return cast("Expr", spectral(ruling_branch(matrix, sizes), ruling_branch(singular_map, inner)))
+    if not expression.args or not expression.free_symbols:
+        return expression
+    parts = _arguments(expression)
+    if isinstance(expression, clip):
+        shrinks = exponent(parts[0], sizes).is_positive
+        if shrinks is None:
+            raise _unsized(expression, "symbols leave open whether it binds; give numbers")
+        return ruling_branch(parts[0], sizes) if shrinks else cast("Expr", sign(ruling_branch(parts[0], sizes)))
+    if isinstance(expression, Max | Min):
+        leading = exponent(expression, sizes)
+        if leading.free_symbols and len({exponent(part, sizes) for part in parts}) > 1:
+            raise _unsized(expression, "symbols leave open which argument rules; give numbers")
+        parts = tuple(part for part in parts if exponent(part, sizes) == leading)
+    return cast("Expr", expression.func(*(ruling_branch(part, sizes) for part in parts)))
 
 
 def dominant(expression: Expr, sizes: Sizes) -> Expr:

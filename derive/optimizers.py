@@ -20,8 +20,10 @@ from derive.exponents import (
     FIRST_MOMENT,
     GRADIENT,
     KINDS,
+    RANK,
     SECOND_MOMENT,
     SIGMA,
+    SPREAD,
     WEIGHT,
     Kind,
     clip,
@@ -35,6 +37,7 @@ from derive.exponents import (
     opnorm,
     polar,
     rms,
+    ruling_branch,
     spectral,
 )
 from derive.parsing import parse_expression
@@ -65,6 +68,8 @@ RULE_FUNCTIONS = {
 }
 GRADIENT_DEGREES: Mapping[Symbol, Expr] = {GRADIENT: S.One, FIRST_MOMENT: S.One, SECOND_MOMENT: S(2)}
 WEIGHT_DEGREES: Mapping[Symbol, Expr] = {WEIGHT: S.One}
+NEXT = Rational(1, 10**40)
+"""Less than any difference of exponents: a gradient larger by n^NEXT is one that has just begun to grow."""
 
 
 Fans = Kind | tuple[Rational, Rational]
@@ -83,7 +88,9 @@ class Optimizer:
 
     `update` is the rule in the language of `derive list rules`; `source` says where it comes from;
     `scaled_epsilon` is False where eps is held constant instead of following what it is added to; `trainable` is
-    False where `verify` has no transform of it, so that its exponents are derived and not measured.
+    False where `verify` has no transform of it, so that its exponents are derived and not measured. `rank` is beta
+    of a gradient of rank n^beta on hidden layers, from 0 (a fixed batch) to 1 (one that exceeds the width); None is
+    the one at which the rate is smallest, which is stable at any. Only rules of `needs_rank` ask for it.
     """
 
     name: str
@@ -91,6 +98,7 @@ class Optimizer:
     source: str = "given by the user"
     scaled_epsilon: bool = True
     trainable: bool = True
+    rank: Rational | None = None
 
     @cached_property
     def rule(self) -> Expr:
@@ -122,6 +130,33 @@ class Optimizer:
     def is_matrix_rule(self) -> bool:
         """Whether ||U||_op is set by the gradient as a whole, not entry by entry nor by the weights (THEORY 3)."""
         return self.is_spectral or (self.rule.has(norm, opnorm) and not self.rule.has(WEIGHT))
+
+    @cached_property
+    def needs_rank(self) -> bool:
+        """Whether a matrix function is set beside a norm of the gradient or of itself, so that its rank may count."""
+        return self.is_spectral and any(
+            size.has(GRADIENT, FIRST_MOMENT, SECOND_MOMENT) for size in self.rule.atoms(rms, norm, opnorm)
+        )
+
+    def rank_at(self, kind: Fans, gradient: Expr, weight: Expr) -> Expr | None:
+        """beta at which the layer is sized: `rank`, or where ||U||_op is largest; None where it changes nothing."""
+        if not self.needs_rank:
+            return None
+        one, full = (
+            operator_norm_exponent(self.rule, self._with_epsilon_at(self._sizes_at(kind, gradient, weight, beta)))
+            for beta in (S.Zero, S.One)
+        )
+        if one == full:
+            return None
+        if self.rank is not None:
+            return self.rank
+        larger = (full - one).is_positive
+        if larger is None:
+            raise DeriveError(
+                f"update rule {shorten(self.update)} is larger at rank one or at full rank, by the value of its "
+                "symbols; say which with --rank one or --rank full"
+            )
+        return S.Zero if larger else S.One
 
     @cached_property
     def epsilon_companion(self) -> Expr | None:
@@ -167,10 +202,12 @@ class Optimizer:
     def gradient_degree(self, kind: Fans = "hidden", gradient: Expr = S.Zero, weight: Expr = S.Zero) -> Expr:
         """k, the degree of U in the gradient; a constant eps counts only where it outgrows its companion.
 
-        Raises DeriveError where the rule is not homogeneous in the gradient.
+        A rule with a threshold has the degree of the branch that rules at these sizes, and where two meet, of the one
+        that rules once gradients grow. Raises DeriveError where the rule is not homogeneous in the gradient.
         """
         if self.scaled_epsilon or self.epsilon_companion is None:
-            return self._degree(GRADIENT_DEGREES, "gradient")
+            grown = gradient - NEXT if self.has_threshold else gradient
+            return self._degree(GRADIENT_DEGREES, "gradient", self._branch(kind, grown, weight))
         sizes = self._sizes(kind, gradient, weight)
         outgrown = exponent(self.epsilon_companion, sizes).is_positive
         leading = dominant(self.rule, {**sizes, EPSILON: S.Zero if outgrown else S.Infinity})
@@ -179,11 +216,29 @@ class Optimizer:
     @cached_property
     def weight_degree(self) -> Expr:
         """m, the degree of U in the weights."""
-        return self._degree(WEIGHT_DEGREES, "weights")
+        return self._degree(WEIGHT_DEGREES, "weights", self.rule)
 
-    def gauge_degree(self) -> Expr:
-        """1 + k - m: under (a, b) -> (a + theta, b - theta) the rate moves by c -> c - (1 + k - m) theta."""
-        return 1 + self._degree(GRADIENT_DEGREES, "gradient") - self.weight_degree
+    @cached_property
+    def has_threshold(self) -> bool:
+        """Whether a clip, maximum or minimum compares what scales differently with the gradient, as in clip(g)."""
+        try:
+            degree(self.rule, self._with_epsilon_degree(GRADIENT_DEGREES))
+        except DeriveError:
+            return self.rule.has(clip, Max, Min)
+        return False
+
+    def gauge_degree(self, kind: Fans = "hidden", gradient: Expr = S.Zero, weight: Expr = S.Zero) -> Expr | None:
+        """1 + k - m: under (a, b) -> (a + theta, b - theta) the rate moves by c -> c - (1 + k - m) theta.
+
+        None where a threshold meets a quantity of its own size: there is then no such shift.
+        """
+        if not self.has_threshold:
+            return 1 + self._degree(GRADIENT_DEGREES, "gradient", self.rule) - self.weight_degree
+        degrees = {
+            self._degree(GRADIENT_DEGREES, "gradient", self._branch(kind, moved, weight))
+            for moved in (gradient - NEXT, gradient + NEXT)
+        }
+        return 1 + degrees.pop() - self.weight_degree if len(degrees) == 1 else None
 
     def epsilon_gauge_degree(self) -> Expr | None:
         """What multiplies theta in the shift of eps's exponent, as gauge_degree does for the rate's."""
@@ -191,9 +246,17 @@ class Optimizer:
             return None
         return degree(self.epsilon_companion, GRADIENT_DEGREES) - degree(self.epsilon_companion, WEIGHT_DEGREES)
 
-    def _degree(self, degrees: Mapping[Symbol, Expr], what: str) -> Expr:
+    def _branch(self, kind: Fans, gradient: Expr, weight: Expr) -> Expr:
+        """The rule, with thresholds decided at these sizes."""
+        return (
+            ruling_branch(self.rule, self._sizes_with_epsilon(kind, gradient, weight))
+            if self.has_threshold
+            else self.rule
+        )
+
+    def _degree(self, degrees: Mapping[Symbol, Expr], what: str, rule: Expr) -> Expr:
         try:
-            return degree(self.rule, self._with_epsilon_degree(degrees))
+            return degree(rule, self._with_epsilon_degree(degrees))
         except DeriveError as error:
             raise DeriveError(
                 f"update rule {shorten(self.update)} has no degree in the {what}: {error}; every term must scale "
@@ -201,8 +264,15 @@ class Optimizer:
             ) from None
 
     def _sizes(self, kind: Fans, gradient: Expr, weight: Expr) -> dict[Symbol, Expr]:
+        return self._sizes_at(kind, gradient, weight, self.rank_at(kind, gradient, weight))
+
+    def _sizes_at(self, kind: Fans, gradient: Expr, weight: Expr, beta: Expr | None) -> dict[Symbol, Expr]:
+        """With the gradient's rank n^beta; None counts singular values at full rank and sizes them at rank one."""
         fan_in, fan_out = fan_exponents(kind)
+        smaller = Min(fan_in, fan_out)
         return {
+            RANK: -smaller if beta is None else -beta * smaller,
+            SPREAD: S.Zero if beta is None else -beta * smaller,
             GRADIENT: gradient,
             FIRST_MOMENT: gradient,
             SECOND_MOMENT: 2 * gradient,
@@ -212,8 +282,12 @@ class Optimizer:
         }
 
     def _sizes_with_epsilon(self, kind: Fans, gradient: Expr, weight: Expr) -> dict[Symbol, Expr]:
-        scaled = self.epsilon(kind, gradient, weight) if self.scaled_epsilon else None
-        return {**self._sizes(kind, gradient, weight), EPSILON: S.Zero if scaled is None else scaled}
+        return self._with_epsilon_at(self._sizes(kind, gradient, weight))
+
+    def _with_epsilon_at(self, sizes: dict[Symbol, Expr]) -> dict[Symbol, Expr]:
+        """The sizes with that of eps, which is what it is added to where it is scaled."""
+        scaled = self.scaled_epsilon and self.epsilon_companion is not None
+        return {**sizes, EPSILON: exponent(self.epsilon_companion, sizes) if scaled else S.Zero}  # type: ignore[arg-type]
 
     def _with_epsilon_degree(self, degrees: Mapping[Symbol, Expr]) -> Mapping[Symbol, Expr]:
         if self.epsilon_companion is None:

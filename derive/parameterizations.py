@@ -4,8 +4,9 @@ Gauge shifts (a, b) -> (a + theta, b - theta) leave the function unchanged; two 
 by them alone are equivalent, with the rates shifted to match (THEORY 6).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from sympy import Expr, Rational, S
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from derive.optimizers import Optimizer
 
 HALF = Rational(1, 2)
+Triple = tuple[Expr, Expr, Expr]
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,10 @@ class Parameterization:
         """a + b of that layer kind, the exponent of the initial effective weight."""
         a, b = self.at(kind)
         return (a + b).expand()
+
+    def gradient(self, kind: Kind) -> Expr:
+        """g of that layer at initialisation: a + b of the readout + a, and a on the readout itself (THEORY 3)."""
+        return self.at(kind)[0] + (S.Zero if kind == "readout" else self.total("readout"))
 
     def gauge(self, target: Expr = S.Zero) -> "Parameterization":
         """The equivalent parameterization whose multipliers all have exponent `target`."""
@@ -127,9 +133,11 @@ class Equivalence:
     obstacle: str | None
 
 
-def equivalent(first: Parameterization, second: Parameterization, optimizer: "Optimizer") -> Equivalence:
-    """Whether the two train alike, step for step: theta = a' - a, c' = c - (1 + k - m) theta (THEORY 6)."""
-    for kind in KINDS:
+def equivalent(
+    first: Parameterization, second: Parameterization, optimizer: "Optimizer", kinds: Sequence[Kind] = KINDS
+) -> Equivalence:
+    """Whether the layers of these kinds train alike: theta = a' - a, c' = c - (1 + k - m) theta (THEORY 6)."""
+    for kind in kinds:
         if (first.total(kind) - second.total(kind)).is_zero is not True:
             obstacle = (
                 f"{kind}: a+b is {first.total(kind)} in {first.name} and {second.total(kind)} in {second.name}, "
@@ -142,15 +150,25 @@ def equivalent(first: Parameterization, second: Parameterization, optimizer: "Op
         moved = KINDS[next(index for index, shift in enumerate(theta) if shift != 0)]
         obstacle = f"{moved}: a constant eps does not follow the gradient when the multiplier shifts; scale eps too"
         return Equivalence(first, second, None, None, None, obstacle)
-    gauge = optimizer.gauge_degree()
+    degrees = [_gauge_degree(optimizer, kind, first, second) for kind in KINDS]
+    for kind, shift, degree in zip(KINDS, theta, degrees, strict=True):
+        if kind in kinds and degree is None and shift != 0:
+            obstacle = f"{kind}: the threshold of {shorten(optimizer.update)} stays where the gradient moves past it"
+            return Equivalence(first, second, None, None, None, obstacle)
     epsilon_degree = optimizer.epsilon_gauge_degree()
     return Equivalence(
         first,
         second,
         theta,
-        (-gauge * embedding, -gauge * hidden, -gauge * readout),
-        None
-        if epsilon_degree is None
-        else (epsilon_degree * embedding, epsilon_degree * hidden, epsilon_degree * readout),
+        cast("Triple", tuple(-(degree or 0) * shift for degree, shift in zip(degrees, theta, strict=True))),
+        None if epsilon_degree is None else cast("Triple", tuple(epsilon_degree * shift for shift in theta)),
         None,
     )
+
+
+def _gauge_degree(optimizer: "Optimizer", kind: Kind, first: Parameterization, second: Parameterization) -> Expr | None:
+    """1 + k - m of that layer where both parameterizations have the same one, at their gradients' initial sizes."""
+    first_degree, second_degree = (
+        optimizer.gauge_degree(kind, scheme.gradient(kind), scheme.at(kind)[1]) for scheme in (first, second)
+    )
+    return first_degree if first_degree == second_degree else None

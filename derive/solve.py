@@ -243,7 +243,7 @@ def solve(problem: Problem, decay: Decay = "independent") -> Prescription:
         layers,
         unique,
         r[-2].is_zero,
-        (*problem.alignment.notes, *_warnings(problem, r)),
+        (*problem.alignment.notes, *_warnings(problem, r), *_rank_notes(problem, c)),
         decay=decay,
         certificate=proof,
     )
@@ -269,6 +269,29 @@ def _warnings(problem: Problem, r: Sequence[Expr]) -> list[str]:
         for index, residual in enumerate(stable)
         if residual.is_negative
     ]
+
+
+def _rank_notes(problem: Problem, c: Sequence[Expr]) -> list[str]:
+    """Where a rate depends on the gradient's rank and none was asked for: the rate at the other end."""
+    chain = problem.chain()
+    found: dict[Kind, str] = {}
+    for index, kind in enumerate(chain.kinds):
+        row = problem.optimizers[kind]
+        taken = row.rank_at(kind, chain.g[index], chain.b[index]) if row.rank is None else None
+        if taken is None or kind in found:
+            continue
+        rows = {each: replace(own, rank=S.One - taken) for each, own in problem.optimizers.items()}
+        other = replace(problem, optimizers=rows)
+        rate = _rates(other, other.chain())[0][index]
+        if rate != c[index]:
+            here, there = ("rank one, as at a fixed batch", "full rank, with a batch beyond the width")
+            if taken == 1:
+                here, there = there, here
+            option = "full" if taken == 0 else "one"
+            found[kind] = (
+                f"{kind}: c = {c[index]} is for a gradient of {here}; at {there}, c = {rate} (--rank {option})"
+            )
+    return list(found.values())
 
 
 def _shortfalls(chain: Chain) -> dict[Symbol, Symbol]:

@@ -136,7 +136,7 @@ CONSTRAINT_FORMATS: dict[str, Callable[[Optimizers], str]] = {
 
 def equivalence(first: Parameterization, second: Parameterization, optimizers: Optimizers, output: str) -> str:
     """Whether the two train alike under these optimizers, with the shift of every layer kind."""
-    per_kind = [equivalent(first, second, optimizers[kind]) for kind in KINDS]
+    per_kind = [equivalent(first, second, optimizers[kind], [kind]) for kind in KINDS]
     obstacle = next((answer.obstacle for answer in per_kind if answer.obstacle), None)
     rows: list[dict[str, str | None]] = []
     if obstacle is None:
@@ -169,10 +169,14 @@ def equivalence(first: Parameterization, second: Parameterization, optimizers: O
         ["layer", "theta", "add to c", "add to e"],
         [[str(row["kind"]), str(row["theta"]), str(row["c"]), row["epsilon"] or "-"] for row in rows],
     )
+    alike = "at large width" if any(row.has_threshold for row in optimizers.values()) else "step for step"
     return (
-        f"{first.name} and {second.name} train alike, step for step: from {first.name} to {second.name}, "
+        f"{first.name} and {second.name} train alike, {alike}: from {first.name} to {second.name}, "
         f"(a, b) becomes (a + theta, b - theta)\n{grid}\n"
     )
+
+
+UNDECIDED = "depends on the symbols"
 
 
 def checked_rates(problem: Problem, rates: Sequence[Expr], output: str, *, listed: bool) -> str:
@@ -183,9 +187,10 @@ def checked_rates(problem: Problem, rates: Sequence[Expr], output: str, *, liste
     rows: list[dict[str, str]] = []
     for index, (name, rate, r) in enumerate(zip(names, rates, residuals, strict=True)):
         free = problem.loss == "ce" and index == len(rates) - 1
-        verdict = _verdict(r, _own_change(problem, rates, residuals, index), free)
+        verdict = _verdict(r, _own_change(problem, rates, residuals, index), free, len(set(rates)) > 1)
         rows.append({"layer": name, "c": text(rate), "largest": text(best.c[index]), "r": text(r), "verdict": verdict})
     diverging = any(row["verdict"].startswith("diverges") for row in rows)
+    stable = False if diverging else None if any(row["verdict"] == UNDECIDED for row in rows) else True
     causes = [row["layer"] for row in rows if row["verdict"].startswith("diverges:")]
     learning = (
         "learns features" if residuals[-2].is_zero else "does not learn features" if residuals[-2].is_number else ""
@@ -193,10 +198,10 @@ def checked_rates(problem: Problem, rates: Sequence[Expr], output: str, *, liste
     summary = (
         f"unstable: lower the rate of {', '.join(dict.fromkeys(causes))}"
         if diverging
-        else f"stable; {learning}".rstrip("; ")
+        else f"{'stable' if stable else 'stable or not, by the value of the symbols'}; {learning}".rstrip("; ")
     )
     if output == "json":
-        return emit.dump({"schema": 1, "command": "check", "stable": not diverging, "summary": summary, "rows": rows})
+        return emit.dump({"schema": 1, "command": "check", "stable": stable, "summary": summary, "rows": rows})
     columns = ["layer", "your c", "largest stable c", "change r", "verdict"]
     body = emit.terminal_table(columns, [list(row.values()) for row in rows])
     return f"{emit.title(best)}: RMS(Delta z_l) = n^-r\n{body}\n{summary}.\n"
@@ -216,16 +221,24 @@ def _own_change(problem: Problem, rates: Sequence[Expr], residuals: Sequence[Exp
     return Min(change - chain.alpha[index], change + before - chain.u[index])
 
 
-def _verdict(r: Expr, own: Expr, free: bool) -> str:
+def _verdict(r: Expr, own: Expr, free: bool, per_layer: bool) -> str:
+    """One layer's fate; `free` logits may diverge, but with rates per layer not by the readout's own update, or
+    nothing would bound its rate (THEORY 4)."""
     if r.is_negative:
         grows = f"grows as n^{-r}" if (-r).is_Integer else f"grows as n^({-r})"
+        if free and per_layer and own.is_negative:
+            return f"diverges: the change {grows} by the readout's own update; cross-entropy bears only W dz"
         if free:
             return f"logits diverge, {grows}, which cross-entropy bears"
         return f"diverges with the layers before it, {grows}" if own.is_nonnegative else f"diverges: the change {grows}"
     if r.is_positive:
         return f"freezes: the change shrinks as n^({-r})"
     if not r.is_zero:
-        return "depends on the symbols"
+        return (
+            "stays finite; whether it moves depends on the symbols"
+            if (free and not per_layer) or r.is_nonnegative
+            else UNDECIDED
+        )
     if own.is_positive:
         return f"moves with the layers before it; its own update shrinks as n^({-own})"
     return "moves at order one"

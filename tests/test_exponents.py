@@ -134,7 +134,7 @@ def test_degrees_by_scaling_the_gradient_and_the_weights(row: Any) -> None:
     at: dict[Any, Any] = {symbol: mpmath.mpf(factor) for symbol, factor in FACTORS.items()} | {FAN_IN: 5, FAN_OUT: 3}
     at[SECOND_MOMENT], at[EPSILON] = mpmath.mpf("0.02"), mpmath.mpf("1e-9")
     for symbols, expected in (
-        ({GRADIENT: 1, FIRST_MOMENT: 1, SECOND_MOMENT: 2}, row.gradient_degree()),
+        ({GRADIENT: 1, FIRST_MOMENT: 1, SECOND_MOMENT: 2}, row.gradient_degree("hidden", S.One, S.Zero)),
         ({WEIGHT: 1}, row.weight_degree),
     ):
         scaled = dict(at)
