@@ -23,7 +23,7 @@ GRADIENT, FIRST_MOMENT, WEIGHT = (Symbol(name, real=True, nonzero=True) for name
 SECOND_MOMENT, EPSILON, SIGMA = (Symbol(name, positive=True) for name in ("v", "eps", "sigma"))
 FAN_IN, FAN_OUT = (Symbol(name, positive=True) for name in ("fan_in", "fan_out"))
 RANK, SPREAD = (Symbol(name, positive=True) for name in ("rank", "spread"))
-"""The number of singular values of a matrix function of the gradient, and that over which the gradient's norm spreads."""
+"""Singular values of a matrix function of the gradient, and those over which the gradient's own norm spreads."""
 MATRICES = (GRADIENT, FIRST_MOMENT, SECOND_MOMENT, WEIGHT)
 
 Sizes = Mapping[Symbol, Expr]
