@@ -1,6 +1,5 @@
 """Table 7: predicted exponents beside those measured in trained networks, with 95 % intervals over seeds."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ from sympy import Rational
 
 from paper_figures.items import NONE, Cell, Item, Table, verdict
 from paper_figures.paths import result
+from verify.checksums import read_document
 
 Rows = Sequence[dict[str, Any]]
 PROPAGATION = {"Adam SP": "exponents_adam_sp_full_4096", "Adam muP": "exponents_adam_mup_full_4096"}
@@ -63,7 +63,7 @@ def item(data: Path) -> Item:
 
 
 def _read(data: Path, study: str, file: str) -> dict[str, Any]:
-    return json.loads(result(data, study, file).read_text(encoding="utf-8"))
+    return read_document(result(data, study, file))
 
 
 def _at(rows: Rows, choose: Any) -> Rows:

@@ -64,11 +64,11 @@ def test_an_export_is_neither_overwritten_nor_trusted_when_changed(path: Path):
     description = (folder / "study.json").read_text()
     (folder / "runs.csv").write_bytes(table)
     for wrong, said in (
-        ('{"schema": 2}', "damaged or no description"),
+        ('{"schema": 2}', "damaged or not the description"),
         ('{"schema": 3}', "has schema 3"),
         (description.replace('"steps": 100', '"steps": 101'), "does not fit its checksum"),
-        ("[" * 100_000, "damaged or no description"),
-        ("{", "damaged or no description"),
+        ("[" * 100_000, "damaged or not the description"),
+        ("{", "damaged or not the description"),
     ):
         (folder / "study.json").write_text(wrong)
         with refused(said):

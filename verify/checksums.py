@@ -96,4 +96,4 @@ def refused(path: Path, what: str, cure: str, error: type[Exception]) -> Iterato
     except DamagedError as damage:
         raise error(f"{shorten(str(path), 200)} {damage}; {cure}") from damage
     except UNREADABLE as failure:
-        raise error(f"{shorten(str(path), 200)} is damaged or no {what}; {cure}") from failure
+        raise error(f"{shorten(str(path), 200)} is damaged or not {what}; {cure}") from failure

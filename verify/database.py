@@ -71,7 +71,7 @@ def explained(path: Path) -> Iterator[None]:
         yield
     except DamagedError as error:
         raise StoreError(f"store {named(path)}: {error}; {CURES['DAMAGED']}") from error
-    except sqlite3.Error as error:
+    except (sqlite3.Error, UnicodeDecodeError) as error:  # the latter where the damage is in SQLite's own message
         kind = getattr(error, "sqlite_errorname", "SQLITE_CORRUPT").split("_")[1]
         raise StoreError(f"store {named(path)}: {error}; {CURES.get(kind, 'see to the file')}") from error
     except OSError as error:
@@ -88,8 +88,11 @@ def check_file(path: Path) -> None:
         raise StoreError(f"{named(path)} is empty and no store; give another path, or remove it first")
 
 
-def lock(path: Path) -> sqlite3.Connection:
-    """Hold `<name>.lock`, an empty database of its own, so that readers of the store are not kept out."""
+def lock(path: Path, work: Path | None = None) -> sqlite3.Connection:
+    """Hold `<name>.lock`, an empty database of its own, so that readers of the store are not kept out.
+
+    `work` is what it stands for where that is not the file beside it.
+    """
     connection = sqlite3.connect(_beside(path, ".lock"), timeout=0, isolation_level=None)
     try:
         connection.execute("BEGIN EXCLUSIVE")
@@ -97,7 +100,7 @@ def lock(path: Path) -> sqlite3.Connection:
         connection.close()
         if error.sqlite_errorname.startswith("SQLITE_BUSY"):
             raise StoreError(
-                f"another driver is at work on {named(path)}; wait for it or stop it (reading needs no wait)"
+                f"another driver is at work on {named(work or path)}; wait for it or stop it (reading needs no wait)"
             ) from None
         raise
     return connection
@@ -136,7 +139,7 @@ def _beside(path: Path, suffix: str) -> Path:
 
 @contextmanager
 def _reading(path: Path, salvage: bool) -> Iterator[sqlite3.Connection]:
-    """A connection to one moment of a store that writes nothing, and needs no right to; to salvage, of a damaged one."""
+    """A connection to one moment of a store that writes nothing, and needs no right to."""
     check_file(path)
     log, shared = _beside(path, "-wal"), _beside(path, "-shm")
     with explained(path), ExitStack() as stack:

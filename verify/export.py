@@ -75,7 +75,7 @@ def load_export(folder: Path, left_out: list[str] | None = None) -> Study:
     found = [folder / name for name in TABLES if (folder / name).exists()]
     if len(found) != 1 or not (folder / DESCRIPTION).exists():
         raise StoreError(f"{named(folder)} is no export; it must hold {DESCRIPTION} and either {' or '.join(TABLES)}")
-    with refused(folder / DESCRIPTION, "description of an export", CURE, StoreError):
+    with refused(folder / DESCRIPTION, "the description of an export", CURE, StoreError):
         content = read_document(folder / DESCRIPTION)
         if content["schema"] not in (UNSEALED, SCHEMA):
             raise StoreError(
@@ -89,7 +89,7 @@ def load_export(folder: Path, left_out: list[str] | None = None) -> Study:
         written = dict(content["runs"])
         if not {*study.trained_as.values()} <= {*settings}:
             raise DamagedError("has a setting that stands for others under trained_as, and is absent")
-    with refused(found[0], "table of runs", f"{CURE}, or give --salvage", StoreError):
+    with refused(found[0], "a table of runs", f"{CURE}, or give --salvage", StoreError):
         rows = _table(found[0], written, content["schema"], left_out)
         return replace(study, records=tuple(_record(row, settings) for row in rows))
 

@@ -188,7 +188,7 @@ class _Reader:
         for number in range(last + 1, min(down, default=last + pages * size // SMALLEST_ROW)):
             try:
                 found = self.connection.execute(f"SELECT * FROM {table} WHERE rowid = ?", (number,)).fetchone()  # noqa: S608
-            except (sqlite3.Error, OverflowError):
+            except (*UNREADABLE, sqlite3.Error):
                 rows[number] = None
             else:
                 rows |= {number: found} if found else {}
@@ -199,7 +199,7 @@ class _Reader:
 
     def _until_failure(self, table: str, order: str) -> dict[int, Sequence[Any]]:
         rows: dict[int, Sequence[Any]] = {}
-        with suppress(sqlite3.Error):
+        with suppress(*UNREADABLE, sqlite3.Error):
             rows.update(self._scan(table, order))  # one by one, up to the failure
         return rows
 
