@@ -90,7 +90,7 @@ def _extremum(function: type[Max] | type[Min], values: tuple[Expr, ...], keep: i
         if any(_at_least(other, value, keep) for other in kept):
             continue
         kept = [*(other for other in kept if not _at_least(value, other, keep)), value]
-    return kept[0] if len(kept) == 1 else cast("Expr", function(*sorted(kept, key=str), evaluate=False))
+    return kept[0] if len(kept) == 1 else cast("Expr", function(*kept, evaluate=False))
 
 
 def _at_least(first: Expr, second: Expr, sign: int) -> bool:

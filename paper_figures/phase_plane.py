@@ -1,6 +1,5 @@
 """Drawing a study of `verify phase`: the plane of rate exponents, and r measured against r predicted."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -13,6 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 from scipy.ndimage import distance_transform_edt
+
+from verify.checksums import read_document
 
 COLUMNS = {
     "predicted": "full alignment, n → ∞",
@@ -39,7 +40,7 @@ class Study:
     @classmethod
     def read(cls, path: Path) -> "Study":
         """The result of `verify phase`."""
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_document(path)
         rows = content["rows"]
         hidden, readout = (sorted({Fraction(row[name]) for row in rows}) for name in ("c_hidden", "c_readout"))
         layers = dict(zip(dict.fromkeys(row["layer"] for row in rows), LAYERS, strict=True))

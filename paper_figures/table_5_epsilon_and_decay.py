@@ -1,6 +1,5 @@
 """Table 5: what Adam's ε and decoupled weight decay must do with width, and where a constant ε starts to bite."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +8,7 @@ from derive.parameterizations import SCHEMES, parameterization
 from derive.solve import DECAYS, prescribe, solve_kinds
 from paper_figures.items import Cell, Item, Table
 from paper_figures.paths import result
+from verify.checksums import read_document
 
 DEFAULT = 1e-8
 VALUES = (1e-6, DEFAULT)
@@ -19,7 +19,7 @@ LARGEST = 16_384
 
 def item(data: Path) -> Item:
     """Exponents of ε and λ per layer, and onsets from the gradients at the base width of the study `epsilon`."""
-    content = json.loads(result(data, "epsilon", "float32/epsilon.json").read_text(encoding="utf-8"))
+    content = read_document(result(data, "epsilon", "float32/epsilon.json"))
     (study,) = content["studies"]
     table, found = _onsets(study)
     first = {value: min(found, key=lambda each: each[2][value].width or float("inf")) for value in VALUES}

@@ -1,6 +1,5 @@
 """Table 7: predicted exponents beside those measured in trained networks, with 95 % intervals over seeds."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ from sympy import Rational
 
 from paper_figures.items import NONE, Cell, Item, Table, verdict
 from paper_figures.paths import result
+from verify.checksums import read_document
 from verify.four_steps import rejected_by
 from verify.judging import Row, row_json
 from verify.measured import judged_again, read_measured
@@ -80,7 +80,7 @@ def _rejected(judged: Mapping[str, Sequence[Row]]) -> str:
 
 
 def _read(data: Path, study: str, file: str) -> dict[str, Any]:
-    return json.loads(result(data, study, file).read_text(encoding="utf-8"))
+    return read_document(result(data, study, file))
 
 
 def _at(rows: Rows, choose: Any) -> Rows:

@@ -40,7 +40,7 @@ def test_an_export_reads_back_equal_and_is_the_same_twice(path: Path, compress: 
 def test_a_table_has_a_row_per_run_that_any_program_reads(path: Path):
     folder = exported(read(filled(path)), path.parent)
     header, *lines = (folder / "runs.csv").read_text().splitlines()
-    assert header == "setting,width,base_rate,seed,loss,diverged,curve,seconds,device,finished"
+    assert header == "setting,width,base_rate,seed,loss,diverged,curve,seconds,device,finished,checksum"
     assert len(lines) == 80
     first = lines[0].split(",")
     made = planned()[0]
@@ -64,9 +64,11 @@ def test_an_export_is_neither_overwritten_nor_trusted_when_changed(path: Path):
     description = (folder / "study.json").read_text()
     (folder / "runs.csv").write_bytes(table)
     for wrong, said in (
-        ('{"schema": 1}', "cannot be read"),
-        (description.replace("1", "2", 1), "has schema 2"),
-        ("{", ""),
+        ('{"schema": 2}', "damaged or not the description"),
+        ('{"schema": 3}', "has schema 3"),
+        (description.replace('"steps": 100', '"steps": 101'), "does not fit its checksum"),
+        ("[" * 100_000, "damaged or not the description"),
+        ("{", "damaged or not the description"),
     ):
         (folder / "study.json").write_text(wrong)
         with refused(said):

@@ -209,11 +209,11 @@ def test_a_folder_of_epsilon_without_a_file_is_refused(tmp_path: Path) -> None:
     folder = write_epsilon(tmp_path)
     kept = (folder / "gradients_ntk.json").read_text()
     (folder / "gradients_ntk.json").write_text("[]")
-    with pytest.raises(StoreError, match=r"gradients_ntk\.json.* holds no gradients"):
+    with pytest.raises(StoreError, match=r"gradients_ntk\.json.* not gradients"):
         read_result(folder)
     (folder / "gradients_ntk.json").write_text(kept)
     (folder / "epsilon.json").write_text("{}")
-    with pytest.raises(StoreError, match=r"epsilon\.json.* holds no result"):
+    with pytest.raises(StoreError, match=r"epsilon\.json.* not a result"):
         read_result(folder)
 
 

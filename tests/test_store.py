@@ -332,7 +332,7 @@ UNUSABLE: dict[str, tuple[Callable[[Path], object], str]] = {
     "short text": (lambda path: path.write_text("x"), "no store"),
     "another program's": (of_another_program, "another program"),
     "older": (with_schema(0), "has schema 0"),
-    "newer": (with_schema(2), "has schema 2"),
+    "newer": (with_schema(3), "has schema 3"),
     "short of a page": (truncated(lambda size: size - 4096), "damaged or cut short"),
     "short of a byte": (truncated(lambda size: size - 1), "cut short"),
     "half": (truncated(lambda size: size // 2), "cut short"),

@@ -11,6 +11,7 @@ from verify.options import (
     Progress,
     check_positive,
     make_folder,
+    one_driver,
     read_choice,
     read_corpus,
     read_numbers,
@@ -61,6 +62,7 @@ def decay(
     """Train until decay and updates are in balance: how weights, alignments, features and loss go with the width."""
     from derive.emit import dump
     from derive.solve import DECAYS
+    from verify.checksums import sealed
     from verify.decay import Conditions, prescription, steps_needed, train, usual_rate
     from verify.decay_plots import against_width
     from verify.decay_results import Study, Trained, as_json, file_name
@@ -105,7 +107,7 @@ def decay(
     paths = [out / file_name(each.problem.parameterization.name, each.decay, width) for each, width in wanted]
     found = {path: Trained.read(path, conditions) for path in paths if path.exists()}
     try:
-        with Progress("training", len(wanted) * conditions.steps) as bar:
+        with one_driver(out), Progress("training", len(wanted) * conditions.steps) as bar:
             bar.advance(len(found) * conditions.steps)
             for path, (each, width) in zip(paths, wanted, strict=True):
                 if path not in found:
@@ -115,7 +117,7 @@ def decay(
         write_error(f"interrupted; what is finished is in {out}, the same command goes on")
         raise
     study = Study.of(conditions, prescribed, [found[path] for path in paths])
-    content = dump(as_json(study))
+    content = dump(sealed(as_json(study)))
     (out / RESULT).write_text(content, encoding="utf-8")
     save(against_width(study), out / "decay")
     write_out(content if shown == "json" else table(study) + f"written to {out}\n")

@@ -10,6 +10,7 @@ from verify.options import (
     Progress,
     check_positive,
     make_folder,
+    one_driver,
     read_choice,
     read_corpus,
     read_numbers,
@@ -55,6 +56,7 @@ def epsilon(
 ) -> None:
     """Train Adam with constant and per-layer epsilon, and Adam-atan2: from which width does a constant one cost."""
     from derive.emit import dump
+    from verify.checksums import sealed
     from verify.epsilon import study_settings
     from verify.epsilon_plots import cost_against_width
     from verify.epsilon_results import RESULT, write_study
@@ -101,14 +103,15 @@ def epsilon(
         make_folder(folder)
         engine = _engine(processes, read, corpus, vocab)
         try:
-            result = _study(conditions, settings, growing, seeds, base_rate, engine, read, folder)
+            with one_driver(folder):
+                result = _study(conditions, settings, growing, seeds, base_rate, engine, read, folder)
+                write_study(result.study, folder)
         except KeyboardInterrupt:
             write_error(f"interrupted; what is finished is in {folder}, the same command goes on")
             raise
         finally:
             engine.close()
-        write_study(result.study, folder)
-        (folder / RESULT).write_text(dump(as_json([result])), encoding="utf-8")
+        (folder / RESULT).write_text(dump(sealed(as_json([result]))), encoding="utf-8")
         save(cost_against_width(result), folder / "epsilon")
         results.append(result)
     write_out(dump(as_json(results)) if shown == "json" else "\n".join(map(text, results)) + f"written to {out}\n")

@@ -9,6 +9,7 @@ from verify.options import (
     Progress,
     check_positive,
     make_folder,
+    one_driver,
     read_choice,
     read_corpus,
     read_numbers,
@@ -55,6 +56,7 @@ def phase(
     from derive.emit import dump
     from derive.parsing import parse_number
     from derive.solve import prescribe
+    from verify.checksums import sealed
     from verify.exponents import check_widths
     from verify.phase import Conditions, grid, read_exponents, train, usual_rate
     from verify.phase_results import Study, Trained, as_json, file_name
@@ -92,7 +94,7 @@ def phase(
     paths = {width: out / file_name(width) for width in growing}
     found = {width: Trained.read(path, conditions) for width, path in paths.items() if path.exists()}
     try:
-        with Progress("training", len(growing) * len(conditions.points)) as bar:
+        with one_driver(out), Progress("training", len(growing) * len(conditions.points)) as bar:
             bar.advance(len(found) * len(conditions.points))
             for width in growing:
                 if width not in found:
@@ -103,7 +105,7 @@ def phase(
         write_error(f"interrupted; what is finished is in {out}, the same command goes on")
         raise
     study = Study.of(conditions, [found[width] for width in growing])
-    content = dump(as_json(study))
+    content = dump(sealed(as_json(study)))
     (out / RESULT).write_text(content, encoding="utf-8")
     write_out(content if shown == "json" else table(study) + f"written to {out}\n")
 

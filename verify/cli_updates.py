@@ -10,6 +10,7 @@ from verify.options import (
     Progress,
     check_positive,
     make_folder,
+    one_driver,
     read_choice,
     read_corpus,
     read_numbers,
@@ -47,6 +48,7 @@ def updates(
 ) -> None:
     """Train every optimizer at growing widths, and say which of the predicted exponents of its updates hold."""
     from derive.emit import dump
+    from verify.checksums import sealed
     from verify.exponents import check_widths
     from verify.optimizers import DIRECTIONS
     from verify.sweep import loaded_code
@@ -75,7 +77,7 @@ def updates(
     paths = [out / f"{each.optimizer}.json" for each in chosen]
     found = {path: Updates.read(path, each) for path, each in zip(paths, chosen, strict=True) if path.exists()}
     try:
-        with Progress("training and measuring", len(chosen) * len(growing) * steps) as bar:
+        with one_driver(out), Progress("training and measuring", len(chosen) * len(growing) * steps) as bar:
             bar.advance(len(found) * len(growing) * steps)
             for path, each in zip(paths, chosen, strict=True):
                 if path not in found:
@@ -86,7 +88,7 @@ def updates(
         raise
     studies = [found[path] for path in paths]
     judged = explained([row for each in studies for row in rows(each)], out)
-    content = dump(as_json(studies, judged))
+    content = dump(sealed(as_json(studies, judged)))
     (out / RESULT).write_text(content, encoding="utf-8")
     write_out(content if shown == "json" else table(studies, judged) + f"written to {out}\n")
 

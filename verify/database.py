@@ -1,42 +1,49 @@
 """The SQLite file under a store: its tables, its lock, how it is made whole, read without a trace, and its errors."""
 
+import os
 import shutil
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TypeVar
 
 from derive.errors import shorten
+from verify.checksums import DamagedError, Seal
 
 Taken = TypeVar("Taken")
 
-SCHEMA = 1
+SCHEMA = 2
+READABLE = (1, SCHEMA)
+"""Rows of schema 1 have no checksums; such stores are read, and merged into one that has them."""
 APPLICATION = int.from_bytes(b"vrfy", "big")
 TABLES = f"""
 PRAGMA journal_mode = MEMORY;
 BEGIN;
 PRAGMA application_id = {APPLICATION};
 PRAGMA user_version = {SCHEMA};
-CREATE TABLE study (conditions TEXT NOT NULL);
+CREATE TABLE study (conditions TEXT NOT NULL, checksum TEXT NOT NULL);
+CREATE TABLE seal (rows INTEGER NOT NULL, checksum TEXT NOT NULL);
 CREATE TABLE settings (
     name TEXT PRIMARY KEY, content TEXT NOT NULL,
-    trained_as TEXT NOT NULL REFERENCES settings (name) DEFERRABLE INITIALLY DEFERRED);
+    trained_as TEXT NOT NULL REFERENCES settings (name) DEFERRABLE INITIALLY DEFERRED, checksum TEXT NOT NULL);
 CREATE TABLE batches (
     id INTEGER PRIMARY KEY, setting TEXT NOT NULL REFERENCES settings (name), width INTEGER NOT NULL,
-    rates TEXT NOT NULL, seeds TEXT NOT NULL, UNIQUE (setting, width, rates, seeds));
+    rates TEXT NOT NULL, seeds TEXT NOT NULL, checksum TEXT NOT NULL, UNIQUE (setting, width, rates, seeds));
 CREATE TABLE runs (
     key TEXT PRIMARY KEY, batch INTEGER NOT NULL REFERENCES batches (id),
     setting TEXT NOT NULL, width INTEGER NOT NULL, base_rate NOT NULL, seed INTEGER NOT NULL, loss,
-    diverged INTEGER, curve TEXT NOT NULL, seconds, device TEXT NOT NULL, finished TEXT NOT NULL);
+    diverged INTEGER, curve TEXT NOT NULL, seconds, device TEXT NOT NULL, finished TEXT NOT NULL,
+    checksum TEXT NOT NULL);
 CREATE TRIGGER runs_stay BEFORE DELETE ON runs BEGIN SELECT RAISE (ABORT, 'finished runs stay'); END;
 CREATE TRIGGER runs_stay_as_they_are BEFORE UPDATE ON runs BEGIN SELECT RAISE (ABORT, 'finished runs stay'); END;
 COMMIT;
 """
 CURES = {
+    "DAMAGED": "take a whole copy; or --salvage of verify status, report and merge reads what is sound",
     "NOTADB": "it is no store of this program; give another path",
-    "CORRUPT": "it is damaged or cut short; keep it aside and take a copy, or start a new study",
+    "CORRUPT": "it is damaged or cut short; take a whole copy, or let --salvage of verify merge take what is sound",
     "READONLY": "it is read-only; copy it to where it can be written",
     "CANTOPEN": "see to the path, and to the rights of the file and its folder",
     "FULL": "all runs finished before are kept; free some space and start again",
@@ -62,7 +69,9 @@ def explained(path: Path) -> Iterator[None]:
     """What SQLite and the system report, as one line with the file and a cure."""
     try:
         yield
-    except sqlite3.Error as error:
+    except DamagedError as error:
+        raise StoreError(f"store {named(path)}: {error}; {CURES['DAMAGED']}") from error
+    except (sqlite3.Error, UnicodeDecodeError) as error:  # the latter where the damage is in SQLite's own message
         kind = getattr(error, "sqlite_errorname", "SQLITE_CORRUPT").split("_")[1]
         raise StoreError(f"store {named(path)}: {error}; {CURES.get(kind, 'see to the file')}") from error
     except OSError as error:
@@ -79,8 +88,11 @@ def check_file(path: Path) -> None:
         raise StoreError(f"{named(path)} is empty and no store; give another path, or remove it first")
 
 
-def lock(path: Path) -> sqlite3.Connection:
-    """Hold `<name>.lock`, an empty database of its own, so that readers of the store are not kept out."""
+def lock(path: Path, work: Path | None = None) -> sqlite3.Connection:
+    """Hold `<name>.lock`, an empty database of its own, so that readers of the store are not kept out.
+
+    `work` is what it stands for where that is not the file beside it.
+    """
     connection = sqlite3.connect(_beside(path, ".lock"), timeout=0, isolation_level=None)
     try:
         connection.execute("BEGIN EXCLUSIVE")
@@ -88,7 +100,7 @@ def lock(path: Path) -> sqlite3.Connection:
         connection.close()
         if error.sqlite_errorname.startswith("SQLITE_BUSY"):
             raise StoreError(
-                f"another driver is at work on {named(path)}; wait for it or stop it (reading needs no wait)"
+                f"another driver is at work on {named(work or path)}; wait for it or stop it (reading needs no wait)"
             ) from None
         raise
     return connection
@@ -105,11 +117,20 @@ def appearing(path: Path) -> Iterator[Path]:
         draft.rename(path)
 
 
-def create(path: Path, conditions: str) -> None:
-    """Make a store without settings, batches and runs; one that is killed in the midst leaves no file at `path`."""
+def create(path: Path, conditions: Sequence[str], seal: Seal) -> None:
+    """Make a store with a row of conditions and the seal over it, without settings, batches and runs.
+
+    One that is killed in the midst leaves no file at `path`.
+    """
     with appearing(path) as draft, closing(sqlite3.connect(draft, isolation_level=None)) as connection:
         connection.executescript(TABLES)
-        connection.execute("INSERT INTO study VALUES (?)", (conditions,))
+        connection.execute("INSERT INTO study VALUES (?, ?)", conditions)
+        connection.execute("INSERT INTO seal VALUES (?, ?)", (seal.rows, seal.checksum))
+
+
+def located(path: Path) -> Path:
+    """The file behind links, absolute; of links in a circle one of them, which then is no file."""
+    return Path(os.path.realpath(path))
 
 
 def _beside(path: Path, suffix: str) -> Path:
@@ -117,7 +138,7 @@ def _beside(path: Path, suffix: str) -> Path:
 
 
 @contextmanager
-def _reading(path: Path) -> Iterator[sqlite3.Connection]:
+def _reading(path: Path, salvage: bool) -> Iterator[sqlite3.Connection]:
     """A connection to one moment of a store that writes nothing, and needs no right to."""
     check_file(path)
     log, shared = _beside(path, "-wal"), _beside(path, "-shm")
@@ -132,6 +153,8 @@ def _reading(path: Path) -> Iterator[sqlite3.Connection]:
                 shutil.copyfile(each, folder / each.name)
         uri = f"{source.as_uri()}?mode={mode}"
         connection = stack.enter_context(closing(sqlite3.connect(uri, uri=True, timeout=60, isolation_level=None)))
+        if salvage:
+            connection.execute("PRAGMA writable_schema = ON")  # else a file cut short is not opened at all
         connection.execute("BEGIN")
         if connection.execute("PRAGMA application_id").fetchone() != (APPLICATION,):
             raise StoreError(
@@ -139,17 +162,30 @@ def _reading(path: Path) -> Iterator[sqlite3.Connection]:
             )
         # SQLite takes the missing end of a last page for zeros; beside a log a page may be half-way, and is in the log.
         ((page,),) = connection.execute("PRAGMA page_size")
-        if alone and path.stat().st_size % page:
-            raise StoreError(f"{named(path)} is a store cut short, no whole number of pages; take a whole copy of it")
-        ((schema,),) = connection.execute("PRAGMA user_version")
-        if schema != SCHEMA:
+        if alone and not salvage and path.stat().st_size % page:
             raise StoreError(
-                f"{named(path)} has schema {schema}, and this program has {SCHEMA}; use the version that made it"
+                f"{named(path)} is a store cut short, no whole number of pages; take a whole copy, or --salvage"
+            )
+        ((schema,),) = connection.execute("PRAGMA user_version")
+        if schema not in READABLE:
+            raise StoreError(
+                f"{named(path)} has schema {schema}, and this program reads {' and '.join(map(str, READABLE))}; "
+                "use the version that made it"
             )
         yield connection
 
 
-def snapshot(path: Path, take: Callable[[sqlite3.Connection], Taken]) -> Taken:
+def check_current(connection: sqlite3.Connection, path: Path) -> None:
+    """Refuse to go on with a store of an earlier version; reading it is no trouble."""
+    ((schema,),) = connection.execute("PRAGMA user_version")
+    if schema != SCHEMA:
+        raise StoreError(
+            f"{named(path)} has schema {schema}, without checksums, and a study goes on with schema {SCHEMA}: make "
+            "one by `verify merge NEW/study.sqlite OLD/study.sqlite`, and go on with --out NEW"
+        )
+
+
+def snapshot(path: Path, take: Callable[[sqlite3.Connection], Taken], salvage: bool = False) -> Taken:
     """What `take` reads from one moment of a store; no byte is changed, and no file added.
 
     It reads again where a driver came or went meanwhile, which reading without locks does not notice.
@@ -163,7 +199,7 @@ def snapshot(path: Path, take: Callable[[sqlite3.Connection], Taken]) -> Taken:
     while True:
         before = stamp()
         try:
-            with _reading(path) as connection:
+            with _reading(path, salvage) as connection:
                 taken = take(connection)
         except StoreError:
             if stamp() == before:

@@ -1,6 +1,5 @@
 """What is kept of a study of weight decay: a file for every finished width, and one result as JSON."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -12,6 +11,7 @@ import numpy as np
 from derive import __version__
 from derive.errors import shorten
 from derive.solve import Prescription
+from verify.checksums import read_document, refused, write_document
 from verify.decay import Conditions
 from verify.equilibrium import Network, Row, rows
 from verify.exponents import StudyError
@@ -34,18 +34,15 @@ class Trained:
         return cls(network, loaded_code(), device_name(), datetime.now(UTC).date().isoformat())
 
     def write(self, path: Path, conditions: Conditions) -> None:
-        """Store as JSON; what is not finite is null."""
+        """Store as JSON with a checksum; what is not finite is null."""
         made = {"schema": 1, "code": self.code, "device": self.device, "date": self.date}
-        content = {**made, "conditions": asdict(conditions), "network": _plain(asdict(self.network))}
-        unfinished = path.with_suffix(".part")
-        unfinished.write_text(json.dumps(content, allow_nan=False) + "\n", encoding="utf-8")
-        unfinished.replace(path)
+        write_document(path, {**made, "conditions": asdict(conditions), "network": _plain(asdict(self.network))})
 
     @classmethod
     def read(cls, path: Path, conditions: Conditions) -> "Trained":
         """What `write` stored; StudyError where that was made under other conditions, or is something else."""
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+        with refused(path, "of verify decay", "move it away, or give another --out", StudyError):
+            content = read_document(path)
             stored = dict(content["conditions"])
             fields = content["network"]
             for name in ("weights", "held_out", "training"):
@@ -54,11 +51,7 @@ class Trained:
             fields["diverged"] = {int(seed): step for seed, step in fields["diverged"].items()}
             network = Network(**{**fields, "marks": tuple(fields["marks"])})
             found = cls(network, content["code"], content["device"], content["date"])
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            raise StudyError(
-                f"{shorten(path.name)} in --out is not of verify decay; move it, or give another --out"
-            ) from None
-        differences = conditions.differences(stored)
+            differences = conditions.differences(stored)
         if differences:
             raise StudyError(
                 f"{shorten(path.name)} in --out was made with {'; '.join(differences)}; give another --out, or those"

@@ -3,7 +3,6 @@
 A folder holds gradients_SCHEME.json of every parameterization, epsilon.json, and study.json with runs.csv.gz.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,8 @@ from jaxtyping import Float
 
 from derive.errors import canonical
 from derive.solve import Prescription, prescribe, solve_kinds
-from verify.database import StoreError, named
+from verify.checksums import read_document, refused, write_document
+from verify.database import StoreError
 from verify.epsilon_onsets import Result
 from verify.export import DESCRIPTION, TABLES, export, load_export
 from verify.gradient_verdicts import Gradients, Row, verdicts
@@ -49,13 +49,10 @@ class Backward:
         ]
 
     def write(self, folder: Path, made_with: Any) -> None:
-        """Store in the folder, with what decided the numbers; what is not finite is null."""
+        """Store in the folder with a checksum, and with what decided the numbers; what is not finite is null."""
         tables = {"kinds": dict(self.gradients.kinds), "gradients": self.gradients.tables, "sizes": self.sizes}
         path = backward_path(folder, self.name)
-        unfinished = path.with_suffix(".part")
-        content = json.dumps({"made_with": made_with, **_lists(tables)}, allow_nan=False)
-        unfinished.write_text(content + "\n", encoding="utf-8")
-        unfinished.replace(path)
+        write_document(path, {"made_with": made_with, **_lists(tables)})
 
 
 def backward_path(folder: Path, scheme: str) -> Path:
@@ -65,16 +62,12 @@ def backward_path(folder: Path, scheme: str) -> Path:
 
 def read_backward(path: Path) -> tuple[Backward, Any]:
     """What `Backward.write` stored, and what it was made with; StoreError where the file holds something else."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+    with refused(path, "gradients of verify epsilon", "move it away, or give another folder", StoreError):
+        content = read_document(path)
         scheme, _, _, widths, _ = made_with = content["made_with"]
         prescription = solve_kinds(prescribe("adam", scheme).problem)
         found = Gradients(tuple(widths), content["kinds"], _arrays(content["gradients"]))
         return Backward(prescription, found, _arrays(content["sizes"])), made_with
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise StoreError(
-            f"{named(path)} holds no gradients of verify epsilon; move it, or give another folder"
-        ) from error
 
 
 def _lists(tables: Any) -> Any:
@@ -102,10 +95,8 @@ def write_study(study: Study, folder: Path) -> None:
 def read_result(folder: Path) -> Result:
     """The finished study in that folder, from its text files; StoreError where one is absent or something else."""
     study = load_export(folder)
-    try:
-        (described,) = json.loads((folder / RESULT).read_text(encoding="utf-8"))["studies"]
+    with refused(folder / RESULT, "a result of verify epsilon", "run it again", StoreError):
+        (described,) = read_document(folder / RESULT)["studies"]
         rates = dict(described["base_rates"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise StoreError(f"{named(folder / RESULT)} holds no result of verify epsilon; run it again") from error
     schemes = dict.fromkeys(setting.parameterization for setting in study.settings.values())
     return Result(study, rates, tuple(read_backward(backward_path(folder, scheme))[0] for scheme in schemes))

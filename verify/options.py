@@ -1,7 +1,8 @@
 """What the sub-commands of `verify` share: reading and checking options, the corpus, folders, the progress bar."""
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any, TypeVar
@@ -58,6 +59,28 @@ def make_folder(path: Path, option: str = "--out") -> None:
         TemporaryFile(dir=path).close()
     except OSError as error:
         raise DeriveError(f"cannot write to {option} {shorten(str(path))}: {error.strerror}; give a folder") from None
+
+
+@contextmanager
+def one_driver(folder: Path) -> Iterator[None]:
+    """Hold the folder of a study against other drivers, as a store is held; StoreError where one is at work."""
+    from verify.database import explained, lock
+
+    path, connection = folder / "driver.lock", None
+    with explained(folder):
+        while connection is None:
+            path.touch()
+            before = path.stat().st_ino
+            connection = lock(folder / "driver", folder)
+            if not (path.exists() and path.stat().st_ino == before):  # its last holder has just removed it
+                connection.close()
+                connection = None
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # some systems keep a file that is open
+            path.unlink()
+        connection.close()
 
 
 def write_new(path: Path, text: str) -> None:

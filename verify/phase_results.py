@@ -11,8 +11,6 @@
   the fastest of the three, which rules only once the width is large enough (THEORY 8).
 """
 
-import gzip
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -28,6 +26,7 @@ from derive.alignments import QUANTITIES, Alignment, Ratios
 from derive.errors import shorten
 from derive.propagation import Problem
 from derive.solve import residuals_at
+from verify.checksums import read_document, refused, write_document
 from verify.exponents import StudyError
 from verify.fit import TOLERANCES, Slope, Table, alignment_slopes, slope
 from verify.phase import Conditions, Network, Point
@@ -56,20 +55,17 @@ class Trained:
         return cls(network, loaded_code(), device_name(), datetime.now(UTC).date().isoformat())
 
     def write(self, path: Path, conditions: Conditions) -> None:
-        """Store as gzipped JSON; what is not finite is null."""
+        """Store as gzipped JSON with a checksum; what is not finite is null."""
         network = self.network
         made = {"schema": 1, "code": self.code, "device": self.device, "date": self.date}
         found = {"width": network.width, "losses": _plain(network.losses), "sizes": _plain(network.sizes)}
-        content = json.dumps({**made, "conditions": asdict(conditions), **found}, allow_nan=False)
-        unfinished = path.with_suffix(".part")
-        unfinished.write_bytes(gzip.compress(content.encode(), mtime=0))
-        unfinished.replace(path)
+        write_document(path, {**made, "conditions": asdict(conditions), **found})
 
     @classmethod
     def read(cls, path: Path, conditions: Conditions) -> "Trained":
         """What `write` stored; StudyError where that was made under other conditions, or is something else."""
-        try:
-            content = json.loads(gzip.decompress(path.read_bytes()))
+        with refused(path, "of verify phase", "move it away, or give another --out", StudyError):
+            content = read_document(path)
             sizes = {
                 int(step): {
                     layer: {name: np.array(values, dtype=float) for name, values in of.items()}
@@ -80,10 +76,6 @@ class Trained:
             network = Network(content["width"], sizes, np.array(content["losses"], dtype=float))
             found = cls(network, content["code"], content["device"], content["date"])
             differences = conditions.differences(content["conditions"])
-        except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError):
-            raise StudyError(
-                f"{shorten(path.name)} in --out is not of verify phase; move it, or give another --out"
-            ) from None
         if differences:
             raise StudyError(
                 f"{shorten(path.name)} in --out was made with {'; '.join(differences)}; give another --out, or those"

@@ -1,13 +1,13 @@
 """One SQLite file per transfer study: what is planned, and every run that is finished; nothing in it is ever changed.
 
 A study's driver writes, one transaction per finished run (`Store`); anybody may read meanwhile (`read`). The driver
-holds `<name>.lock`, a lock that ends with its process however it ends. Losses, rates and seconds are SQLite's 8-byte
-reals in columns without a type (a column of type REAL drops the sign of -0.0); NaN, for which SQLite has no value, is
-NULL, and inf is inf. All come back bit for bit, but for the sign and payload of a NaN.
+holds `<name>.lock`, a lock that ends with its process however it ends. Every row has a checksum and all rows a seal
+(`verify.checksums`), written in the same transaction and recomputed on reading. Losses, rates and seconds are SQLite's
+8-byte reals in columns without a type (a column of type REAL drops the sign of -0.0); NaN, for which SQLite has no
+value, is NULL, and inf is inf. All come back bit for bit, but for the sign and payload of a NaN.
 """
 
 import json
-import math
 import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -17,8 +17,21 @@ from pathlib import Path
 from typing import Any
 
 from derive.errors import shorten
-from verify.database import StoreError, appearing, check_file, create, explained, lock, named, snapshot
-from verify.studies import Batch, Conditions, LayerScaling, Record, Setting, Study, run_key
+from verify.checksums import Seal
+from verify.database import (
+    StoreError,
+    appearing,
+    check_current,
+    check_file,
+    create,
+    explained,
+    located,
+    lock,
+    named,
+    snapshot,
+)
+from verify.store_rows import Contents, as_row, contents, planned, read_seal, with_checksum
+from verify.studies import Batch, Conditions, Record, Setting, Study, run_key
 
 
 class Store:
@@ -31,7 +44,7 @@ class Store:
     """
 
     def __init__(self, path: Path, conditions: Conditions) -> None:
-        self.path = path = path.resolve()
+        self.path = path = located(path)
         if not path.parent.is_dir():
             raise StoreError(f"folder {named(path.parent)} for the store does not exist; make it, or give another")
         if path.exists():
@@ -42,8 +55,10 @@ class Store:
         with explained(path), ExitStack() as stack:
             stack.enter_context(closing(lock(path)))
             if not path.exists():
-                create(path, json.dumps(asdict(conditions)))
+                first = with_checksum("study", (json.dumps(asdict(conditions)),))
+                create(path, first, Seal().plus(first[-1]))
             # Keys are made from the conditions as stored: 0 and 0.0 are equal and yet written differently.
+            snapshot(path, lambda connection: check_current(connection, path))
             self.conditions = snapshot(path, _whole)
             if self.conditions != conditions:
                 raise StoreError(
@@ -56,8 +71,10 @@ class Store:
             connection.execute("PRAGMA synchronous = FULL")
             if connection.execute("PRAGMA journal_mode = WAL").fetchone() != ("wal",):
                 raise StoreError(f"{named(path)} lies where SQLite cannot share memory; give a folder on a local disk")
-            self._settings, self._sources = _settings(connection)
-            self._batches = _batches(connection)
+            study, self._batches, _ = contents(connection)
+            self._settings = dict(study.settings)
+            self._sources = {name: study.source(name) for name in self._settings}
+            self._seal = self._written = read_seal(connection)
             self._open = stack.pop_all()
 
     def __enter__(self) -> "Store":
@@ -71,20 +88,33 @@ class Store:
         self._open.close()
 
     @contextmanager
-    def _writing(self) -> Iterator[sqlite3.Connection]:
+    def _writing(self) -> Iterator[None]:
         """One transaction, or a part of the one that is under way."""
         connection = self._connection
         with explained(self.path):
             if connection.in_transaction:
-                yield connection
+                yield
                 return
             connection.execute("BEGIN IMMEDIATE")
             try:
-                yield connection
+                yield
+                if self._seal != self._written:
+                    connection.execute("UPDATE seal SET rows = ?, checksum = ?", (self._seal.rows, self._seal.checksum))
                 connection.execute("COMMIT")
+                self._written = self._seal
             finally:
+                self._seal = self._written
                 if connection.in_transaction:
                     connection.execute("ROLLBACK")
+
+    def _insert(self, table: str, row: Sequence[Any], otherwise: str = "") -> bool:
+        """Add a row with its checksum, within a transaction; False where it is there, and `otherwise` allows that."""
+        stored = with_checksum(table, row)
+        places = ", ".join("?" * len(stored))
+        added = self._connection.execute(f"INSERT INTO {table} VALUES ({places}) {otherwise}", stored).rowcount == 1  # noqa: S608
+        if added:
+            self._seal = self._seal.plus(stored[-1])
+        return added
 
     def add_settings(self, settings: Iterable[Setting], trained_as: Mapping[str, str]) -> dict[str, str]:
         """Add those that are new; return for every given setting the one whose runs stand for it, mostly itself.
@@ -111,11 +141,9 @@ class Store:
         if wrong := sorted({source for source in sources.values() if sources.get(source) != source}):
             raise LookupError(f"stand for other settings, and are not given or not trained: {', '.join(wrong)}")
         new = {setting.name: setting for setting in given if setting.name not in self._settings}
-        with self._writing() as connection:
-            connection.executemany(
-                "INSERT INTO settings VALUES (?, ?, ?)",
-                [(name, json.dumps(asdict(setting)), sources[name]) for name, setting in new.items()],
-            )
+        with self._writing():
+            for name, setting in new.items():
+                self._insert("settings", (name, json.dumps(asdict(setting)), sources[name]))
         self._settings |= new
         self._sources = sources
         return {setting.name: sources[setting.name] for setting in given}
@@ -131,8 +159,8 @@ class Store:
                 return number
         number = max(self._batches, default=0) + 1
         row = (number, batch.setting, batch.width, json.dumps(rates), json.dumps(seeds))
-        with self._writing() as connection:
-            connection.execute("INSERT INTO batches VALUES (?, ?, ?, ?, ?)", row)
+        with self._writing():
+            self._insert("batches", row)
         self._batches[number] = batch
         return number
 
@@ -144,21 +172,17 @@ class Store:
         """(number, batch) of those with missing runs: train each whole, in its own shape, and finish all its runs."""
         with explained(self.path):
             done = set(self._connection.execute("SELECT setting, width, base_rate, seed FROM runs"))
-        return [(number, batch) for number, batch in self._batches.items() if _planned([batch]) - done]
+        return [(number, batch) for number, batch in self._batches.items() if planned([batch]) - done]
 
     def finish(self, number: int, record: Record) -> bool:
         """Add a finished run of a batch, in one transaction; False where it is there already, and is left as it is."""
         batch = self._batches[number]
         row = as_row(record)
-        if row[:4] not in _planned([batch]):
+        if row[:4] not in planned([batch]):
             raise LookupError(f"{_run(record)} is not part of batch {number}: {batch}")
         key = run_key(self.conditions, self._settings[batch.setting], *row[1:4])
-        with self._writing() as connection:
-            added = connection.execute(
-                "INSERT INTO runs VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (key) DO NOTHING",
-                (key, number, *row),
-            )
-        return added.rowcount == 1
+        with self._writing():
+            return self._insert("runs", (key, number, *row), "ON CONFLICT (key) DO NOTHING")
 
     def study(self) -> Study:
         """The study as it stands."""
@@ -166,31 +190,45 @@ class Store:
             return _study(self._connection)
 
 
-def read(path: Path) -> Study:
+def read(path: Path, left_out: list[str] | None = None) -> Study:
     """The study in a store at one moment, while its driver writes or not; nothing there is changed or added.
 
-    StoreError where there is no store, or one that is damaged or of another schema.
+    StoreError where there is no store, or one that is damaged or of another schema. Where a list is given, rows that
+    are damaged are left out and named in it, and the rest is returned.
     """
-    return snapshot(path.resolve(), _study)
+    return _contents(path, left_out)[0]
 
 
-def merge(target: Path, sources: Sequence[Path]) -> None:
+def _contents(path: Path, left_out: list[str] | None) -> Contents:
+    def take(connection: sqlite3.Connection) -> Contents:
+        return contents(connection, None if left_out is None else found)
+
+    found: list[str] = []
+    taken = snapshot(located(path), take, salvage=left_out is not None)
+    if left_out is not None:
+        left_out += [f"{named(path)}: {each}" for each in dict.fromkeys(found)]
+    return taken
+
+
+def merge(target: Path, sources: Sequence[Path], left_out: list[str] | None = None) -> None:
     """Unite stores of equal conditions, such as those of array tasks, in a new one; the first of equal runs is kept.
 
-    StoreError where the target exists, conditions or settings disagree, or a run has two losses; no target is left.
+    A store without checksums, of an earlier version, gets them so. StoreError where the target exists, a store is
+    damaged (with a list its sound rows are taken, as in `read`), conditions or settings disagree, or a run has two
+    losses; no target is left.
     """
-    target = target.resolve()
-    contents = [(path, *snapshot(path.resolve(), _everything)) for path in sources]
-    if not contents:
+    target = located(target)
+    stores = [(path, *_contents(path, left_out)) for path in sources]
+    if not stores:
         raise StoreError("no stores to merge were given; give at least one")
-    origin, conditions = contents[0][0], contents[0][1].conditions
-    for path, study, _, _ in contents:
+    origin, conditions = stores[0][0], stores[0][1].conditions
+    for path, study, _, _ in stores:
         if study.conditions != conditions:
             entries = _differences(study.conditions, conditions)
             raise StoreError(f"{named(path)} and {named(origin)} differ in their conditions: {entries}; merge others")
     with explained(target), appearing(target) as draft, Store(draft, conditions) as store, store._writing():
         kept: dict[tuple[Any, ...], tuple[Path, Record]] = {}
-        for path, study, batches, records in contents:
+        for path, study, batches, records in stores:
             trained = store.add_settings(study.settings.values(), study.trained_as)
             numbers: dict[int, int] = {}
             for number, batch in batches.items():
@@ -203,6 +241,9 @@ def merge(target: Path, sources: Sequence[Path]) -> None:
                 numbers[number] = store.add_batch(replace(batch, setting=name))
             for number, record in records:
                 record = replace(record, setting=trained[record.setting])
+                if number not in numbers:  # its batch is damaged; a finished run needs no shape
+                    alone = Batch(record.setting, record.width, (record.base_rate,), (record.seed,))
+                    numbers[number] = store.add_batch(alone)
                 before, other = kept.setdefault(as_row(record)[:4], (path, record))
                 if (repr(other.loss), other.diverged) != (repr(record.loss), record.diverged):
                     raise StoreError(
@@ -216,80 +257,17 @@ def _run(record: Record) -> str:
     return f"the run {record.setting}, width {record.width}, rate {record.base_rate!r}, seed {record.seed}"
 
 
-def _planned(batches: Iterable[Batch]) -> set[tuple[str, int, float, int]]:
-    return {(batch.setting, batch.width, *run) for batch in batches for run in batch.runs()}
-
-
 def _differences(stored: Conditions, given: Conditions) -> str:
     code = f"made by code {stored.code}, this is {given.code}"
     return "; ".join(code if entry.startswith("code:") else entry for entry in stored.differences(given))
 
 
-def as_row(record: Record) -> tuple[Any, ...]:
-    """The record's entries in their order, as plain numbers and texts; the curve as "step:loss step:loss ..."."""
-    curve = " ".join(f"{int(step)}:{float(loss)!r}" for step, loss in record.curve)
-    return (
-        record.setting,
-        int(record.width),
-        float(record.base_rate),
-        int(record.seed),
-        float(record.loss),
-        None if record.diverged is None else int(record.diverged),
-        curve,
-        float(record.seconds),
-        record.device,
-        record.finished,
-    )
-
-
-def as_record(row: Sequence[Any]) -> Record:
-    """The record of a row, where a real that is None is NaN."""
-    setting, width, base_rate, seed, loss, diverged, curve, seconds, device, finished = row
-    points = tuple((int(step), float(value)) for step, value in (point.split(":") for point in curve.split()))
-    loss, seconds = (math.nan if real is None else real for real in (loss, seconds))
-    return Record(setting, width, base_rate, seed, loss, diverged, points, seconds, device, finished)
-
-
-def as_setting(content: Mapping[str, Any]) -> Setting:
-    """The setting of what `asdict` made of one, and JSON of that."""
-    layers = tuple(LayerScaling(**layer) for layer in content["layers"])
-    return Setting(**{**content, "layers": layers, "constants": tuple(content["constants"])})
-
-
-def _conditions(connection: sqlite3.Connection) -> Conditions:
-    ((content,),) = connection.execute("SELECT conditions FROM study")
-    return Conditions(**json.loads(content))
-
-
-def _settings(connection: sqlite3.Connection) -> tuple[dict[str, Setting], dict[str, str]]:
-    rows = connection.execute("SELECT name, content, trained_as FROM settings ORDER BY rowid").fetchall()
-    return {name: as_setting(json.loads(content)) for name, content, _ in rows}, {name: by for name, _, by in rows}
-
-
-def _batches(connection: sqlite3.Connection) -> dict[int, Batch]:
-    return {
-        number: Batch(setting, width, tuple(json.loads(rates)), tuple(json.loads(seeds)))
-        for number, setting, width, rates, seeds in connection.execute("SELECT * FROM batches ORDER BY id")
-    }
-
-
-def _everything(connection: sqlite3.Connection) -> tuple[Study, dict[int, Batch], list[tuple[int, Record]]]:
-    settings, sources = _settings(connection)
-    batches = _batches(connection)
-    rows = connection.execute("SELECT * FROM runs ORDER BY rowid")
-    records = [(number, as_record(row)) for _, number, *row in rows]
-    trained_as = {name: source for name, source in sources.items() if source != name}
-    made = tuple(record for _, record in records)
-    study = Study(_conditions(connection), settings, trained_as, made, len(_planned(batches.values())))
-    return study, batches, records
+def _whole(connection: sqlite3.Connection) -> Conditions:
+    """The conditions of a store in which every page, index and row is sound."""
+    if (found := connection.execute("PRAGMA integrity_check (1)").fetchone()) != ("ok",):
+        raise sqlite3.DatabaseError(str(found[0]))
+    return _study(connection).conditions
 
 
 def _study(connection: sqlite3.Connection) -> Study:
-    return _everything(connection)[0]
-
-
-def _whole(connection: sqlite3.Connection) -> Conditions:
-    """The conditions of a store in which every page is sound."""
-    if (found := connection.execute("PRAGMA quick_check (1)").fetchone()) != ("ok",):
-        raise sqlite3.DatabaseError(str(found[0]))
-    return _conditions(connection)
+    return contents(connection)[0]

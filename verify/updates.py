@@ -23,6 +23,7 @@ from derive.emit import layer_names
 from derive.errors import shorten
 from derive.exponents import KINDS, Kind
 from derive.solve import Prescription, prescribe, solve_kinds
+from verify.checksums import UNREADABLE, read_document, refused, write_document
 from verify.data import Corpus
 from verify.exponents import Result, StudyError, exponents
 from verify.fit import TOLERANCES, Sizes, Slope, Verdict, judge, update_laws
@@ -101,7 +102,7 @@ class Updates:
         return cls(conditions, kinds, sizes, diverged, loaded_code(), device_name(), today)
 
     def write(self, path: Path) -> None:
-        """Store as JSON; what is not finite is null."""
+        """Store as JSON with a checksum; what is not finite is null."""
         listed = {
             str(step): {
                 name: {each: _listed(values) for each, values in sizes.items()} for name, sizes in table.items()
@@ -110,16 +111,13 @@ class Updates:
         }
         parts = {"conditions": asdict(self.conditions), "kinds": dict(self.kinds), "diverged": list(self.diverged)}
         made = {"code": self.code, "device": self.device, "date": self.date}
-        content = json.dumps({"schema": 1, **parts, **made, "sizes": listed}, allow_nan=False)
-        unfinished = path.with_suffix(".part")
-        unfinished.write_text(content + "\n", encoding="utf-8")
-        unfinished.replace(path)
+        write_document(path, {"schema": 1, **parts, **made, "sizes": listed})
 
     @classmethod
     def read(cls, path: Path, conditions: Conditions) -> "Updates":
         """What `write` stored; StudyError where that was made under other conditions, or is something else."""
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+        with refused(path, "a study of verify updates", "move it away, or give another --out", StudyError):
+            content = read_document(path)
             stored, tables = content["conditions"], content["sizes"].items()
             sizes = {
                 int(step): {name: {each: _array(values) for each, values in of.items()} for name, of in table.items()}
@@ -134,11 +132,8 @@ class Updates:
                 content["device"],
                 content["date"],
             )
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            raise StudyError(
-                f"{shorten(str(path))} is not a study of verify updates; move it, or give another --out"
-            ) from None
-        if differences := conditions.differences(stored):
+            differences = conditions.differences(stored)
+        if differences:
             raise StudyError(
                 f"{path.name} in --out was made with {'; '.join(differences)}; give another --out, or move that file"
             )
@@ -232,9 +227,9 @@ def explained(found: Sequence[Row], folder: Path) -> list[Row]:
             ]
         if any(None in (*patterns, reason) for patterns, reason in noted):
             raise ValueError
-    except (OSError, KeyError, ValueError, csv.Error):
+    except UNREADABLE:
         raise StudyError(
-            f"{shorten(str(path))} cannot be read; write columns optimizer,layer,quantity,step,reason, or move it"
+            f"{shorten(str(path), 200)} cannot be read; write columns optimizer,layer,quantity,step,reason, or move it"
         ) from None
 
     def reason(row: Row) -> str | None:
