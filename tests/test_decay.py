@@ -198,12 +198,13 @@ def test_a_large_start_that_is_not_forgotten_is_seen() -> None:
 def two_layers(width: int, first: float = 0.0, second: float = 0.0) -> Network:
     """Two hidden layers of the sizes that the random walk comes to, whose weights still move by those drifts."""
     names, ones = ("hidden.0", "hidden.1"), np.ones(2)
+    kinds: dict[str, Kind] = dict.fromkeys(names, "hidden")
     ratio, pace, marks = width / WIDTHS[0], 0.05, tuple(range(100, 2100, 100))
     sizes = {"weight": 0.1, "now_weight": 1 / ratio, "update": 1, "now_operator_norm": 1, "now_input": 1}
     found = {name: value * ones for name, value in (sizes | {"now_product": width}).items()}
     drifts = {name: drift * pace * np.array(marks)[:, None] for name, drift in zip(names, (first, second), strict=True)}
     return Network(
-        *("SP", "independent", width, dict.fromkeys(names, "hidden")),
+        *("SP", "independent", width, kinds),
         *(dict.fromkeys(names, 0.1 / ratio), dict.fromkeys(names, pace), marks),
         *({name: np.exp(drift) * ones for name, drift in drifts.items()}, dict.fromkeys(names, found), ones, ones, {}),
     )

@@ -73,10 +73,10 @@ def test_a_threshold_is_shifted_by_the_branch_that_rules() -> None:
     clipped = Optimizer("mine", "clip(g)")
     shrinking = equivalent(MUP, MFP, clipped)
     assert shrinking.rate_shift == equivalent(MUP, MFP, optimizer("sgd")).rate_shift
-    large = [Parameterization(f"a={a}", (S(a), S(a), S(a)), (S(-a), HALF - a, HALF - a)) for a in (-3, -2)]
-    growing = equivalent(*large, clipped)
-    assert growing.rate_shift == equivalent(*large, optimizer("sign-sgd")).rate_shift
-    across = equivalent(large[0], MFP.gauge(S(1)), clipped)
+    first, second = (Parameterization(f"a={a}", (S(a), S(a), S(a)), (S(-a), HALF - a, HALF - a)) for a in (-3, -2))
+    growing = equivalent(first, second, clipped)
+    assert growing.rate_shift == equivalent(first, second, optimizer("sign-sgd")).rate_shift
+    across = equivalent(first, MFP.gauge(S(1)), clipped)
     assert across.obstacle is not None
     assert equivalent(SP, NTK, clipped).obstacle == (
         "readout: the threshold of 'clip(g)' stays where the gradient moves past it"

@@ -327,7 +327,7 @@ def test_losses_that_rise_or_do_not_settle_are_said() -> None:
     rising = only(falling(3.0, -1.0))
     assert any("does not fall" in note for note in rising.notes)
     for second, third in ((3.6, 3.0), (3.3, 3.3)):  # lower at the last width than at the first all the same
-        bottoms = dict(zip(WIDTHS, (3.5, second, third, 2.9), strict=True))
+        bottoms: dict[int, float] = dict(zip(WIDTHS, (3.5, second, third, 2.9), strict=True))
         bumpy = only(lambda width, x, _seed: bottoms[width] + 0.05 * (x - 0.3) ** 2)  # noqa: B023
         assert isnan(bumpy.limit.value) and any("does not fall" in note for note in bumpy.notes)
     slow = only(lambda width, x, _seed: 5 - 0.2 * log(width) + 0.05 * x**2)

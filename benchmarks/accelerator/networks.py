@@ -20,7 +20,7 @@ from verify.data import load_corpus
 from verify.engines import Task
 from verify.plan import mlp, training_flops
 from verify.settings import prescribed
-from verify.store import as_record, as_row
+from verify.store_rows import as_record, as_row
 from verify.studies import Batch, Conditions, Record, Setting, Study
 from verify.sweep import loaded_code
 from verify.transfer import analyse, rows_json

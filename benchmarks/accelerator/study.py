@@ -20,7 +20,8 @@ from verify.engines import Task
 from verify.plan import mlp, training_flops
 from verify.search import Search
 from verify.settings import Prescribed, prescribed, representatives
-from verify.store import Store, as_record, as_row
+from verify.store import Store
+from verify.store_rows import as_record, as_row
 from verify.studies import Conditions, Record, Study
 from verify.sweep import Driver, Grid, loaded_code
 from verify.transfer import analyse, rows_json
