@@ -57,8 +57,7 @@ def made_up(points: tuple[Any, ...], alphas: tuple[float, ...]) -> tuple[Conditi
         sizes = dict.fromkeys(["weight", "input", "delta_input", "term_omega", "term_u"], ones)
         sizes |= {"delta_w": n**-0.5 * ones, "delta_output": n**-0.25 * ones}
         sizes["term_alpha"] = n ** (np.array(alphas)[:, None] - 0.5) * ones
-        layers: tuple[str, ...] = ("embedding", "hidden.0", "readout")
-        table = dict.fromkeys(layers, sizes)
+        table: dict[str, Any] = dict.fromkeys(("embedding", "hidden.0", "readout"), sizes)
         return Network(width, dict.fromkeys(made.marks, table), np.ones((len(points), made.seeds, made.steps)))
 
     return made, [Trained(network(width), "code", "cpu", "2025-01-01") for width in (16, 32, 64)]
