@@ -108,7 +108,10 @@ def test_without_an_interval_nothing_is_told() -> None:
 def test_every_tolerance_tells_a_half_from_zero_and_grows_with_training() -> None:
     for quantity, first in TOLERANCES.items():
         for kind in ("embedding", "hidden", "readout"):
-            assert first <= tolerance(quantity, kind, 1) <= tolerance(quantity, kind, 10) < 0.5  # type: ignore[arg-type]
+            for follows in (False, True):
+                early, late = (tolerance(quantity, kind, step, follows) for step in (1, 10))  # type: ignore[arg-type]
+                assert first <= early <= late < 0.5
+    assert (tolerance("delta_w", "hidden", 1), tolerance("delta_w", "hidden", 1, follows_gradient=True)) == (0.05, 0.1)
 
 
 def test_the_largest_term_rules_a_sum() -> None:

@@ -140,12 +140,15 @@ def verdicts(
             update = -slope(widths, sizes["delta_w"]).value if laws[0].opened else None
             before = implied_change(layer, alignment_slopes(widths, sizes), shares(sizes), arriving, update)
             laws += _result_laws(widths, sizes, follower, layer, own, before)
-            rows += [_judged(name, layer.kind, step, law, tolerances) for law in laws]
+            follows = rule.gradient_degree(layer.kind, layer.g, layer.b) != 0
+            rows += [_judged(name, layer.kind, step, law, tolerances, follows) for law in laws]
     return rows
 
 
-def _judged(name: str, kind: Kind, step: int, law: Law, tolerances: Mapping[Quantity, float] | None) -> Row:
-    allowed = tolerances[law.quantity] if tolerances else tolerance(law.quantity, kind, step)
+def _judged(
+    name: str, kind: Kind, step: int, law: Law, tolerances: Mapping[Quantity, float] | None, follows: bool
+) -> Row:
+    allowed = tolerances[law.quantity] if tolerances else tolerance(law.quantity, kind, step, follows)
     target = law.reference
     if target is None and law.predicted is not None:
         target = float(law.predicted)

@@ -58,13 +58,22 @@ LATER_TOLERANCES: Mapping[Quantity, float] = {
 """The same after more steps, when networks of different widths have learnt unequally much."""
 LOGITS_TOLERANCE = 0.25
 """That of the logits' change: under full alignment omega of the readout is taken for 1/2 and measured up to 3/4."""
+FOLLOWING: tuple[Quantity, ...] = ("delta_w", "delta_z", "largest", "consistent")
+"""What moves with the size of the update."""
 WIDEST_INTERVAL = 0.25  # half-width beyond which 0 and 1/2 cannot be told apart
 DRIFTS = "slopes drift with width; give larger widths"
 
 
-def tolerance(quantity: Quantity, kind: Kind, step: int) -> float:
-    """How far a slope may be from its prediction, beyond its interval: by what is measured, where and when."""
-    allowed = (TOLERANCES if step == 1 else LATER_TOLERANCES)[quantity]
+def tolerance(quantity: Quantity, kind: Kind, step: int, follows_gradient: bool = False) -> float:
+    """How far a slope may be from its prediction, beyond its interval: by what is measured, where and when.
+
+    Where the size of the update follows the gradient's (k > 0, as in SGD), what the update does is predicted no better
+    than the gradient is.
+    """
+    listed = TOLERANCES if step == 1 else LATER_TOLERANCES
+    allowed = listed[quantity]
+    if follows_gradient and quantity in FOLLOWING:
+        allowed = max(allowed, listed["gradient"])
     return max(allowed, LOGITS_TOLERANCE) if (quantity, kind) == ("delta_z", "readout") else allowed
 
 
