@@ -74,6 +74,8 @@ def check(certificate: Certificate) -> str:
             raise Refused("the optimum is said to be unique, and other rates are given")
     elif certificate.unique is False:
         _tied(certificate, rates)
+    elif certificate.other is not None:
+        raise Refused("other rates are given, and it is not said that they reach the optimum")
     said = {True: ", and no other rates reach it", False: ", and other rates reach it too", None: ""}
     optimum = f"{said_optimum} is the least sum of {len(rates)} exponents under {len(names)} constraints"
     return f"the certificate holds: {optimum}{said[certificate.unique]}"

@@ -219,6 +219,7 @@ FAULTS: dict[str, tuple[Certificate, str]] = {
     "a least that is not reached": (tie(least=-1), "the objective is 0, and -1 is claimed"),
     "a variable without a value": (small(values={}), "the values are not those of the program's variables: x"),
     "a variable too many": (small(values={"x": 1, "z": 0}), "the values are not those of the program's variables: z"),
+    "other values that nothing is said of": (small(other={"x": 1}), "it is not said that they reach the optimum"),
     "two rows of one name": (
         small(problem=replace(WIDE, rows=(*WIDE.rows, Row("low", {"x": -1}, 0)))),
         "two rows of the program have one name",

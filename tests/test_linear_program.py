@@ -1,5 +1,6 @@
 """The exact program: its optimum is sympy's, its certificate refuses what is wrong, ties and conflicts are handled."""
 
+import json
 from dataclasses import replace
 from fractions import Fraction
 from random import Random
@@ -9,7 +10,11 @@ import pytest
 from sympy import Rational, Symbol
 from sympy.solvers.simplex import lpmin
 
+import verify
+from derive import certificate_file
 from derive.certify import Refused, check
+from tests.test_certify import corrupted
+from tests.zoo import ZOO
 from verify import linear_program
 from verify.linear_program import ProgramError, Row, minimise
 
@@ -138,3 +143,40 @@ def test_a_long_program_is_solved_exactly():
     found = minimise([1] * size + [0] * size, rows, [0] * size + [1] * size)
     assert set(found.values[:size]) == {Fraction(1, 3)}
     assert set(found.values[size:]) == {0}
+
+
+GRAPHS = ("two inputs", "experts", "recurrent")
+
+
+@pytest.mark.parametrize("name", GRAPHS)
+def test_a_graphs_certificate_is_read_back_and_a_changed_one_refused(name: str):
+    """60 changes of one number or name of each model's proof: refused, or in a row on which the proof does not rest."""
+    model, random = ZOO[name], Random(name)
+    proof = verify.prescribe(model.make, base_width=model.base_width, width=model.width, alignment="full").proof
+    assert proof is not None
+    text = certificate_file.as_text(proof)
+    assert check(certificate_file.read(text)).startswith("the certificate holds")
+    before, refused = json.loads(text), 0
+    for _ in range(60):
+        changed, place = corrupted(before, random)
+        try:
+            check(certificate_file.read(json.dumps(changed)))
+        except Refused:
+            refused += 1
+            continue
+        if place[0] == "problem":
+            # Only a row that no dual rests on, and that still holds: the optimum is proved from the others.
+            assert place[1] == "rows", (place, changed)
+            index: int = place[2]  # type: ignore[misc]
+            row = (changed if len(place) > 3 else before)["problem"]["rows"][index]
+            rests = {
+                *changed["duals"],
+                *changed["second"],
+                *(n for names in changed["binding"].values() for n in names),
+            }
+            assert row["name"] not in rests
+            left = sum(Fraction(a) * Fraction(changed["values"][x]) for x, a in row["coefficients"].items())
+            assert left <= Fraction(row["bound"])
+        else:
+            assert place[0] == "binding", (place, changed)
+    assert refused >= 30
