@@ -195,7 +195,7 @@ class Prescription:
 def solve(problem: Problem, decay: Decay = "independent") -> Prescription:
     """The largest stable rates of the problem, exact, with binding constraints, uniqueness and residuals."""
     chain = problem.chain()
-    most = 3 if problem.global_rate else 60
+    most = 3 if problem.global_rate else 4 if any(chain.bounded[:-1]) else 60  # where answers grow with every layer
     if not chain.is_numeric and problem.hidden_layers > most:
         raise DeriveError(
             f"{problem.hidden_layers} hidden layers with symbols: the answer would fill pages; give numbers, or "
