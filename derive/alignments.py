@@ -200,8 +200,11 @@ def _measured_rows(path: Path) -> list[dict[str, Any]]:
 
 
 def _exact(text: str) -> Expr | float:
-    value = float(text)
-    return Rational(text) if math.isfinite(value) and abs(value) < 1e9 and len(text) < 40 else math.nan
+    """The number as it is written, NaN where it is no size of a ratio: above 1e9 or, but for 0, below 1e-30."""
+    value = abs(float(text))
+    if value == 0 and not re.search("[1-9]", re.split("[eE]", text)[0]):
+        return S.Zero
+    return Rational(text) if 1e-30 < value < 1e9 and len(text) < 40 else math.nan
 
 
 def _ratios(values: Mapping[tuple[str, str], Any], layer: str, end: str, path: Path, notes: list[str]) -> Ratios:
@@ -210,8 +213,8 @@ def _ratios(values: Mapping[tuple[str, str], Any], layer: str, end: str, path: P
         value = values.get((layer, quantity), {}).get(end)
         if not isinstance(value, Rational):
             raise DeriveError(
-                f"{shorten(str(path))} has no measured {quantity} for {layer} (found {value}); measure it again, "
-                "or give it by hand with --alignment"
+                f"{shorten(str(path))} has no measured {quantity} for {shorten(layer)} (found "
+                f"{shorten(str(value))}); measure it again, or give it by hand with --alignment"
             )
         if value > 1:
             notes.append(f"{layer} {quantity} {end} {float(value):.3g} is above 1 and enters as 1")

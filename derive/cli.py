@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 
 from derive.errors import DeriveError, canonical, shorten, unknown_name
+from derive.streams import complain, prepare
 
 if TYPE_CHECKING:
     from sympy import Rational
@@ -32,6 +33,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+LONGEST_QUOTE = 200
+"""Of what was given, in an error's one line."""
+LONGEST_USAGE = 400
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it."""
 
@@ -429,36 +433,56 @@ Result = TypeVar("Result")
 
 def run(command: Callable[[], Result], name: str, errors: tuple[type[Exception], ...] = (DeriveError,)) -> int:
     """Run a command and turn what a user can cause into one line on standard error and exit code 2."""
+    if sys.stdout is None:
+        return _fail(name, "standard output is closed; send it to a file or to a terminal")
     try:
         code = command()
     except errors as error:
-        return _fail(name, str(error))
+        return _fail(name, _described(error))
     except BrokenPipeError:
         sys.stderr.close()
         return 1
     except OSError as error:
+        if error.filename is not None:
+            what = f"{shorten(str(error.filename), LONGEST_QUOTE)}: {error.strerror}"
+            return _fail(name, f"{what}; see to the file and its folder")
         return _fail(name, f"cannot write the output: {error.strerror}; send it somewhere else")
     except (KeyboardInterrupt, typer.Abort):
         return INTERRUPTED
     except Exception as error:
+        if isinstance(error, ValueError) and "int_max_str_digits" in str(error):
+            return _fail(name, _described(error))
         usage = getattr(error, "format_message", None)  # every usage error of the command line library has it
         if usage is None:
             raise
-        return _fail(name, f"{' '.join(usage().split())} (see {name} --help)")
+        said = " ".join(usage().split())
+        said = said if len(said) <= LONGEST_USAGE else f"{said[:LONGEST_QUOTE]}... ({len(said)} characters)"
+        return _fail(name, f"{said} (see {name} --help)")
     return code if isinstance(code, int) else 0
 
 
+def _described(error: Exception) -> str:
+    """The error in one line; what is not of this project, and may quote anything, cut short."""
+    message = " ".join(str(error).split())
+    if "int_max_str_digits" in message:
+        return f"a number has more than {sys.get_int_max_str_digits()} digits; give smaller ones"
+    ours = type(error).__module__.partition(".")[0] in (__name__.partition(".")[0], "verify")
+    return message if ours else shorten(message, LONGEST_QUOTE)
+
+
 def _fail(name: str, message: str) -> int:
-    sys.stderr.write(f"{name}: {message}\n")
+    complain(f"{name}: {message}")
     return 2
 
 
 def main() -> None:
     """Entry point of the `derive` command."""
+    prepare("derive")
     gc.disable()  # a short process: collecting garbage while sympy loads would cost a tenth of its start
     code = run(lambda: app(standalone_mode=False), "derive")
     try:
-        sys.stdout.close()
+        if sys.stdout is not None:
+            sys.stdout.close()
     except OSError:
         sys.stdout = None  # type: ignore[assignment]
     raise SystemExit(code)

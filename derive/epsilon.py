@@ -1,5 +1,6 @@
 """The width at which a constant epsilon starts to bite, layer by layer (THEORY 7)."""
 
+import math
 from dataclasses import dataclass
 from typing import cast
 
@@ -20,6 +21,8 @@ from derive.exponents import (
     rms,
 )
 from derive.propagation import Problem
+
+LARGEST_LOG = math.log(1e300)
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,7 @@ def onsets(
         size = _magnitude(optimizer.epsilon_companion, kind, rms_at_base, base_width, fixed_fan)
         width = None
         if exponent is not None and exponent.is_positive:
-            width = base_width * (size / value) ** (1 / float(exponent))
+            width = _width(base_width, size, value, exponent)
         found.append(Onset(kind, cast("Expr", exponent), size, width))
     return found
 
@@ -73,9 +76,26 @@ def _magnitude(companion: Expr, kind: Kind, rms_at_base: float, base_width: int,
             "grow; give it with --fixed-fan"
         )
     values = {fan: base_width if fans[fan] else fixed_fan for fan in needed}
-    gradient = sympy.Float(rms_at_base)
+    gradient = sympy.Rational(rms_at_base)
     moments = {GRADIENT: gradient, FIRST_MOMENT: gradient, SECOND_MOMENT: gradient**2}
     result = expression.xreplace({**moments, **{fan: sympy.Integer(size) for fan, size in values.items()}})
     if not result.is_number:
         raise DeriveError(f"the size of {companion} at the base width does not follow from the gradients alone")
-    return float(sympy.Float(result))
+    size = float(cast("Expr", result).evalf())
+    if not 0 < size < math.inf:
+        raise DeriveError(
+            f"the size of {companion} on the {kind} is {size:g} in floating point, for gradients of {rms_at_base:g}; "
+            "give gradients within 1e-150 to 1e150"
+        )
+    return size
+
+
+def _width(base_width: int, size: float, value: float, exponent: Expr) -> float:
+    """base_width (size / value)^(1/exponent); DeriveError where no floating-point number is as large or as small."""
+    log = math.log(base_width) + (math.log(size) - math.log(value)) / float(exponent)
+    if abs(log) >= LARGEST_LOG:
+        raise DeriveError(
+            f"epsilon {value:g} meets gradients of {size:g} at a width of 1e{log / math.log(10):.0f}, beyond any "
+            "network and any number here; give both as they are in training"
+        )
+    return base_width * (size / value) ** (1 / float(exponent))

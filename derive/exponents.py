@@ -82,6 +82,8 @@ def smallest(*values: Expr) -> Expr:
 
 
 def _extremum(function: type[Max] | type[Min], values: tuple[Expr, ...], keep: int) -> Expr:
+    if all(isinstance(value, Rational) for value in values):
+        return max(values) if keep > 0 else min(values)
     flat: list[Expr] = []
     for value in values:
         flat += _arguments(value) if isinstance(value, function) else (value,)
@@ -191,7 +193,7 @@ def operator_norm_exponent(matrix: Expr, sizes: Sizes) -> Expr:
         inner, singular_map = _matrix_argument(matrix), _arguments(matrix)[1]
         return exponent(singular_map, {**sizes, SIGMA: operator_norm_exponent(inner, sizes)})
     if isinstance(matrix, Add):
-        return Min(*(operator_norm_exponent(term, sizes) for term in _arguments(matrix)))
+        return smallest(*(operator_norm_exponent(term, sizes) for term in _arguments(matrix)))
     if isinstance(matrix, Mul):
         scalars, matrices = [], []
         for factor in _arguments(matrix):
@@ -201,7 +203,7 @@ def operator_norm_exponent(matrix: Expr, sizes: Sizes) -> Expr:
     if not _is_of_weights(matrix):
         return exponent(matrix, sizes) - _half_log_numel(sizes) - sizes.get(SPREAD, S.Zero) / 2
     if _parity_in_weights(matrix) == -1:
-        return exponent(matrix, sizes) + Min(sizes[FAN_IN], sizes[FAN_OUT]) / 2
+        return exponent(matrix, sizes) + smallest(sizes[FAN_IN], sizes[FAN_OUT]) / 2
     return exponent(matrix, sizes) - _half_log_numel(sizes)
 
 
@@ -235,24 +237,24 @@ def exponent(expression: Expr, sizes: Sizes) -> Expr:
             raise _unsized(expression, "the power is not a rational number")
         return power * size(base)
     if isinstance(expression, Add):
-        return Min(*map(size, _arguments(expression)))
+        return smallest(*map(size, _arguments(expression)))
     if isinstance(expression, Abs):
         return size(_arguments(expression)[0])
     if isinstance(expression, sign):
         return S.Zero
     if isinstance(expression, Max):
-        return Min(*map(size, _arguments(expression)))
+        return smallest(*map(size, _arguments(expression)))
     if isinstance(expression, Min):
         signed = not all(part.is_nonnegative for part in _arguments(expression))
-        return (Min if signed else Max)(*map(size, _arguments(expression)))
+        return (smallest if signed else largest)(*map(size, _arguments(expression)))
     if isinstance(expression, atan):
-        return Max(0, size(_arguments(expression)[0]))
+        return largest(S.Zero, size(_arguments(expression)[0]))
     if isinstance(expression, atan2):
         if not _arguments(expression)[1].is_nonnegative:
             raise _unsized(expression, "its second argument may be negative; use one such as sqrt(v) or abs(g)")
-        return Max(0, size(_arguments(expression)[0]) - size(_arguments(expression)[1]))
+        return largest(S.Zero, size(_arguments(expression)[0]) - size(_arguments(expression)[1]))
     if isinstance(expression, clip):
-        return Max(0, size(_arguments(expression)[0]))
+        return largest(S.Zero, size(_arguments(expression)[0]))
     if isinstance(expression, rms):
         return size(_matrix_argument(expression))
     if isinstance(expression, norm):
@@ -260,7 +262,7 @@ def exponent(expression: Expr, sizes: Sizes) -> Expr:
     if isinstance(expression, opnorm):
         return operator_norm_exponent(_matrix_argument(expression), sizes)
     if isinstance(expression, spectral):
-        full = Max(sizes[FAN_IN], sizes[FAN_OUT])
+        full = largest(sizes[FAN_IN], sizes[FAN_OUT])
         rank = full if _is_of_weights(expression) else sizes.get(RANK, full)
         return operator_norm_exponent(expression, sizes) + _half_log_numel(sizes) + rank / 2
     raise _unsized(expression, "no rule for this function")

@@ -16,6 +16,9 @@ from derive.errors import DeriveError, shorten, unknown_name
 
 MAX_CHARACTERS = 2000
 MAX_POWER = 16
+MAX_ARGUMENTS = 32
+MAX_DIGITS = 100
+"""Of a number's numerator and denominator: enough for any exponent, and sums of them can still be printed."""
 NUMBER = re.compile(r"[0-9]{1,12}(\.[0-9]{0,12})?|\.[0-9]{1,12}")
 SYMBOL = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,20}")
 NOT_SYMBOLS = {"n", "nan", "inf", "infinity", "oo", "zoo", "none", "true", "false"}
@@ -76,6 +79,13 @@ class _Builder:
         return DeriveError(f"{self.what}: {shorten(part or self.text)} {problem}")
 
     def build(self, node: ast.expr) -> Expr:
+        """The expression of a node, with no number in it that is too long to go on with."""
+        value = self.built(node)
+        if not isinstance(node, ast.Constant | ast.Name) and any(map(_is_long, value.atoms(Rational))):
+            raise self.error(node, f"has a number of more than {MAX_DIGITS} digits; give smaller ones")
+        return value
+
+    def built(self, node: ast.expr) -> Expr:
         if isinstance(node, ast.Constant):
             return self.number(node)
         if isinstance(node, ast.Name):
@@ -132,8 +142,14 @@ class _Builder:
         function = self.functions.get(node.func.id)
         if function is None:
             raise unknown_name(f"function in {self.what}", node.func.id, self.functions)
+        if len(node.args) > MAX_ARGUMENTS:
+            raise self.error(node, f"has {len(node.args)} arguments; give at most {MAX_ARGUMENTS}")
         arguments = [self.build(argument) for argument in node.args]
         try:
             return function(*arguments)
         except TypeError:
             raise self.error(node, f"has {len(arguments)} arguments, which {node.func.id} does not take") from None
+
+
+def _is_long(number: Rational) -> bool:
+    return max(abs(number.p), number.q) >= 10**MAX_DIGITS

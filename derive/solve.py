@@ -201,7 +201,7 @@ def solve(problem: Problem, decay: Decay = "independent") -> Prescription:
     Where no symbols are left they carry a certificate, checked; `certify.Refused` would be a mistake in here.
     """
     chain = problem.chain()
-    most = 3 if problem.global_rate else 60
+    most = 3 if problem.global_rate else 4 if any(chain.bounded[:-1]) else 60  # where answers grow with every layer
     if not chain.is_numeric and problem.hidden_layers > most:
         raise DeriveError(
             f"{problem.hidden_layers} hidden layers with symbols: the answer would fill pages; give numbers, or "

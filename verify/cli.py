@@ -2,12 +2,15 @@
 
 import gc
 import os
+import signal
 import sys
+import threading
 from typing import Any
 
 import typer
 
 from derive.cli import INTERRUPTED, run
+from derive.streams import prepare
 from verify import (
     cli_decay,
     cli_epsilon,
@@ -20,6 +23,9 @@ from verify import (
     cli_updates,
     hosts,
 )
+from verify.options import answer_alone
+
+AGAIN_SECONDS = 0.05
 
 app = typer.Typer(
     name="verify",
@@ -46,10 +52,18 @@ app.command()(cli_updates.updates)
 app.command()(cli_decay.decay)
 app.command()(cli_epsilon.epsilon)
 app.command()(cli_phase.phase)
-app.command()(cli_model.prescribe)
-app.command()(cli_model.check)
+app.command()(answer_alone(cli_model.prescribe))
+app.command()(answer_alone(cli_model.check))
 app.command()(cli_shapes.shapes)
 app.command()(cli_plan.plan)
+
+
+def interrupt_again(unraisable: "sys.UnraisableHookArgs") -> None:
+    """Deliver Ctrl-C again where it fell into code that may not raise, such as a callback of the garbage collector."""
+    if unraisable.exc_type is not KeyboardInterrupt:
+        sys.__unraisablehook__(unraisable)
+        return
+    threading.Timer(AGAIN_SECONDS, signal.raise_signal, [signal.SIGINT]).start()  # once that code is left
 
 
 def main() -> None:
@@ -58,6 +72,8 @@ def main() -> None:
     def command() -> Any:
         return app(standalone_mode=False)
 
+    prepare("verify")
+    sys.unraisablehook = interrupt_again
     code = run(command, "verify", (ValueError,))
     if code == INTERRUPTED or (code and hosts.inside()):
         # XLA may still be computing on its own threads, which taking the interpreter down would crash; and one of

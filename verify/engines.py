@@ -1,5 +1,6 @@
 """Where batches are trained: in this process, or in one process per core; the driver alone writes to the store."""
 
+import math
 import multiprocessing
 import os
 import signal
@@ -7,7 +8,7 @@ import threading
 from collections import OrderedDict, deque
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -63,7 +64,17 @@ def perform(task: Task, corpus: Corpus) -> list[Record]:
         if len(_loops) > KEPT_LOOPS:
             _loops.popitem(last=False)
     _loops.move_to_end(key)
-    return train(_loops[key], task.setting, task.batch, corpus)
+    return [as_cross_entropy(record) for record in train(_loops[key], task.setting, task.batch, corpus)]
+
+
+def as_cross_entropy(record: Record) -> Record:
+    """The record without what no cross-entropy is: below 0 by rounding it is 0, and -inf, of a diverged run, NaN."""
+
+    def possible(loss: float) -> float:
+        return math.nan if loss == -math.inf else 0.0 if loss < 0 else loss
+
+    curve = tuple((step, possible(loss)) for step, loss in record.curve)
+    return replace(record, loss=possible(record.loss), curve=curve)
 
 
 class Engine(Protocol):

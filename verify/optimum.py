@@ -179,7 +179,7 @@ def _side(distances: Rates, means: Rates) -> int:
 
 
 def _fit(x: Points, losses: Points, weights: Points) -> Parabola | None:
-    """Weighted least squares; None for a parabola that has no minimum among the points."""
+    """Weighted least squares; None for a parabola without a minimum among the points, or with one that is no loss."""
     middle = x.mean()
     design = np.stack([np.ones_like(x), x - middle, (x - middle) ** 2], axis=1)
     root = np.sqrt(weights)
@@ -187,7 +187,7 @@ def _fit(x: Points, losses: Points, weights: Points) -> Parabola | None:
     if curvature <= 0:
         return None
     vertex, bottom = float(middle) - linear / (2 * curvature), constant - linear**2 / (4 * curvature)
-    return Parabola(vertex, bottom, curvature) if x[0] <= vertex <= x[-1] else None
+    return Parabola(vertex, bottom, curvature) if x[0] <= vertex <= x[-1] and bottom >= 0 else None
 
 
 def _between(grid: Rates, losses: Rates, x: float, curvature: float) -> float:

@@ -2,14 +2,18 @@
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, redirect_stdout, suppress
+from functools import wraps
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import Any, TypeVar
+from typing import Any, ParamSpec, TextIO, TypeVar
 
 from derive.errors import DeriveError, canonical, shorten, unknown_name
 
 Number = TypeVar("Number", int, float)
+Given = ParamSpec("Given")
+FEW = 65_536
+"""Tokens among which two differ in any real text, so that the rest need not be looked at."""
 
 
 def read_numbers(option: str, text: str, kind: Callable[[str], Number], example: str) -> list[Number]:
@@ -46,10 +50,17 @@ def split_values(given: Sequence[str] | None, default: Sequence[str]) -> list[st
 
 
 def read_corpus(path: Path | None, vocabulary: int | None) -> Any:
-    """The corpus at that path, or the default one."""
+    """The corpus at that path, or the default one; DeriveError for one that has no information."""
     from verify.data import load_corpus
 
-    return load_corpus(path, vocabulary)
+    corpus = load_corpus(path, vocabulary)
+    first = corpus.tokens[0]
+    if (corpus.tokens[:FEW] == first).all() and (corpus.tokens == first).all():
+        raise DeriveError(
+            f"corpus {shorten(corpus.name)} is one token, {first}, over and over: it has no information and there is "
+            "nothing to learn; give a text"
+        )
+    return corpus
 
 
 def make_folder(path: Path, option: str = "--out") -> None:
@@ -117,10 +128,33 @@ class Progress:
         self.bar.update(self.task, advance=count, total=total)
 
 
+_answers: list[TextIO] = []
+
+
+def answer_alone(command: Callable[Given, None]) -> Callable[Given, None]:
+    """The command with standard output for its answer alone: what a user's model prints goes to standard error."""
+
+    @wraps(command)
+    def alone(*given: Given.args, **options: Given.kwargs) -> None:
+        _answers.append(sys.stdout)
+        try:
+            with redirect_stdout(sys.stderr):
+                try:
+                    command(*given, **options)
+                finally:
+                    if "jax" in sys.modules:
+                        sys.modules["jax"].effects_barrier()  # what its compiled functions print comes late
+        finally:
+            _answers.pop()
+
+    return alone
+
+
 def write_out(text: str) -> None:
     """Write to standard output at once, so that a closed pipe shows here."""
-    sys.stdout.write(text)
-    sys.stdout.flush()
+    to = _answers[-1] if _answers else sys.stdout
+    to.write(text)
+    to.flush()
 
 
 def write_error(line: str) -> None:
