@@ -54,12 +54,12 @@ def read_corpus(path: Path | None, vocabulary: int | None) -> Any:
     from verify.data import load_corpus
 
     corpus = load_corpus(path, vocabulary)
-    first = corpus.tokens[0]
-    if (corpus.tokens[:FEW] == first).all() and (corpus.tokens == first).all():
-        raise DeriveError(
-            f"corpus {shorten(corpus.name)} is one token, {first}, over and over: it has no information and there is "
-            "nothing to learn; give a text"
-        )
+    for period in (1, 2):  # a character is two half bytes
+        if all((part[period:] == part[:-period]).all() for part in (corpus.tokens[:FEW], corpus.tokens)):
+            raise DeriveError(
+                f"corpus {shorten(corpus.name)} repeats {', '.join(map(str, corpus.tokens[:period]))} from end to end: "
+                "it has no information, and there is nothing to learn; give a text"
+            )
     return corpus
 
 

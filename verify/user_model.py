@@ -176,6 +176,9 @@ def drawn(params: Tree) -> dict[str, Drawn | None]:
         entries = np.asarray(leaf, dtype=np.float64)
         if not np.isfinite(entries).all():
             raise ModelError(f"parameter {path_name(path)} starts with entries that are not finite; draw it anew")
+        if entries.size == 0:  # nothing is drawn
+            found[path_name(path)] = Drawn(0.0, 0.0)
+            continue
         mean, std = float(entries.mean()), float(entries.std())
         chance = abs(mean) <= 4 * std / max(entries.size, 1) ** 0.5
         found[path_name(path)] = Drawn(
