@@ -142,9 +142,6 @@ class Problem:
         keeps_gradients = not self.global_rate and any(bool(each > 0) for each in growth)
         bounded = [bool(self.optimizers[kind].weight_degree > 0) for kind in kinds]
         bounded[-1] = bounded[-1] or keeps_gradients
-        if not self.global_rate:
-            for index in range(1, len(kinds) - 1):
-                bounded[index] = bounded[index] or _may_rule_the_way_back(ratios[index], growth[:index])
         return Chain(
             kinds=kinds,
             a=a,
@@ -210,14 +207,6 @@ def _clip(kinds: Sequence[Kind], g: Sequence[Expr]) -> tuple[list[Expr], bool]:
     norms = [gradient - Rational(sum(FAN_EXPONENTS[kind]), 2) for kind, gradient in zip(kinds, g, strict=True)]
     norm = Min(*norms)
     return [gradient - norm for gradient in g], any(each == norm for each in norms[:-1])
-
-
-def _may_rule_the_way_back(ratios: Ratios, growth: Sequence[Expr]) -> bool:
-    """Whether a hidden update can outgrow its weights, and so raise the gradients of layers whose updates follow them.
-
-    d_l >= alpha_l, and a + b = 1/2: only below 1/2. Symbols are taken to be at least that.
-    """
-    return bool((ratios.alpha - Rational(1, 2)).is_negative) and any(bool(each > 0) for each in growth)
 
 
 def _capped(alignment: Alignment, kind: Kind, index: int, cap: Expr) -> Ratios:
@@ -289,10 +278,7 @@ def constraints(chain: Chain) -> list[Constraint]:
         if not free_logits:
             terms.append(("stable", Ge(now, 0, evaluate=False), "the change stays finite"))
         if chain.bounded[index]:
-            keeps = last or chain.growth[0] > 0
-            why = "the update does not outgrow the weights" + (
-                ", nor the gradients their initial size" if keeps else ""
-            )
+            why = "the update does not outgrow the weights" + (", nor the gradients their initial size" if last else "")
             terms.append(("bounded", Ge(d - a - b, 0, evaluate=False), why))
         for term, relation, why in terms:
             text = constraint_text(term, layer, "0" if free_logits else None)

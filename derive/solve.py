@@ -243,7 +243,7 @@ def solve(problem: Problem, decay: Decay = "independent") -> Prescription:
         layers,
         unique,
         r[-2].is_zero,
-        (*problem.alignment.notes, *_warnings(problem, r), *_rank_notes(problem, c)),
+        (*problem.alignment.notes, *_warnings(problem, r), *_rank_notes(problem, c), *_backward_notes(chain, c)),
         decay=decay,
         certificate=proof,
     )
@@ -269,6 +269,22 @@ def _warnings(problem: Problem, r: Sequence[Expr]) -> list[str]:
         for index, residual in enumerate(stable)
         if residual.is_negative
     ]
+
+
+def _backward_notes(chain: Chain, c: Sequence[Expr]) -> list[str]:
+    """Hidden layers whose update outgrows their weights, d < a + b, where rates before them follow the gradient.
+
+    Only an alignment below 1/2 allows it. The update then rules the way back too, which g leaves out (THEORY 3).
+    """
+    found = []
+    for index in range(1, chain.depth - 1):
+        d = chain.a[index] + c[index] + chain.s[index]
+        if (d - chain.a[index] - chain.b[index]).is_negative and any(bool(each > 0) for each in chain.growth[:index]):
+            found.append(
+                f"the update of layer {index + 1} outgrows its weights (d = {d}) and so raises the gradients before it, "
+                "which g leaves out: rates there that follow the gradient are too large"
+            )
+    return found
 
 
 def _rank_notes(problem: Problem, c: Sequence[Expr]) -> list[str]:

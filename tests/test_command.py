@@ -161,7 +161,7 @@ def test_a_failed_measurement_is_not_replaced(tmp_path: Path, capsys: Capture) -
     path = write_measurement(tmp_path, alpha=("NaN", "NaN", "NaN"))
     code, out, err = derive(capsys, "--alignment", f"measured:{path}")
     assert (code, out) == (2, "")
-    assert "no measured alpha for hidden.0" in err
+    assert "no measured alpha for 'hidden.0'" in err
 
 
 def write_measurement(folder: Path, alpha: tuple[str, str, str]) -> Path:
