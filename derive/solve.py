@@ -281,7 +281,7 @@ def _backward_notes(chain: Chain, c: Sequence[Expr]) -> list[str]:
         d = chain.a[index] + c[index] + chain.s[index]
         if (d - chain.a[index] - chain.b[index]).is_negative and any(bool(each > 0) for each in chain.growth[:index]):
             found.append(
-                f"the update of layer {index + 1} outgrows its weights (d = {d}) and so raises the gradients before it, "
+                f"the update of layer {index + 1} outgrows its weights (d = {d}) and raises the gradients before it, "
                 "which g leaves out: rates there that follow the gradient are too large"
             )
     return found
