@@ -31,20 +31,20 @@ def rms(matrix: Matrix) -> float:
 RULES: dict[str, tuple[Callable[[Matrix, Matrix], Matrix], Any, Any]] = {
     # rule: (the same with matrices, c of a hidden layer of SP at rank one, and at full rank), by hand: the update of an
     # example in the batch is n^c at rate 1
-    "polar(m)/rms(polar(m))": (lambda g, w: polar(g) / rms(polar(g)), 1, HALF),
-    "polar(m)/norm(polar(m))": (lambda g, w: polar(g) / np.linalg.norm(polar(g)), 0, -HALF),
+    "polar(m)/rms(polar(m))": (lambda g, _w: polar(g) / rms(polar(g)), 1, HALF),
+    "polar(m)/norm(polar(m))": (lambda g, _w: polar(g) / np.linalg.norm(polar(g)), 0, -HALF),
     "norm(w)*polar(m)/norm(polar(m))": (
         lambda g, w: np.linalg.norm(w) * polar(g) / np.linalg.norm(polar(g)),
         HALF,
         0,
     ),
     "norm(sign(m))*polar(m)/norm(polar(m))": (
-        lambda g, w: np.linalg.norm(np.sign(g)) * polar(g) / np.linalg.norm(polar(g)),
+        lambda g, _w: np.linalg.norm(np.sign(g)) * polar(g) / np.linalg.norm(polar(g)),
         1,
         HALF,
     ),
     "opnorm(w)*polar(m)": (lambda g, w: np.linalg.norm(w, 2) * polar(g), 0, 0),
-    "polar(m)*sqrt(fan_in)": (lambda g, w: polar(g) * np.sqrt(g.shape[1]), HALF, HALF),
+    "polar(m)*sqrt(fan_in)": (lambda g, _w: polar(g) * np.sqrt(g.shape[1]), HALF, HALF),
     "rms(w)*polar(m)": (lambda g, w: rms(w) * polar(g), -HALF, -HALF),
 }
 
