@@ -12,7 +12,7 @@ import os
 import platform
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -189,14 +189,29 @@ SECTIONS: Mapping[str, Callable[[Any], list[Row]]] = {
 def table(found: Mapping[str, Any]) -> str:
     """The Markdown table of one device's results."""
     rows = [row for section, make in SECTIONS.items() if section in found for row in make(found[section])]
-    lines = [f"{found['device']}, {found['cores']} cores", "", "| what | ours | floor | peer |", "|---|---|---|---|"]
+    return _markdown(f"{found['device']}, {found['cores']} cores", rows)
+
+
+def _markdown(heading: str, rows: Sequence[Row]) -> str:
+    lines = [heading, "", "| what | ours | floor | peer |", "|---|---|---|---|"]
     return "\n".join([*lines, *(f"| {' | '.join(row)} |".replace("|  |", "| |") for row in rows)])
+
+
+def tables(folder: Path) -> list[str]:
+    """One per device: those of `make bench`, then those that an accelerator's run was adopted from."""
+    from benchmarks.accelerator.adopt import rows
+
+    adopted = sorted(path.parent for path in folder.glob("*/1_device.json"))
+    return [
+        *(table(read(path)) for path in sorted(folder.glob("*.json"))),
+        *(_markdown(*rows(each)) for each in adopted),
+    ]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, nargs="?", default=FOLDER)
-    print("\n\n".join(table(read(path)) for path in sorted(parser.parse_args().folder.glob("*.json"))))
+    print("\n\n".join(tables(parser.parse_args().folder)))
 
 
 if __name__ == "__main__":

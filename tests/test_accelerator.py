@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
 import time
@@ -11,14 +12,17 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.accelerator.adopt import adopt
 from benchmarks.accelerator.ledger import Cost, Job, Ledger, read
 from benchmarks.accelerator.steps import STEPS, ends
+from benchmarks.results import tables
 
 ROOT = Path(__file__).parent.parent
 HEADING = {"step": "toy", "device": "A Chip"}
 SLOW = """
 import sys, time
 from pathlib import Path
+from benchmarks.accelerator.adopt import adopt
 from benchmarks.accelerator.ledger import Cost, Ledger
 ledger = Ledger(Path(sys.argv[1]), {"step": "toy", "device": "A Chip"}, time.time() + 60, time.time())
 for number in range(40):
@@ -114,7 +118,6 @@ def test_the_shares_are_all_of_the_time() -> None:
     assert limits[0] <= 160.0
 
 
-@pytest.mark.slow
 def test_every_step_works_at_toy_size(tmp_path: Path) -> None:
     """From the project's folder, by a Python that need not have it installed; in under two minutes on two cores."""
     command = [sys.executable, "-m", "benchmarks.accelerator", "--check", "--out", str(tmp_path)]
@@ -123,3 +126,37 @@ def test_every_step_works_at_toy_size(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     assert sorted(each.name for each in tmp_path.iterdir()) == sorted(step.path(tmp_path).name for step in STEPS)
     assert all(json.loads(each.read_text())["result"] for each in tmp_path.iterdir())
+
+
+def pretended(folder: Path, parts: int = 2, **heading: object) -> Path:
+    """Files of a device that is none: the ceilings, and the transfer study."""
+    named = {"device": "Pretended Chip 9", "cores": 3, "jax": "0.0", "check": False, **heading}
+    ceilings = {name: {"seconds": 1.0, "result": {"flops": 7e12}} for name in ("float32", "bfloat16")[:parts]}
+    folder.mkdir(exist_ok=True)
+    for step, kept in ((STEPS[0], ceilings), (STEPS[5], {"one": {"seconds": 1.0, "result": []}})):
+        content = {"step": step.name, **named, "parts": kept, "left": {}, "errors": {}, "running": []}
+        step.path(folder).write_text(json.dumps(content))
+    return folder
+
+
+def test_adopted_results_are_shown_by_their_device_and_go_with_their_folder(tmp_path: Path) -> None:
+    stored = tmp_path / "results"
+    assert adopt(pretended(tmp_path / "run"), stored) == 0
+    (shown,) = tables(stored)
+    assert shown.startswith("Pretended Chip 9, 3 cores, JAX 0.0")
+    assert "| matmul ceiling, bfloat16 | 7 TFLOP/s |" in shown and "| the transfer study | 1 parts, 0 left |" in shown
+    assert adopt(pretended(tmp_path / "run", parts=1), stored) == 0  # of fewer parts: what is stored stays
+    assert "bfloat16" in tables(stored)[0]
+    shutil.rmtree(stored / "pretended-chip-9")
+    assert tables(stored) == []
+
+
+def test_toys_other_devices_and_nothing_are_not_adopted(tmp_path: Path) -> None:
+    stored = tmp_path / "results"
+    assert adopt(tmp_path, stored) == 2
+    assert adopt(pretended(tmp_path / "toy", check=True), stored) == 2
+    mixed = pretended(tmp_path / "mixed")
+    other = json.loads(STEPS[5].path(mixed).read_text()) | {"device": "Another"}
+    STEPS[5].path(mixed).write_text(json.dumps(other))
+    assert adopt(mixed, stored) == 2
+    assert not stored.exists()

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from benchmarks.results import FOLDER, keep, read, slug, table
+from benchmarks.results import FOLDER, keep, read, slug, table, tables
 from benchmarks.transformer import Setting, flax, ours, products
 from verify.models.transformer import product
 
@@ -103,6 +103,10 @@ def test_a_file_that_is_not_one_of_results_is_left_alone(text: str, tmp_path: Pa
     with pytest.raises(SystemExit, match="move it away"):
         keep("derive", {}, tmp_path, MACHINE)
     assert path.read_text() == text
+
+
+def test_the_readme_shows_what_was_adopted() -> None:
+    assert [shown for shown in tables(FOLDER) if shown not in README] == []
 
 
 @pytest.mark.parametrize("path", STORED, ids=lambda path: path.stem)

@@ -2,6 +2,7 @@
 
     python -m benchmarks.accelerator --minutes 9 --out FOLDER      run, or go on: seven files, each part as it ends
     python -m benchmarks.accelerator --check [--out FOLDER]        every step at toy size, on any device
+    python -m benchmarks.accelerator --adopt FOLDER                put results where the tables read them
 
 Exit code 0: nothing failed; 1: a part failed, and its file says how; 2: the command was wrong.
 """
@@ -99,7 +100,12 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, help=f"time for everything  [default: {DEFAULT_MINUTES:g}]")
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="where results go, and go on")
     parser.add_argument("--check", action="store_true", help="every step at toy size")
+    parser.add_argument("--adopt", type=Path, metavar="FOLDER", help="take over what --out had")
     options = parser.parse_args()
+    if options.adopt:
+        from benchmarks.accelerator.adopt import adopt
+
+        return adopt(options.adopt)
     minutes = options.minutes or (CHECK_MINUTES if options.check else DEFAULT_MINUTES)
     if not 0 < minutes <= 24 * 60:
         parser.error(f"--minutes {options.minutes} is not allowed; give a number above 0, up to 1440")
