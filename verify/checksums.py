@@ -64,12 +64,15 @@ def sealed(content: Mapping[str, Any]) -> dict[str, Any]:
 
 def unsealed(content: Any) -> Any:
     """A document without its checksum, where it has one; DamagedError where that is another."""
-    if not isinstance(content, dict) or KEY not in content:
+    if not isinstance(content, dict) or not content:
         return content
-    rest = {name: value for name, value in content.items() if name != KEY}
-    if content[KEY] != checksum(rest):
+    key = KEY if KEY in content else next(reversed(content))
+    rest = {name: value for name, value in content.items() if name != key}
+    fits = content[key] == checksum(rest)
+    # A checksum that fits under another name: its very name was damaged, and no earlier version wrote the document.
+    if fits != (key == KEY):
         raise DamagedError("was damaged or changed after it was written: it does not fit its checksum")
-    return rest
+    return rest if fits else content
 
 
 def write_document(path: Path, content: Mapping[str, Any]) -> None:
