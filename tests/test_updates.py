@@ -157,7 +157,7 @@ def test_a_stored_study_is_read_and_not_trained_again(tmp_path: Path) -> None:
     with pytest.raises(StudyError, match=r"base_rate: 0\.05, not 0\.1"):
         Updates.read(path, replace(conditions("muon"), base_rate=0.1))
     path.write_text('{"conditions": 3}')
-    with pytest.raises(StudyError, match="is not a study"):
+    with pytest.raises(StudyError, match="is damaged or not a study"):
         Updates.read(path, conditions("muon"))
 
 
