@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-import verify
 from derive.alignments import FULL
 from derive.optimizers import optimizers
 from derive.parameterizations import MUP, SP
@@ -98,26 +97,25 @@ def test_a_gain_and_a_bias_before_a_divided_layer_keep_their_rates():
     for power, role in [(1.0, "readout"), (0.5, "readout"), (0.5, "hidden")]:
 
         def make(width: int, power: float = power, role: str = role) -> Any:
-            params = {name: shape(width, width) for name in ("w", "next")} | {"in": shape(6, width)}
-            params |= {"gain": shape(width), "bias": shape(width), "out": shape(width, 2)}
+            params = {"in": shape(6, width), "w": shape(width, width), "gain": shape(width), "bias": shape(width)}
+            params["next"] = shape(width, width if role == "hidden" else 2)
+            params |= {"out": shape(width, 2)} if role == "hidden" else {}
 
             def apply(p: Any, x: Any) -> Any:
                 z = p["gain"] * norm(jnp.tanh(jnp.tanh(x @ p["in"]) @ p["w"])) + p["bias"]
-                if role == "readout":
-                    return (jnp.tanh(z @ p["next"]) + z) / width**power @ p["out"]
-                return jnp.tanh(z / width**power @ p["next"]) @ p["out"]
+                y = (z / width**power) @ p["next"]
+                return jnp.tanh(y) @ p["out"] if role == "hidden" else y
 
             return params, apply, shape(5, 6)
 
         rates = solved(make)
-        found = exponents(rates, "found")
-        expected = {"in": 0, "gain": 0, "bias": 0, "w": 1, "next": 1 - found["next"], "out": 1 - found["out"]}
-        assert exponents(rates, "c") == expected
-        assert found["out" if role == "readout" else "next"] == Fraction(power)
+        expected = {"in": 0, "gain": 0, "bias": 0, "w": 1, "next": 1 - Fraction(power)}
+        assert exponents(rates, "c") == expected | ({"out": 1} if role == "hidden" else {})
+        assert rates.parameters["next"].found == Fraction(power)
 
 
 def test_logits_with_a_bias_and_free_logits_have_a_solution():
-    """Under cross-entropy only W dz of the readout is left out: the bias, and the readout's own update, stay bounded."""
+    """Under cross-entropy only W dz of the readout is left out: the bias and the readout's own update stay bounded."""
 
     def make(width: int) -> Any:
         params = {"in": shape(6, width), "w": shape(width, width), "out": shape(width, 3), "bias": shape(3)}
@@ -156,7 +154,7 @@ def selective(blocks: int, rank: int) -> Any:
 
 
 def test_parts_of_fixed_and_of_growing_size_add_up_by_squares():
-    """g is 1 in every block at any depth: epsilon x 1/8 from 64 to 512, and SGD's rates as in a block without the split.
+    """g is 1 in every block at any depth: epsilon x 1/8 from 64 to 512, and SGD's rates as without the split.
 
     The projection's own g is less: n^-1/2 on 2N of R + 2N outputs, R = n/16 -> 4 + 16 and 32 + 16 entries.
     """
