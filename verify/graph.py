@@ -53,7 +53,8 @@ class Use:
     r of the input r_node + input_shift. `scale` is the exponent of the constants that the weight is multiplied by, and
     `input_size` that of the input. `trailing` is the exponent of the constants that its output is multiplied by before
     anything else; all three are multipliers in the user's own code, n^-found together. `address` is its place in the
-    program: the index of its equation, within the equation that holds that one, and so on.
+    program: the index of its equation, within the equation that holds that one, and so on. `shared` is the power of n
+    in the number of positions that this one weight is used at, over which its gradient sums.
     """
 
     name: str
@@ -68,6 +69,7 @@ class Use:
     input_shift: Fraction = ZERO
     input_back: Fraction = ZERO
     input_size: Fraction = ZERO
+    shared: Fraction = ZERO
     trailing: Fraction | None = None
 
     @property

@@ -1,10 +1,12 @@
 """What products do: dense ops, each a use of its parameter, and products of two activations."""
 
 from dataclasses import replace
+from fractions import Fraction
+from math import prod
 
 from jax.extend.core import JaxprEqn
 
-from verify.graph import ZERO, Activation, Edge, Fan, Node, Product, Use, Value, Weight, settle
+from verify.graph import ZERO, Activation, Edge, Fan, Node, Product, Use, Value, Weight, growth, power, settle
 from verify.graph_rules import Rules, Shapes, shape_text
 from verify.trace import LABELS, fans
 
@@ -85,10 +87,30 @@ class Products(Rules):
             value.shift,
             value.back,
             size,
+            self.shared(eqn, wide, position, path),
         )
         node = self.graph.add(Node(use=use))
         self.graph.uses.append(use)
         return Activation(shape, node, owners=((use, ZERO),))
+
+    def shared(self, eqn: JaxprEqn, wide: JaxprEqn, position: int, path: str) -> Fraction:
+        """The power of n in the number of positions at which a product uses each of the parameter's entries.
+
+        Those are the output's entries, per entry of one position's output; copies of the parameter count as well.
+        """
+        label, entries = LABELS[eqn.primitive.name], []
+        for each in (eqn, wide):
+            out, weight = prod(each.outvars[0].aval.shape), each.invars[position].aval.shape
+            batch = 1
+            if label == "dot":
+                batch = prod(weight[axis] for axis in each.params["dimension_numbers"][1][position])
+            fan_out = fans(label, each.params, weight, position)[1]
+            groups = each.params["feature_group_count"] if label == "conv" else 1
+            entries.append((out, fan_out * groups * batch, prod(weight)))
+        (out, used, copied), (wide_out, wide_used, wide_copied) = entries
+        positions = power(out, wide_out, self.graph.ratio) - power(used, wide_used, self.graph.ratio)
+        single = growth(self.graph.shapes[path], self.graph.ratio)
+        return positions + max(ZERO, power(copied, wide_copied, self.graph.ratio) - single)
 
     def vectors(self, eqn: JaxprEqn, wide: JaxprEqn, path: str) -> None:
         """A lookup has to give rows, which grow in one dimension."""
