@@ -10,9 +10,12 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+import verify
 from derive.alignments import FULL
 from derive.optimizers import optimizers
 from derive.parameterizations import MUP, SP
+from tests.test_graph_sizes import measured_exponents
+from tests.zoo import normal
 from verify.graph_rates import Rates, solve_graph
 from verify.graph_start import Wanted
 from verify.user_model import graph_of
@@ -166,3 +169,50 @@ def test_parts_of_fixed_and_of_growing_size_add_up_by_squares():
         c = exponents(sgd, "c")
         assert {c[f"blocks.{block}.{name}"] for block in range(blocks) for name in ("inp", "step", "out")} == {0}
         assert (c["embed"], c["blocks.0.bias"], c["head"]) == (-1, -1, 1)
+
+
+def shared_by(form: str) -> Any:
+    """Two layers over 8 tokens, or over the entries of a head, that all channels or all heads share."""
+
+    def make(width: int) -> Any:
+        params = {"in": normal(0, 6, width), "mix": normal(1, 8, width), "back": normal(2, width, 8)}
+        params |= {"out": normal(3, width, 3), "bias": jnp.zeros(width)}
+
+        def mixed(p: Any, y: Any) -> Any:  # y: batch, 8, what shares
+            if form == "swapped":
+                return jnp.swapaxes(jnp.tanh(jnp.swapaxes(y, 1, 2) @ p["mix"] + p["bias"]) @ p["back"], 1, 2)
+            if form == "einsum":
+                hidden = jnp.tanh(jnp.einsum("btc,tm->bmc", y, p["mix"]) + p["bias"][:, None])
+                return jnp.einsum("mt,bmc->btc", p["back"], hidden)
+            if form == "copied":
+                copies = jnp.broadcast_to(p["mix"], (y.shape[-1], 8, y.shape[-1]))
+                hidden = jnp.tanh(jnp.einsum("btc,ctm->bcm", y, copies) + p["bias"])
+                return jnp.einsum("mt,bcm->btc", p["back"], hidden)
+
+            def one(column: Any) -> Any:
+                return jnp.tanh(column @ p["mix"] + p["bias"]) @ p["back"]
+
+            return jax.vmap(jax.vmap(one, in_axes=1, out_axes=1))(y)
+
+        def apply(p: Any, x: Any) -> Any:
+            z = jnp.tanh(x @ p["in"])
+            return (z + mixed(p, z)).mean(1) @ p["out"]
+
+        return params, apply, normal(4, 4, 8, 6)
+
+    return make
+
+
+@pytest.mark.parametrize("form", ["swapped", "einsum", "copied", "mapped"])
+def test_a_weight_shared_along_a_growing_axis_sums_its_gradient_along_it(form: str):
+    """n^-3/2 a channel goes back through `back`, n channels of random sign: g of `mix` is 1, and 1/2 of `back`."""
+    rates = solved(shared_by(form), "sgd")
+    assert exponents(rates, "g") == {"in": 1, "mix": 1, "bias": 1, "back": HALF, "out": 0}
+    assert exponents(rates, "c") == {"in": -1, "mix": -1, "bias": -1, "back": HALF, "out": 1}
+
+
+@pytest.mark.slow
+def test_gradients_of_shared_weights_go_as_said():
+    answer = verify.prescribe(shared_by("swapped"), base_width=64, width=256)
+    found = measured_exponents(shared_by("swapped"), answer, [256, 1024])["gradient"]
+    assert found == pytest.approx({row.path: float(row.g) for row in answer.parameters}, abs=0.05)
