@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 import verify
@@ -16,6 +17,7 @@ from derive.optimizers import optimizers
 from derive.parameterizations import MUP, SP
 from tests.test_graph_sizes import measured_exponents
 from tests.zoo import normal
+from verify.graph import GraphError
 from verify.graph_rates import Rates, solve_graph
 from verify.graph_start import Wanted
 from verify.user_model import graph_of
@@ -216,3 +218,92 @@ def test_gradients_of_shared_weights_go_as_said():
     answer = verify.prescribe(shared_by("swapped"), base_width=64, width=256)
     found = measured_exponents(shared_by("swapped"), answer, [256, 1024])["gradient"]
     assert found == pytest.approx({row.path: float(row.g) for row in answer.parameters}, abs=0.05)
+
+
+def scaled_by(scale: str) -> Any:
+    """A network whose logits are divided by the width: by a number, or by an array that apply closes over."""
+
+    def make(width: int) -> Any:
+        numbers = {
+            "number": 1 / width,
+            "jax array": jnp.float32(1 / width),
+            "numpy array": np.float32(1 / width),
+            "vector": jnp.full(3, 1 / width),
+        }
+        m = numbers[scale.removesuffix(" in jit")]
+        params = {"in": normal(0, 6, width), "w": normal(1, width, width), "out": normal(2, width, 3)}
+        divided = jax.jit(lambda y: y * m) if "jit" in scale else lambda y: y * m
+        return params, lambda p, x: divided(jnp.tanh(jnp.tanh(x @ p["in"]) @ p["w"]) @ p["out"]), normal(4, 5, 6)
+
+    return make
+
+
+@pytest.mark.parametrize("scale", ["number", "jax array", "jax array in jit", "numpy array", "vector"])
+def test_an_array_that_apply_closes_over_is_read_at_both_widths(scale: str):
+    rates = solved(scaled_by(scale))
+    assert exponents(rates, "found") == {"in": 0, "w": 0, "out": 1}
+    assert exponents(rates, "b") == {"in": 0, "w": HALF, "out": 0}
+    assert exponents(rates, "c") == {"in": 0, "w": 1, "out": 0}
+
+
+def adapted(frozen_readout: bool = True, normed: bool = False) -> Any:
+    """LoRA: a base network that is not trained, drawn when it is made, and A and B beside its one hidden matrix."""
+
+    def make(width: int) -> Any:
+        base = {"in": normal(0, 6, width), "w": normal(1, width, width), "table": normal(7, 40, width, std=1.0)}
+        out = normal(2, width, 2) * width**-0.5
+        params = {"A": normal(3, width, 4), "B": jnp.zeros((4, width))} | ({} if frozen_readout else {"out": out})
+
+        def apply(p: Any, x: Any) -> Any:
+            z = jnp.tanh(x[:, :6] @ base["in"] + base["table"][jnp.argmax(x, axis=1)])
+            z = norm(z) if normed else z
+            z = jnp.tanh(z @ base["w"] + z @ p["A"] @ p["B"])
+            return z @ (out if frozen_readout else p["out"])
+
+        return params, apply, normal(4, 5, 40)
+
+    return make
+
+
+@pytest.mark.parametrize("normed", [False, True])
+@pytest.mark.parametrize("frozen_readout", [True, False])
+def test_a_frozen_base_is_read_and_its_adapters_are_prescribed(frozen_readout: bool, normed: bool):
+    rates = solved(adapted(frozen_readout, normed))
+    assert [(rates.parameters[name].role, rates.parameters[name].b, rates.parameters[name].c) for name in "AB"] == [
+        ("hidden", HALF, 1),
+        ("embedding", 0, 0),
+    ]
+    if not frozen_readout:
+        assert (rates.parameters["out"].b, rates.parameters["out"].c) == (1, 1)
+
+
+@pytest.mark.parametrize(("matrix", "loses"), [("random", HALF), ("rotation", HALF), ("mean", 1), ("one rank", 1)])
+def test_changes_add_up_at_random_signs_through_a_random_constant_and_align_through_a_mean(
+    matrix: str, loses: Fraction
+):
+    """z m @ w with m = n^-p of the matrix: p is 1/2 where rows add up at random signs and else 1."""
+
+    def make(width: int) -> Any:
+        q = jnp.linalg.qr(normal(5, width, width, std=1.0))[0]
+        line = jnp.ones((width, 1)) @ normal(6, 1, width, std=1.0)
+        values = {"random": normal(5, width, width), "rotation": q, "mean": jnp.full((width, width), 1 / width)}
+        m = (values | {"one rank": line / width})[matrix]
+        params = {"in": shape(6, width), "w": shape(width, width), "out": shape(width, 3)}
+        return params, lambda p, x: jnp.tanh(jnp.tanh(x @ p["in"]) @ m @ p["w"]) @ p["out"], shape(5, 6)
+
+    graph = graph_of(make, 64, 256)[0]
+    assert not graph.problems
+    source = next(use for use in graph.uses if use.path == "in").node
+    w = next(use for use in graph.uses if use.path == "w")
+    layer = graph.nodes[w.input_node or 0]
+    forward = w.input_shift + (layer.edges[0].forward if layer.layer else 0)
+    assert (layer.layer, w.input_node == source) == (loses == HALF, loses == 1)
+    assert forward == (HALF if loses == HALF else 1) - loses
+
+
+def test_an_array_that_cannot_be_read_is_named(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("verify.user_model.LARGEST_MODEL", 0)
+    with pytest.raises(GraphError, match=r"an array, \(\), go with the width cannot be told: it is not in params"):
+        solved(scaled_by("jax array"))
+    with pytest.raises(GraphError, match=r"an array, \(64, 64\) -> \(256, 256\), go with the width cannot be told"):
+        solved(adapted())

@@ -114,11 +114,15 @@ class Edge:
 
 @dataclass
 class Node:
-    """A value whose change is the largest of several terms; `uses` and `product` add theirs to the edges'."""
+    """A value whose change is the largest of several terms; `uses` and `product` add theirs to the edges'.
+
+    `layer`: it is what a matrix that is not trained makes of its source.
+    """
 
     edges: list[Edge] = field(default_factory=list)
     use: Use | None = None
     product: Product | None = None
+    layer: bool = False
 
 
 @dataclass(frozen=True)
@@ -189,7 +193,7 @@ class Graph:
             if node.use is not None and node.use.input_node is not None:
                 feeds[node.use.input_node] = True
             for edge in node.edges:
-                feeds[edge.source] |= feeds[index] or node.product is not None
+                feeds[edge.source] |= feeds[index] or node.product is not None or node.layer
         # A use whose output feeds a later one feeds through its input as well; one sweep reached all, in order.
         return feeds
 

@@ -3,12 +3,15 @@
 from dataclasses import replace
 from fractions import Fraction
 from math import prod
+from typing import Any, cast
 
+import numpy as np
 from jax.extend.core import JaxprEqn
 
-from verify.graph import ZERO, Activation, Edge, Fan, Node, Product, Use, Value, Weight, growth, power, settle
+from verify.graph import ZERO, Activation, Constant, Edge, Fan, Node, Product, Use, Value, Weight, growth, power, settle
+from verify.graph_constants import as_matrix, entries, is_random, nonnegative
 from verify.graph_rules import Rules, Shapes, shape_text
-from verify.trace import LABELS, fans
+from verify.trace import LABELS, Shape, fans
 
 
 class Products(Rules):
@@ -24,11 +27,9 @@ class Products(Rules):
         if label == "gather":
             if isinstance(left, Weight) and isinstance(right, Activation):
                 return self.dense(eqn, wide, 0, left, right, shape, indices)
-            return (
-                self.added(self.activations([left]), shape)
-                if not isinstance(left, Activation)
-                else replace(left, shapes=shape)
-            )
+            if isinstance(left, Constant):
+                return Activation(shape, size=self.constant_power(left))
+            return replace(cast("Activation", self.activations([left])[0]), shapes=shape)
         if isinstance(left, Activation) and isinstance(right, Activation):
             return self.product(eqn, wide, left, right, shape, label + indices)
         position = 0 if isinstance(right, Activation) else 1
@@ -37,10 +38,39 @@ class Products(Rules):
             raise TypeError(value)
         if isinstance(weight, Weight) and weight.sources:
             return self.dense(eqn, wide, position, weight, value, shape, indices)
-        # A product with a constant matrix: a sum with fixed weights.
-        fan, constant = self.fan_pair(eqn, wide, position)[0], self.constant_power(weight)
-        size = settle(value)
-        return self.merged([(value, constant - fan.power, constant)], shape, size=size + constant - fan.power / 2)
+        return self.frozen(eqn, wide, position, cast("Constant", weight), value, shape)
+
+    def frozen(
+        self, eqn: JaxprEqn, wide: JaxprEqn, position: int, weight: Constant, value: Activation, shape: Shapes
+    ) -> Activation:
+        """A product with a constant matrix: as a layer that is not trained where it is random, else a weighted sum.
+
+        W dz adds up at random signs, n^(f/2), or aligned, n^f; on the way back fan_out terms do at random signs.
+        """
+        fan_in, fan_out = self.fan_pair(eqn, wide, position)
+        constant, size = self.constant_power(weight), settle(value)
+        random = fan_in.grows and self.random(wide, position, weight, fan_out.power < fan_in.power)
+        aligned = fan_in.power / 2 if random else fan_in.power
+        if random:
+            what = f"an array that is not in params, {shape_text(weight.shapes)}"
+            self.grown(size, f"the product with {what}")
+            self.require(value, f"the input of {what}", size)
+        coherent = value.nonnegative and nonnegative(weight)
+        return self.merged(
+            [(value, constant - aligned, constant - fan_out.power / 2)],
+            shape,
+            size=size + constant - (fan_in.power if coherent else fan_in.power / 2),
+            nonnegative=coherent,
+            layer=random,
+        )
+
+    def random(self, wide: JaxprEqn, position: int, weight: Constant, narrows: bool) -> bool:
+        """Whether the constant is a matrix as one that was drawn."""
+        pair = entries(weight)
+        if pair is None or self.graph.ratio == 1:
+            return False
+        array = np.broadcast_to(pair[1], weight.shapes[1])
+        return is_random(as_matrix(LABELS[wide.primitive.name], wide.params, array, position), narrows)
 
     def fan_pair(self, eqn: JaxprEqn, wide: JaxprEqn, position: int) -> list[Fan]:
         """(fan_in, fan_out) of the operand at that place."""
@@ -98,19 +128,15 @@ class Products(Rules):
 
         Those are the output's entries, per entry of one position's output; copies of the parameter count as well.
         """
-        label, entries = LABELS[eqn.primitive.name], []
+        label, counts = LABELS[eqn.primitive.name], []
         for each in (eqn, wide):
-            out, weight = prod(each.outvars[0].aval.shape), each.invars[position].aval.shape
-            batch = 1
-            if label == "dot":
-                batch = prod(weight[axis] for axis in each.params["dimension_numbers"][1][position])
-            fan_out = fans(label, each.params, weight, position)[1]
+            out, weight = (_shape(atom) for atom in (each.outvars[0], each.invars[position]))
+            batch = each.params["dimension_numbers"][1][position] if label == "dot" else ()
             groups = each.params["feature_group_count"] if label == "conv" else 1
-            entries.append((out, fan_out * groups * batch, prod(weight)))
-        (out, used, copied), (wide_out, wide_used, wide_copied) = entries
-        positions = power(out, wide_out, self.graph.ratio) - power(used, wide_used, self.graph.ratio)
-        single = growth(self.graph.shapes[path], self.graph.ratio)
-        return positions + max(ZERO, power(copied, wide_copied, self.graph.ratio) - single)
+            fan_out = fans(label, each.params, weight, position)[1]
+            counts.append((prod(out), fan_out * groups * prod(weight[axis] for axis in batch), prod(weight)))
+        all_out, one_out, copied = (power(*pair, self.graph.ratio) for pair in zip(*counts, strict=True))
+        return all_out - one_out + max(ZERO, copied - growth(self.graph.shapes[path], self.graph.ratio))
 
     def vectors(self, eqn: JaxprEqn, wide: JaxprEqn, path: str) -> None:
         """A lookup has to give rows, which grow in one dimension."""
@@ -147,3 +173,7 @@ class Products(Rules):
             product.trailing = ZERO
             return Activation(shape, node, size=sum(sizes, ZERO), nonnegative=left.nonnegative and right.nonnegative)
         return Activation(shape, node, owners=((product, ZERO),))
+
+
+def _shape(atom: Any) -> Shape:
+    return atom.aval.shape

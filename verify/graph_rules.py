@@ -9,9 +9,9 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
+from functools import partial
 from typing import Any, cast
 
-import numpy as np
 from jax.extend.core import JaxprEqn
 
 from verify.graph import (
@@ -28,9 +28,9 @@ from verify.graph import (
     Value,
     Weight,
     growth,
-    scalar_power,
     settle,
 )
+from verify.graph_constants import is_zero, size_power, stacked, uniform
 from verify.graph_operations import (
     ADDITIVE,
     BOUNDED,
@@ -82,25 +82,17 @@ class Rules:
             obstacle = obstacle or name
         return Weight(shapes, sources, obstacle)
 
-    def is_zero(self, value: Constant) -> bool:
-        """Whether the constant is zero everywhere."""
-        pair = value.arrays()
-        return pair is not None and not any(np.any(np.asarray(each)) for each in pair)
-
     def constant_power(self, value: Value) -> Fraction:
-        """m of a constant that is n^-m: from its RMS at both widths, 0 where the entries differ and hardly change."""
+        """m of a constant that is n^-m; one whose numbers cannot be read is a problem."""
         if not isinstance(value, Constant):
             return ZERO
-        pair = value.arrays()
-        if pair is None:
-            return ZERO
-        arrays = [np.abs(np.asarray(each, dtype=np.float64)) for each in pair]
-        uniform = all(each.size and (each == each.flat[0]).all() for each in arrays)
-        sizes = [float(np.sqrt(np.mean(each**2))) if each.size else 0.0 for each in arrays]
-        if not all(0 < size < math.inf for size in sizes):
-            return ZERO
-        exponent = scalar_power(sizes[0], sizes[1], self.graph.ratio)
-        return ZERO if not uniform and abs(exponent) < Fraction(1, 4) else exponent
+        found = size_power(value, self.graph.ratio)
+        if found is None and self.graph.ratio != 1:
+            self.graph.problem(
+                f"how the numbers of an array, {shape_text(value.shapes)}, go with the width cannot be told: it is not "
+                "in params, and too large to be worked out; give smaller widths, at which exponents are the same"
+            )
+        return found or ZERO
 
     # Activations
 
@@ -141,21 +133,26 @@ class Rules:
         """The values, with parameters that meet activations entry by entry as nodes."""
         return [self.vector(value) if isinstance(value, Weight) else value for value in inputs]
 
-    def merged(self, terms: list[tuple[Activation, Fraction, Fraction]], shapes: Shapes, **kept: Any) -> Activation:
-        """r = min over terms of r + forward, with the gradient's exponent + back on the way back."""
+    def merged(
+        self, terms: list[tuple[Activation, Fraction, Fraction]], shapes: Shapes, layer: bool = False, **kept: Any
+    ) -> Activation:
+        """r = min over terms of r + forward, with the gradient's exponent + back on the way back; a frozen layer is one
+        that counts as what its input feeds.
+        """
         moving = [(value, forward, back) for value, forward, back in terms if value.node is not None]
         if not moving:
             return Activation(shapes, **kept)
-        if len(moving) == 1:
+        if len(moving) == 1 and not layer:
             ((value, forward, back),) = moving
             return Activation(shapes, value.node, value.shift + forward, value.back + back, **kept)
         edges = [Edge(value.node, value.shift + forward, value.back + back) for value, forward, back in moving]  # type: ignore[arg-type]
-        return Activation(shapes, self.graph.add(Node(edges)), **kept)
+        return Activation(shapes, self.graph.add(Node(edges, layer=layer)), **kept)
 
     def joined(self, values: Sequence[Value], shapes: Shapes) -> Value:
         """Several values side by side in one."""
-        if all(isinstance(value, Constant) for value in values):
-            return Constant(shapes, lambda: None)
+        constants = [value for value in values if isinstance(value, Constant)]
+        if len(constants) == len(values):
+            return Constant(shapes, partial(stacked, constants, shapes))
         if not any(isinstance(value, Activation) for value in values):
             return self.of_weights("concatenate", list(values), shapes)
         return self.added(self.activations(list(values)), shapes)
@@ -164,17 +161,21 @@ class Rules:
         """A sum, or a choice among values."""
         parts = [value for value in values if isinstance(value, Activation)]
         terms = [(part, ZERO, ZERO) for part in parts]
-        constants = len(parts) < len(values)
-        if all(part.owners for part in parts) and not constants:
+        constants = [value for value in values if isinstance(value, Constant) and not is_zero(value)]
+        if parts and all(part.owners for part in parts) and not constants:
             # Still the outputs of uses: a multiplier that follows belongs to all of them.
             owners: dict[Owner, Fraction] = {}
             for part in parts:
                 for owner, multiplier in part.owners:
                     owners[owner] = min(owners.get(owner, multiplier), multiplier)
             return self.merged(terms, shapes, owners=tuple(owners.items()))
-        sizes = [settle(part) for part in parts]
-        size = min([*sizes, ZERO] if constants else sizes)
+        size = min([*map(settle, parts), *map(self.added_power, constants)], default=ZERO)
         return self.merged(terms, shapes, size=size, nonnegative=nonnegative)
+
+    def added_power(self, value: Constant) -> Fraction:
+        """The size of what is added or chosen; a mask of one shape at both widths, too large to read, counts as n^0."""
+        same = value.shapes[0] == value.shapes[1]
+        return ZERO if same and size_power(value, self.graph.ratio) is None else self.constant_power(value)
 
     def require(self, value: Activation, what: str, size: Fraction = ZERO) -> None:
         """The change may be as large here as n^-size, the size of the value for whoever consumes it (THEORY 11)."""
@@ -199,7 +200,7 @@ class Rules:
         if name in PRODUCTS and sum(isinstance(value, Constant) for value in given) == 1:
             return [self.scaled(name, given, shape)]
         if name == "integer_pow" or (name == "pow" and isinstance(given[1], Constant)):
-            exponent = eqn.params["y"] if name == "integer_pow" else self.uniform(given[1])
+            exponent = eqn.params["y"] if name == "integer_pow" else uniform(cast("Constant", given[1]))
             if exponent is not None:
                 degree = Fraction(exponent).limit_denominator(1000)
                 base = cast("Activation", self.activations(given)[0])
@@ -250,15 +251,6 @@ class Rules:
             + "; write it with sums, products, functions of entries and jax.lax.scan"
         )
         return [*(self.added(inputs, each) for each in shapes)]
-
-    def uniform(self, value: Value) -> float | None:
-        """The one number that a constant holds at both widths; None where it holds several."""
-        pair = value.arrays() if isinstance(value, Constant) else None
-        if pair is None:
-            return None
-        small, large = (np.asarray(each, dtype=np.float64) for each in pair)
-        same = small.size and (small == small.flat[0]).all() and (large == small.flat[0]).all()
-        return float(small.flat[0]) if same else None
 
     def scaled(self, name: str, given: list[Value], shape: Shapes) -> Activation:
         """An activation times a constant n^-m, or divided by it, or dividing it."""

@@ -16,11 +16,13 @@ from jax.extend.core import ClosedJaxpr, JaxprEqn
 from jax.extend.core import Literal as Literal_
 
 from verify.graph import OUTPUT, ZERO, Activation, Constant, Graph, GraphError, Value, Weight, settle
+from verify.graph_constants import is_zero
 from verify.graph_products import Products
 from verify.graph_rules import Shapes
 from verify.trace import BODIES, CALLS, LABELS, Shape, Tree, as_closed, bind_equation, scan_split
 
-LARGEST_CONSTANT = 2**22
+LARGEST_CONSTANT = 2**24
+"""Entries of a constant up to which its values are worked out."""
 
 
 def walk(programs: Sequence[ClosedJaxpr], params: Sequence[Tree], widths: Sequence[int]) -> Graph:
@@ -113,8 +115,8 @@ class _Walk(Products):
         if name == "scan":
             return self.scan(eqn, wide, inputs, iteration, shapes)
         if name in LABELS and LABELS[name] != "gather" and any(isinstance(value, Constant) for value in inputs):
-            if self.is_zero(next(value for value in inputs if isinstance(value, Constant))):
-                return [Constant(shape, lambda: None) for shape in shapes]  # such as the first turn of a recurrent loop
+            if is_zero(next(value for value in inputs if isinstance(value, Constant))):
+                return [self.filled(shape) for shape in shapes]  # such as the first turn of a recurrent loop
             if any(isinstance(value, Weight) for value in inputs):
                 inputs = [
                     Activation(v.shapes, size=self.constant_power(v)) if isinstance(v, Constant) else v for v in inputs
@@ -132,6 +134,8 @@ class _Walk(Products):
     def computed(self, eqn: JaxprEqn, wide: JaxprEqn, inputs: list[Constant], shapes: list[Shapes]) -> list[Value]:
         """The results of an equation among constants, worked out when they are asked for."""
         kept: list[Any] = []
+        if eqn.primitive.name == "broadcast_in_dim" and all(math.prod(each) == 1 for each in inputs[0].shapes):
+            return [Constant(shapes[0], partial(self.copied, inputs[0], shapes[0]))]
 
         def results() -> Any:
             if not kept:
@@ -151,6 +155,19 @@ class _Walk(Products):
             return None if found is None else (found[0][index], found[1][index])
 
         return [Constant(shape, partial(one, index)) for index, shape in enumerate(shapes)]
+
+    def copied(self, value: Constant, shapes: Shapes) -> Any:
+        """The arrays of one number in every entry, which take no memory."""
+        pair = value.arrays()
+        if pair is None:
+            return None
+        return tuple(
+            np.broadcast_to(np.asarray(each).reshape(()), shape) for each, shape in zip(pair, shapes, strict=True)
+        )
+
+    def filled(self, shapes: Shapes) -> Constant:
+        """Zeros."""
+        return Constant(shapes, lambda: tuple(np.broadcast_to(np.float32(0), shape) for shape in shapes))
 
     def scan(
         self,
