@@ -307,3 +307,49 @@ def test_an_array_that_cannot_be_read_is_named(monkeypatch: pytest.MonkeyPatch):
         solved(scaled_by("jax array"))
     with pytest.raises(GraphError, match=r"an array, \(64, 64\) -> \(256, 256\), go with the width cannot be told"):
         solved(adapted())
+
+
+MEANS = {
+    "tanh": lambda z, m: z * jnp.tanh(m),
+    "logistic": lambda z, m: z * jax.nn.sigmoid(m),
+    "exp": lambda z, m: z * jnp.exp(-m),
+    "product": lambda z, m: z * m,
+    "square": lambda z, m: z * m**2,
+}
+
+
+@pytest.mark.parametrize("means", [*MEANS, "layer"])
+def test_a_mean_may_learn_though_it_cancels_at_the_start(means: str):
+    """A mean of n channels is n^-1/2 as drawn, 1 where they align: nothing before it is slowed, no weight raised."""
+    extra = ["spread"] if means == "layer" else []
+
+    def make(width: int) -> Any:
+        params = {"in": shape(6, width), "w": shape(width, width), "next": shape(width, width), "out": shape(width, 2)}
+        params |= {name: shape(1, width) for name in extra}
+
+        def apply(p: Any, x: Any) -> Any:
+            z = jnp.tanh(x @ p["in"]) @ p["w"]
+            m = z.mean(-1, keepdims=True)
+            return jnp.tanh((z + m @ p["spread"] if extra else MEANS[means](z, m)) @ p["next"]) @ p["out"]
+
+        return params, apply, shape(5, 6)
+
+    rates = solved(make)
+    assert exponents(rates, "c") == {"in": 0, "w": 1, "next": 1, "out": 1} | dict.fromkeys(extra, 0)
+    assert exponents(rates, "b") == {"in": 0, "w": HALF, "next": HALF, "out": 1} | dict.fromkeys(extra, 0)
+
+
+@pytest.mark.parametrize("function", [jnp.tanh, jax.nn.sigmoid, jnp.exp, jnp.sin])
+def test_what_constants_make_small_stays_small_before_a_function_without_a_degree(function: Any):
+    """f(gain z / n): the gain changes by its own size, 1, and not by n."""
+
+    def make(width: int) -> Any:
+        params = {"in": shape(6, width), "gain": shape(width), "next": shape(width, width), "out": shape(width, 2)}
+
+        def apply(p: Any, x: Any) -> Any:
+            z = p["gain"] * norm(jnp.tanh(x @ p["in"])) / width
+            return jnp.tanh(function(z) @ p["next"]) @ p["out"]
+
+        return params, apply, shape(5, 6)
+
+    assert exponents(solved(make), "c")["gain"] == 0

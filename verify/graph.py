@@ -51,10 +51,11 @@ class Use:
 
     `node` is the graph's node of its output, `input_node` that of its input (None where the input never changes), with
     r of the input r_node + input_shift. `scale` is the exponent of the constants that the weight is multiplied by, and
-    `input_size` that of the input. `trailing` is the exponent of the constants that its output is multiplied by before
-    anything else; all three are multipliers in the user's own code, n^-found together. `address` is its place in the
-    program: the index of its equation, within the equation that holds that one, and so on. `shared` is the power of n
-    in the number of positions that this one weight is used at, over which its gradient sums.
+    `input_size` that of the input, which as drawn is smaller by n^-cancelled. `trailing` is the exponent of the
+    constants that its output is multiplied by before anything else; scale, input_size and trailing are multipliers in
+    the user's own code, n^-found together. `address` is its place in the program: the index of its equation, within the
+    equation that holds that one, and so on. `shared` is the power of n in the number of positions that this one weight
+    is used at, over which its gradient sums.
     """
 
     name: str
@@ -69,6 +70,7 @@ class Use:
     input_shift: Fraction = ZERO
     input_back: Fraction = ZERO
     input_size: Fraction = ZERO
+    cancelled: Fraction = ZERO
     shared: Fraction = ZERO
     trailing: Fraction | None = None
 
@@ -247,8 +249,10 @@ class Weight:
 class Activation:
     """A value that depends on the inputs: r = r_node + shift, and d loss/d node = n^-(back + that of the value).
 
-    Its size is n^-size, beside what the `owners` have: the uses whose output it still is, times constants n^-their
-    value, and which the initialisation brings to size 1. `node` is None where nothing that it is made of changes.
+    Its size is n^-size once what it sums has aligned, beside what the `owners` have: the uses whose output it still is,
+    times constants n^-their value, and which the initialisation brings to size 1. As drawn it is smaller by
+    n^-cancelled: a mean over n channels has size 0 and cancelled 1/2. `node` is None where nothing that it is made of
+    changes.
     """
 
     shapes: tuple[Shape, Shape]
@@ -256,6 +260,7 @@ class Activation:
     shift: Fraction = ZERO
     back: Fraction = ZERO
     size: Fraction = ZERO
+    cancelled: Fraction = ZERO
     owners: tuple[tuple[Owner, Fraction], ...] = ()
     nonnegative: bool = False
 
@@ -278,6 +283,16 @@ def settle(value: Activation) -> Fraction:
         if owner.trailing is None:
             owner.trailing = multiplier - size
     return size
+
+
+def sizes(value: Activation) -> tuple[Fraction, Fraction]:
+    """(what its consumer lets it grow to, what it is as drawn) as exponents.
+
+    What only cancels may grow, as far as size 1: features that align do. What constants make small may not (THEORY 11).
+    """
+    aligned = settle(value)
+    drawn = aligned + value.cancelled
+    return min(drawn, max(aligned, ZERO)), drawn
 
 
 def roles_note(fans: Sequence[Fan]) -> list[str]:

@@ -8,7 +8,22 @@ from typing import Any, cast
 import numpy as np
 from jax.extend.core import JaxprEqn
 
-from verify.graph import ZERO, Activation, Constant, Edge, Fan, Node, Product, Use, Value, Weight, growth, power, settle
+from verify.graph import (
+    ZERO,
+    Activation,
+    Constant,
+    Edge,
+    Fan,
+    Node,
+    Product,
+    Use,
+    Value,
+    Weight,
+    growth,
+    power,
+    settle,
+    sizes,
+)
 from verify.graph_constants import as_matrix, entries, is_random, nonnegative
 from verify.graph_rules import Rules, Shapes, shape_text
 from verify.trace import LABELS, Shape, fans
@@ -48,18 +63,19 @@ class Products(Rules):
         W dz adds up at random signs, n^(f/2), or aligned, n^f; on the way back fan_out terms do at random signs.
         """
         fan_in, fan_out = self.fan_pair(eqn, wide, position)
-        constant, size = self.constant_power(weight), settle(value)
+        constant, aligned_size, (bound, drawn) = self.constant_power(weight), settle(value), sizes(value)
         random = fan_in.grows and self.random(wide, position, weight, fan_out.power < fan_in.power)
         aligned = fan_in.power / 2 if random else fan_in.power
         if random:
             what = f"an array that is not in params, {shape_text(weight.shapes)}"
-            self.grown(size, f"the product with {what}")
-            self.require(value, f"the input of {what}", size)
+            self.grown(drawn, f"the product with {what}")
+            self.require(value, f"the input of {what}", bound)
         coherent = value.nonnegative and nonnegative(weight)
         return self.merged(
             [(value, constant - aligned, constant - fan_out.power / 2)],
             shape,
-            size=size + constant - (fan_in.power if coherent else fan_in.power / 2),
+            size=aligned_size + constant - (fan_in.power if coherent else aligned),
+            cancelled=value.cancelled + (ZERO if coherent else aligned - fan_in.power / 2),
             nonnegative=coherent,
             layer=random,
         )
@@ -101,8 +117,8 @@ class Products(Rules):
         if label == "gather":
             self.vectors(eqn, wide, path)
         fan_in, fan_out = self.fan_pair(eqn, wide, position)
-        size = settle(value)
-        self.grown(size, f"the dense op of {path}")
+        size, drawn = sizes(value)
+        self.grown(drawn, f"the dense op of {path}")
         self.require(value, f"the input of {path}", size)
         use = Use(
             self.unique(path + indices),
@@ -117,11 +133,12 @@ class Products(Rules):
             value.shift,
             value.back,
             size,
+            drawn - size,
             self.shared(eqn, wide, position, path),
         )
         node = self.graph.add(Node(use=use))
         self.graph.uses.append(use)
-        return Activation(shape, node, owners=((use, ZERO),))
+        return Activation(shape, node, cancelled=drawn - size, owners=((use, ZERO),))
 
     def shared(self, eqn: JaxprEqn, wide: JaxprEqn, position: int, path: str) -> Fraction:
         """The power of n in the number of positions at which a product uses each of the parameter's entries.
@@ -152,27 +169,29 @@ class Products(Rules):
     ) -> Activation:
         """x y summed: each factor's change times the other, the power that may align left to the alignment."""
         name = self.unique(name)
-        sizes = settle(left), settle(right)
+        (first, first_drawn), (second, second_drawn) = sizes(left), sizes(right)
+        size, cancelled = first + second, first_drawn + second_drawn - first - second
         both = [self.fan_pair(eqn, wide, position) for position in (0, 1)]
         fan = both[0][0]
         # On the way back the gradient of one operand sums over the free axes of the other.
         terms = [
-            (left, sizes[1], sizes[1] - both[1][1].power / 2),
-            (right, sizes[0], sizes[0] - both[0][1].power / 2),
+            (left, second, second_drawn - both[1][1].power / 2),
+            (right, first, first_drawn - both[0][1].power / 2),
         ]
-        for value, size in zip((left, right), sizes, strict=True):
-            self.require(value, f"the product {name}", size)
-        product = Product(name, fan, len(self.graph.nodes), sum(sizes, ZERO), self.address)
+        self.require(left, f"the product {name}", first)
+        self.require(right, f"the product {name}", second)
+        product = Product(name, fan, len(self.graph.nodes), size, self.address)
         self.graph.all_products.append(product)
         edges = [Edge(v.node, v.shift + forward, v.back + back) for v, forward, back in terms if v.node is not None]
         if not edges:  # nothing that enters it changes
             product.trailing = ZERO
-            return Activation(shape, size=sum(sizes, ZERO))
+            return Activation(shape, size=size, cancelled=cancelled)
         node = self.graph.add(Node(edges, product=product))
         if not fan.grows:
             product.trailing = ZERO
-            return Activation(shape, node, size=sum(sizes, ZERO), nonnegative=left.nonnegative and right.nonnegative)
-        return Activation(shape, node, owners=((product, ZERO),))
+            both_signs = not (left.nonnegative and right.nonnegative)
+            return Activation(shape, node, size=size, cancelled=cancelled, nonnegative=not both_signs)
+        return Activation(shape, node, cancelled=cancelled, owners=((product, ZERO),))
 
 
 def _shape(atom: Any) -> Shape:

@@ -29,6 +29,7 @@ from verify.graph import (
     Weight,
     growth,
     settle,
+    sizes,
 )
 from verify.graph_constants import is_zero, size_power, stacked, uniform
 from verify.graph_operations import (
@@ -168,9 +169,12 @@ class Rules:
             for part in parts:
                 for owner, multiplier in part.owners:
                     owners[owner] = min(owners.get(owner, multiplier), multiplier)
-            return self.merged(terms, shapes, owners=tuple(owners.items()))
-        size = min([*map(settle, parts), *map(self.added_power, constants)], default=ZERO)
-        return self.merged(terms, shapes, size=size, nonnegative=nonnegative)
+            cancelled = min(part.cancelled for part in parts)
+            return self.merged(terms, shapes, cancelled=cancelled, owners=tuple(owners.items()))
+        numbers = [*map(self.added_power, constants)]
+        size = min([*map(settle, parts), *numbers], default=ZERO)
+        drawn = min([*(settle(part) + part.cancelled for part in parts), *numbers], default=ZERO)
+        return self.merged(terms, shapes, size=size, cancelled=drawn - size, nonnegative=nonnegative)
 
     def added_power(self, value: Constant) -> Fraction:
         """The size of what is added or chosen; a mask of one shape at both widths, too large to read, counts as n^0."""
@@ -231,19 +235,7 @@ class Rules:
         if name in POWERS:
             return [self.homogeneous(first, POWERS[name], shape, name in NONNEGATIVE)]
         if name in BOUNDED or name in SMOOTH:
-            sizes = [settle(value) for value in moving]
-            for value, size in zip(moving, sizes, strict=True):
-                self.grown(size, name)
-                self.require(value, name)
-            size = ZERO if name in BOUNDED else min(sizes)
-            return [
-                self.merged(
-                    [(value, ZERO, ZERO) for value in moving],
-                    shape,
-                    size=max(ZERO, size),
-                    nonnegative=name in NONNEGATIVE,
-                )
-            ]
+            return [self.function(name, moving, shape)]
         paths = sorted({path for value in given if isinstance(value, Weight) for path in value.sources})
         self.graph.problem(
             f"{name} is not understood"
@@ -277,11 +269,22 @@ class Rules:
             owners=owners,
         )
 
+    def function(self, name: str, moving: list[Activation], shape: Shapes) -> Activation:
+        """A function of entries without a degree: near 0 it is linear, or 1 and a linear part."""
+        found = [sizes(value) for value in moving]
+        for value, (size, drawn) in zip(moving, found, strict=True):
+            self.grown(drawn, name)
+            self.require(value, name, size)
+        size, drawn = (ZERO, ZERO) if name in BOUNDED else (max(ZERO, min(each)) for each in zip(*found, strict=True))
+        terms = [(value, ZERO, ZERO) for value in moving]
+        return self.merged(terms, shape, size=size, cancelled=drawn - size, nonnegative=name in NONNEGATIVE)
+
     def homogeneous(self, value: Activation, degree: Fraction, shape: Shapes, nonnegative: bool) -> Activation:
-        """f(x) of that degree p: size p e, change r + (p - 1) e."""
-        size = settle(value)
-        factor = (degree - 1) * size
-        return self.merged([(value, factor, factor)], shape, size=degree * size, nonnegative=nonnegative)
+        """f(x) of that degree p: size p e, change r + (p - 1) e, with the e at which that is largest."""
+        aligned, (bound, drawn) = settle(value), sizes(value)
+        terms = [(value, (degree - 1) * (bound if degree > 1 else drawn), (degree - 1) * drawn)]
+        size = degree * (aligned if degree > 0 else drawn)
+        return self.merged(terms, shape, size=size, cancelled=degree * drawn - size, nonnegative=nonnegative)
 
     def moved(self, name: str, value: Activation, shape: Shapes) -> Activation:
         """The same entries in another place, or some of them.
@@ -307,11 +310,11 @@ class Rules:
         over = max(ZERO, growth(value.shapes, self.graph.ratio) - growth(shape, self.graph.ratio))
         if over == 0:
             return replace(value, shapes=shape)
-        size = settle(value)
         return self.merged(
             [(value, -over, ZERO)],
             shape,
-            size=size - (over if value.nonnegative else over / 2),
+            size=settle(value) - over,
+            cancelled=value.cancelled + (ZERO if value.nonnegative else over / 2),
             nonnegative=value.nonnegative,
         )
 
@@ -319,15 +322,17 @@ class Rules:
         self, name: str, left: Activation, right: Activation, shape: Shapes, given: list[Value]
     ) -> Activation:
         """x y, or x / y: r = min(r_x + e_y, r_y + e_x), for a quotient min(r_x - e_y, r_y + e_x - 2 e_y)."""
-        first, second = settle(left), settle(right)
-        same = given[0] is given[1]
+        (first, first_drawn), (second, second_drawn) = sizes(left), sizes(right)
+        both = left.nonnegative and right.nonnegative
         if name == "mul":
-            terms = [(left, second, second), (right, first, first)]
-            return self.merged(
-                terms, shape, size=first + second, nonnegative=same or (left.nonnegative and right.nonnegative)
-            )
-        terms = [(left, -second, -second), (right, first - 2 * second, first - 2 * second)]
-        return self.merged(terms, shape, size=first - second, nonnegative=left.nonnegative and right.nonnegative)
+            terms = [(left, second, second_drawn), (right, first, first_drawn)]
+            size, drawn = settle(left) + settle(right), first_drawn + second_drawn
+            both |= given[0] is given[1]
+        else:
+            slope = 2 * second_drawn
+            terms = [(left, -second_drawn, -second_drawn), (right, first - slope, first_drawn - slope)]
+            size, drawn = settle(left) - second_drawn, first_drawn - second_drawn
+        return self.merged(terms, shape, size=size, cancelled=drawn - size, nonnegative=both)
 
     def unique(self, name: str, what: str = "") -> str:
         """The name, numbered where it was given before."""

@@ -176,7 +176,7 @@ class Start:
                 continue
             # A vector's own scale is part of the way back from its node already.
             scale = self.multiplier(use) - (ZERO if use.is_dense else use.scale)
-            found[use.path] = min(found[use.path], now + scale + use.input_size - use.shared / 2)
+            found[use.path] = min(found[use.path], now + scale + use.input_size + use.cancelled - use.shared / 2)
             if use.input_node is not None:
                 forward = self.b[use.path] + self.multiplier(use)
                 arriving = now + forward - use.fan_out.power / 2 + use.input_back
