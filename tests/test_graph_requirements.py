@@ -353,3 +353,121 @@ def test_what_constants_make_small_stays_small_before_a_function_without_a_degre
         return params, apply, shape(5, 6)
 
     assert exponents(solved(make), "c")["gain"] == 0
+
+
+def test_an_average_by_softmax_over_a_growing_axis_cancels_at_the_start_and_keeps_what_divides_it():
+    """softmax(s) v over n keys is n^-1/2 of v as drawn and v's size where it aligns: with / n behind it, n^-1."""
+    for power in (0, 1):
+
+        def make(width: int, power: int = power) -> Any:
+            params = {
+                "in": shape(6, width),
+                "key": shape(6, width),
+                "value": shape(6, width, 4),
+                "mix": shape(4, width),
+            }
+            params |= {"out": shape(width, 2)}
+
+            def apply(p: Any, x: Any) -> Any:
+                share = jax.nn.softmax(jnp.tanh(x @ p["key"]))  # batch, keys: as many as the width
+                values = jnp.tanh(jnp.einsum("bi,ikd->bkd", x, p["value"]))
+                mean = jnp.einsum("bk,bkd->bd", share, values) / width**power
+                return jnp.tanh(jnp.tanh(x @ p["in"]) + mean @ p["mix"]) @ p["out"]
+
+            return params, apply, shape(5, 6)
+
+        rates = solved(make)
+        mix = rates.parameters["mix"]
+        assert (mix.found, mix.b, mix.c) == (power, -power, -power)
+        assert mix.g == rates.parameters["in"].g + HALF + power  # what it takes is n^-1/2 smaller than 1
+        assert {rates.parameters[name].c for name in ("in", "key", "value")} == {0}
+
+
+def choosing(form: str) -> Any:
+    """Experts, as many as n / 8, of which the two best are taken, or those above the second best's score."""
+
+    def make(width: int) -> Any:
+        count = width // 8
+        params = {"in": shape(6, width), "router": shape(width, count), "experts": shape(count, width, width)}
+        params["out"] = shape(width, 2)
+
+        def apply(p: Any, x: Any) -> Any:
+            z = jnp.tanh(x @ p["in"])
+            scores = z @ p["router"]
+            best, chosen = jax.lax.top_k(scores, 2)
+            if form == "one hot":
+                share = (jax.nn.one_hot(chosen, count) * jax.nn.softmax(best)[..., None]).sum(1)
+            elif form == "threshold":
+                share = jax.nn.softmax(jnp.where(scores >= best[:, -1:], scores, -jnp.inf))
+            else:
+                share = jnp.zeros_like(scores).at[jnp.arange(5)[:, None], chosen].set(jax.nn.softmax(best))
+            return jnp.tanh(jnp.einsum("be,bd,edf->bf", share, z, p["experts"])) @ p["out"]
+
+        return params, apply, shape(5, 6)
+
+    return make
+
+
+@pytest.mark.parametrize("form", ["one hot", "threshold", "scatter"])
+def test_a_sum_over_a_growing_number_of_which_few_are_chosen_is_named(form: str):
+    with pytest.raises(GraphError, match="how many cannot be told"):
+        solved(choosing(form))
+
+
+def test_gates_by_the_sign_of_an_entry_pick_a_share():
+    """z (z > 0) is relu by hand, and no choice of a fixed number."""
+
+    def make(width: int) -> Any:
+        params = {"in": shape(6, width), "w": shape(width, width), "out": shape(width, 2)}
+
+        def apply(p: Any, x: Any) -> Any:
+            z = x @ p["in"]
+            z = (z * (z > 0)) @ p["w"]
+            return jnp.where(z > 0, z, 0.0) @ p["out"]
+
+        return params, apply, shape(5, 6)
+
+    assert exponents(solved(make), "c") == {"in": 0, "w": 1, "out": 1}
+
+
+def test_sums_that_run_over_a_growing_axis_and_sums_of_growing_segments_count_their_terms():
+    """Of n entries of random sign: n^1/2 as drawn, aligned n^1. Divided by n, what is made of them is as a mean."""
+
+    def run(name: str, power: float) -> Rates:
+        def make(width: int) -> Any:
+            params = {"in": shape(6, width), "w": shape(width, width), "gain": shape(width), "out": shape(width, 2)}
+
+            def apply(p: Any, x: Any) -> Any:
+                z = p["gain"] * (jnp.tanh(x @ p["in"]) @ p["w"])
+                if name == "cumsum":
+                    y = jnp.cumsum(z, axis=1)
+                else:
+                    y = jax.ops.segment_sum(z.T, jnp.arange(width) % 4, 4).T @ jnp.ones((4, width))
+                return jnp.tanh(y / width**power) @ p["out"]
+
+            return params, apply, shape(5, 6)
+
+        return solved(make)
+
+    for name in ("cumsum", "segments"):
+        with pytest.raises(GraphError, match=r"grows as n\^1/2"):
+            run(name, 0.0)
+        rates = run(name, 1.0)
+        assert exponents(rates, "c") == {"in": 0, "w": 1, "gain": 0, "out": 1}
+        assert exponents(run(name, 0.5), "c")["w"] == Fraction(3, 2)  # its change aligns as n^1
+
+
+def test_classes_and_rows_that_grow_in_number():
+    """One class of n has a gradient of order 1: g of a readout is 1/2, and one row's size goes back, n^-1/2."""
+
+    def make(width: int) -> Any:
+        params = {"table": shape(width, width), "w": shape(width, width), "out": shape(width, width)}
+        return params, lambda p, x: jnp.tanh(p["table"][x] @ p["w"]) @ p["out"], jax.ShapeDtypeStruct((5,), jnp.int32)
+
+    rates = solved(make, loss="ce")
+    assert exponents(rates, "c") == {"table": 0, "w": 1, "out": 1}
+    assert exponents(rates, "g") == {"out": HALF, "w": HALF, "table": 1}
+    assert any("table has rows that grow in number" in note for note in rates.notes)
+    with pytest.raises(GraphError, match=r"table has rows that grow in number.* cannot be told"):
+        solved(make, "sgd", loss="ce")
+    assert exponents(solved(make), "g") == {"out": 1, "w": 1, "table": Fraction(3, 2)}  # the loss a mean over n entries

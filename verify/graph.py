@@ -87,7 +87,10 @@ class Use:
 
 @dataclass(eq=False)
 class Product:
-    """A product of two activations, such as q k^T; where the dimension that it sums over grows, alignment counts."""
+    """A product of two activations, such as q k^T; where the dimension that it sums over grows, alignment counts.
+
+    `coherent`: no entry of either is negative, so that nothing cancels.
+    """
 
     name: str
     fan_in: Fan
@@ -95,11 +98,18 @@ class Product:
     input_size: Fraction
     address: tuple[int, ...] = ()
     trailing: Fraction | None = None
+    coherent: bool = False
 
     @property
     def found(self) -> Fraction:
         """The exponent of the multipliers that the user's own code has around this product."""
         return self.input_size + (self.trailing or ZERO)
+
+    @property
+    def cancelled(self) -> Fraction:
+        """By how much a product that is an average, as softmax's, is smaller as drawn than where its terms align."""
+        averages = self.trailing is not None and self.found >= self.fan_in.power and not self.coherent
+        return self.fan_in.power / 2 if averages else ZERO
 
 
 Owner = Use | Product
@@ -142,8 +152,8 @@ class Requirement:
 class Graph:
     """All that the width does to a function: nodes in order of computation, uses of parameters, what must stay finite.
 
-    `outputs` are (node, shift, back) of the function's results. `problems` are what could not be understood, `notes`
-    what was decided and is worth saying.
+    `outputs` are (node, shift, back, power of n in their number) of the function's results. `problems` are what could
+    not be understood, `notes` what was decided and is worth saying.
     """
 
     ratio: Fraction
@@ -152,7 +162,7 @@ class Graph:
     uses: list[Use] = field(default_factory=list)
     all_products: list[Product] = field(default_factory=list)
     requirements: list[Requirement] = field(default_factory=list)
-    outputs: list[tuple[int, Fraction, Fraction]] = field(default_factory=list)
+    outputs: list[tuple[int, Fraction, Fraction, Fraction]] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -252,7 +262,8 @@ class Activation:
     Its size is n^-size once what it sums has aligned, beside what the `owners` have: the uses whose output it still is,
     times constants n^-their value, and which the initialisation brings to size 1. As drawn it is smaller by
     n^-cancelled: a mean over n channels has size 0 and cancelled 1/2. `node` is None where nothing that it is made of
-    changes.
+    changes. `chosen`: along an axis that grows entries are 0 but for those that a comparison picks, no one knows how
+    many.
     """
 
     shapes: tuple[Shape, Shape]
@@ -263,6 +274,7 @@ class Activation:
     cancelled: Fraction = ZERO
     owners: tuple[tuple[Owner, Fraction], ...] = ()
     nonnegative: bool = False
+    chosen: bool = False
 
 
 Value = Constant | Weight | Activation
@@ -279,10 +291,19 @@ def settle(value: Activation) -> Fraction:
         return value.size
     # What joins a sum whose other terms have their sizes already comes to the size that they have there.
     size = min((m - owner.trailing for owner, m in value.owners if owner.trailing is not None), default=ZERO)
+    found = []
     for owner, multiplier in value.owners:
         if owner.trailing is None:
-            owner.trailing = multiplier - size
-    return size
+            owner.trailing = multiplier - (_left(owner, multiplier) or size)
+        found.append(multiplier - owner.trailing)
+    return min(found)
+
+
+def _left(owner: Owner, multiplier: Fraction) -> Fraction:
+    """What is left of a product's multipliers once they made it an average: no assumption asks for more than that."""
+    if not isinstance(owner, Product):
+        return ZERO
+    return max(ZERO, owner.input_size + multiplier - owner.fan_in.power)
 
 
 def sizes(value: Activation) -> tuple[Fraction, Fraction]:
@@ -291,7 +312,8 @@ def sizes(value: Activation) -> tuple[Fraction, Fraction]:
     What only cancels may grow, as far as size 1: features that align do. What constants make small may not (THEORY 11).
     """
     aligned = settle(value)
-    drawn = aligned + value.cancelled
+    averaged = (owner.cancelled if isinstance(owner, Product) else ZERO for owner, _ in value.owners)
+    drawn = aligned + value.cancelled + min(averaged, default=ZERO)
     return min(drawn, max(aligned, ZERO)), drawn
 
 

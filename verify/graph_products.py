@@ -25,7 +25,8 @@ from verify.graph import (
     sizes,
 )
 from verify.graph_constants import as_matrix, entries, is_random, nonnegative
-from verify.graph_rules import Rules, Shapes, shape_text
+from verify.graph_rules import Rules
+from verify.graph_values import Shapes, shape_text
 from verify.trace import LABELS, Shape, fans
 
 
@@ -70,6 +71,8 @@ class Products(Rules):
             what = f"an array that is not in params, {shape_text(weight.shapes)}"
             self.grown(drawn, f"the product with {what}")
             self.require(value, f"the input of {what}", bound)
+        if fan_in.grows and value.chosen:
+            self.uncounted("a product with an array", fan_in)
         coherent = value.nonnegative and nonnegative(weight)
         return self.merged(
             [(value, constant - aligned, constant - fan_out.power / 2)],
@@ -118,6 +121,8 @@ class Products(Rules):
             self.vectors(eqn, wide, path)
         fan_in, fan_out = self.fan_pair(eqn, wide, position)
         size, drawn = sizes(value)
+        if fan_in.grows and value.chosen:
+            self.uncounted(path, fan_in)
         self.grown(drawn, f"the dense op of {path}")
         self.require(value, f"the input of {path}", size)
         use = Use(
@@ -143,7 +148,8 @@ class Products(Rules):
     def shared(self, eqn: JaxprEqn, wide: JaxprEqn, position: int, path: str) -> Fraction:
         """The power of n in the number of positions at which a product uses each of the parameter's entries.
 
-        Those are the output's entries, per entry of one position's output; copies of the parameter count as well.
+        Those are the output's entries, per entry of one position's output; copies of the parameter count as well. Of a
+        table that grows it is negative: a row is looked up ever less often.
         """
         label, counts = LABELS[eqn.primitive.name], []
         for each in (eqn, wide):
@@ -153,6 +159,8 @@ class Products(Rules):
             fan_out = fans(label, each.params, weight, position)[1]
             counts.append((prod(out), fan_out * groups * prod(weight[axis] for axis in batch), prod(weight)))
         all_out, one_out, copied = (power(*pair, self.graph.ratio) for pair in zip(*counts, strict=True))
+        if label == "gather":  # every row is seen by its share of the positions
+            return all_out - one_out - (growth(self.graph.shapes[path], self.graph.ratio) - one_out)
         return all_out - one_out + max(ZERO, copied - growth(self.graph.shapes[path], self.graph.ratio))
 
     def vectors(self, eqn: JaxprEqn, wide: JaxprEqn, path: str) -> None:
@@ -180,18 +188,21 @@ class Products(Rules):
         ]
         self.require(left, f"the product {name}", first)
         self.require(right, f"the product {name}", second)
-        product = Product(name, fan, len(self.graph.nodes), size, self.address)
+        chosen = left.chosen or right.chosen
+        if fan.grows and chosen:
+            self.uncounted(name, fan)
+        coherent = left.nonnegative and right.nonnegative
+        product = Product(name, fan, len(self.graph.nodes), size, self.address, coherent=coherent)
         self.graph.all_products.append(product)
         edges = [Edge(v.node, v.shift + forward, v.back + back) for v, forward, back in terms if v.node is not None]
         if not edges:  # nothing that enters it changes
             product.trailing = ZERO
-            return Activation(shape, size=size, cancelled=cancelled)
+            return Activation(shape, size=size, cancelled=cancelled, chosen=chosen)
         node = self.graph.add(Node(edges, product=product))
         if not fan.grows:
             product.trailing = ZERO
-            both_signs = not (left.nonnegative and right.nonnegative)
-            return Activation(shape, node, size=size, cancelled=cancelled, nonnegative=not both_signs)
-        return Activation(shape, node, cancelled=cancelled, owners=((product, ZERO),))
+            return Activation(shape, node, size=size, cancelled=cancelled, nonnegative=coherent, chosen=chosen)
+        return Activation(shape, node, cancelled=cancelled, owners=((product, ZERO),), nonnegative=coherent)
 
 
 def _shape(atom: Any) -> Shape:

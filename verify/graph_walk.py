@@ -15,10 +15,10 @@ from jax.core import Tracer
 from jax.extend.core import ClosedJaxpr, JaxprEqn
 from jax.extend.core import Literal as Literal_
 
-from verify.graph import OUTPUT, ZERO, Activation, Constant, Graph, GraphError, Value, Weight, settle
+from verify.graph import OUTPUT, ZERO, Activation, Constant, Graph, GraphError, Value, Weight, growth, settle
 from verify.graph_constants import is_zero
 from verify.graph_products import Products
-from verify.graph_rules import Shapes
+from verify.graph_values import Shapes
 from verify.trace import BODIES, CALLS, LABELS, Shape, Tree, as_closed, bind_equation, scan_split
 
 LARGEST_CONSTANT = 2**24
@@ -55,7 +55,8 @@ def walk(programs: Sequence[ClosedJaxpr], params: Sequence[Tree], widths: Sequen
         if isinstance(value, Activation):
             settle(value)
             if value.node is not None:
-                graph.outputs.append((value.node, value.shift, value.back))
+                count = growth(value.shapes, graph.ratio)
+                graph.outputs.append((value.node, value.shift, value.back, count))
                 state.require(value, OUTPUT)
     return graph
 
@@ -128,8 +129,9 @@ class _Walk(Products):
         if name in LABELS:
             return [self.contraction(eqn, wide, inputs, shapes[0], iteration)]
         if not any(jax.numpy.issubdtype(var.aval.dtype, jax.numpy.inexact) for var in eqn.outvars):  # type: ignore[attr-defined]
-            return [Activation(shape) for shape in shapes]  # integers and truth values follow no small change
-        return self.rule(name, eqn, inputs, shapes)
+            # Integers and truth values follow no small change.
+            return [Activation(shape, chosen=self.picks(name, inputs, shape)) for shape in shapes]
+        return self.rule(name, eqn, wide, inputs, shapes)
 
     def computed(self, eqn: JaxprEqn, wide: JaxprEqn, inputs: list[Constant], shapes: list[Shapes]) -> list[Value]:
         """The results of an equation among constants, worked out when they are asked for."""
