@@ -119,6 +119,29 @@ def test_a_gain_and_a_bias_before_a_divided_layer_keep_their_rates():
         assert rates.parameters["next"].found == Fraction(power)
 
 
+@pytest.mark.parametrize("first", ["divided", "whole"])
+def test_an_output_that_one_of_its_consumers_divides_has_its_size_for_the_others(first: str):
+    """y = W x enters q as y / n and k as it is, whichever is computed first: found is 1 at q, and 0 elsewhere."""
+
+    def make(width: int) -> Any:
+        params = {"in": shape(6, width), "q": shape(width, width), "k": shape(width, width), "out": shape(width, 2)}
+
+        def apply(p: Any, x: Any) -> Any:
+            y = x @ p["in"]
+            if first == "divided":
+                q = (y / width) @ p["q"]
+                return jnp.tanh(q + y @ p["k"]) @ p["out"]
+            k = y @ p["k"]
+            return jnp.tanh(k + (y / width) @ p["q"]) @ p["out"]
+
+        return params, apply, shape(5, 6)
+
+    rates = solved(make)
+    assert exponents(rates, "found") == {"in": 0, "q": 1, "k": 0, "out": 0}
+    assert exponents(rates, "b") == {"in": 0, "q": -HALF, "k": HALF, "out": 1}
+    assert exponents(rates, "c") == {"in": 0, "q": 0, "k": 1, "out": 1}
+
+
 def test_logits_with_a_bias_and_free_logits_have_a_solution():
     """Under cross-entropy only W dz of the readout is left out: the bias and the readout's own update stay bounded."""
 

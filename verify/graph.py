@@ -55,7 +55,7 @@ class Use:
     constants that its output is multiplied by before anything else; scale, input_size and trailing are multipliers in
     the user's own code, n^-found together. `address` is its place in the program: the index of its equation, within the
     equation that holds that one, and so on. `shared` is the power of n in the number of positions that this one weight
-    is used at, over which its gradient sums.
+    is used at, over which its gradient sums. `asked` is the smallest exponent by which a consumer multiplies it.
     """
 
     name: str
@@ -73,6 +73,7 @@ class Use:
     cancelled: Fraction = ZERO
     shared: Fraction = ZERO
     trailing: Fraction | None = None
+    asked: Fraction = FAR
 
     @property
     def is_dense(self) -> bool:
@@ -98,6 +99,7 @@ class Product:
     input_size: Fraction
     address: tuple[int, ...] = ()
     trailing: Fraction | None = None
+    asked: Fraction = FAR
     coherent: bool = False
 
     @property
@@ -293,8 +295,10 @@ def settle(value: Activation) -> Fraction:
     size = min((m - owner.trailing for owner, m in value.owners if owner.trailing is not None), default=ZERO)
     found = []
     for owner, multiplier in value.owners:
+        own = _left(owner, multiplier)
         if owner.trailing is None:
-            owner.trailing = multiplier - (_left(owner, multiplier) or size)
+            owner.trailing = multiplier - (own or size)
+        owner.asked = min(owner.asked, owner.trailing, multiplier - own)
         found.append(multiplier - owner.trailing)
     return min(found)
 

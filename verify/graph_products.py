@@ -140,6 +140,7 @@ class Products(Rules):
             size,
             drawn - size,
             self.shared(eqn, wide, position, path),
+            self.asked.get(len(self.graph.nodes)),
         )
         node = self.graph.add(Node(use=use))
         self.graph.uses.append(use)
@@ -192,7 +193,8 @@ class Products(Rules):
         if fan.grows and chosen:
             self.uncounted(name, fan)
         coherent = left.nonnegative and right.nonnegative
-        product = Product(name, fan, len(self.graph.nodes), size, self.address, coherent=coherent)
+        asked = self.asked.get(len(self.graph.nodes))
+        product = Product(name, fan, len(self.graph.nodes), size, self.address, asked, coherent=coherent)
         self.graph.all_products.append(product)
         edges = [Edge(v.node, v.shift + forward, v.back + back) for v, forward, back in terms if v.node is not None]
         if not edges:  # nothing that enters it changes

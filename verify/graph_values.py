@@ -5,7 +5,7 @@ sum: r = min(r_x, r_y), size the larger of both
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import partial
@@ -44,6 +44,7 @@ class Values:
     graph: Graph
     names: Counter[str] = field(default_factory=Counter)
     address: tuple[int, ...] = ()
+    asked: Mapping[int, Fraction] = field(default_factory=dict)
     # Values made of parameters alone
 
     def of_weights(self, name: str, inputs: list[Value], shapes: Shapes) -> Value:

@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from fractions import Fraction
 from functools import partial
@@ -15,7 +15,7 @@ from jax.core import Tracer
 from jax.extend.core import ClosedJaxpr, JaxprEqn
 from jax.extend.core import Literal as Literal_
 
-from verify.graph import OUTPUT, ZERO, Activation, Constant, Graph, GraphError, Value, Weight, growth, settle
+from verify.graph import FAR, OUTPUT, ZERO, Activation, Constant, Graph, GraphError, Value, Weight, growth, settle
 from verify.graph_constants import is_zero
 from verify.graph_products import Products
 from verify.graph_values import Shapes
@@ -45,11 +45,22 @@ def walk(programs: Sequence[ClosedJaxpr], params: Sequence[Tree], widths: Sequen
     shapes = {
         path: (_shape(leaf), _shape(large)) for (_, leaf), (_, large), path in zip(*leaves, paths[0], strict=True)
     }
-    graph = Graph(Fraction(widths[1], widths[0]), shapes)
-    values: list[Value] = [Weight(shapes[path], {path: ZERO}) for path in paths[0]]
-    extra = [each.jaxpr.invars[len(paths[0]) :] for each in programs]
+    ratio = Fraction(widths[1], widths[0])
+    graph = _traced(programs, Graph(ratio, shapes), {})
+    owners = [*graph.uses, *graph.all_products]
+    if any(owner.trailing is not None and owner.asked < owner.trailing for owner in owners):
+        # One of several consumers multiplies the output by less than the first: it has size 1 where it is largest.
+        asked = {owner.node: owner.asked for owner in owners if owner.asked < FAR}
+        graph = _traced(programs, Graph(ratio, shapes), asked)
+    return graph
+
+
+def _traced(programs: Sequence[ClosedJaxpr], graph: Graph, asked: Mapping[int, Fraction]) -> Graph:
+    """The graph filled; `asked` are the exponents that trail outputs, by node, where they are known already."""
+    values: list[Value] = [Weight(shapes, {path: ZERO}) for path, shapes in graph.shapes.items()]
+    extra = [each.jaxpr.invars[len(values) :] for each in programs]
     values += [Activation((_shape(a.aval), _shape(b.aval))) for a, b in zip(*extra, strict=True)]
-    state = _Walk(graph)
+    state = _Walk(graph, asked=asked)
     outputs = state.program(programs[0], programs[1], values, ())
     for value in outputs:
         if isinstance(value, Activation):
