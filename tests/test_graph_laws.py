@@ -178,6 +178,18 @@ def leaving_a_requirement_out_never_raises_the_sum(network: Network, pick: int) 
     assert sum(c(fewer).values()) <= sum(c(solved(network, make)).values())
 
 
+def cross_entropy_asks_for_no_more_than_the_mean_square(network: Network, pick: int) -> None:
+    """Wherever a multiplier stands: free logits leave a requirement out."""
+
+    def product(path: str, z: Any, w: Any) -> Any:
+        y = z @ w
+        return y * (32 / z.shape[-1]) ** (pick % 3 / 2) if path == "out" else y
+
+    make = make_of(network, product)
+    mse, ce = (sum(c(solved(replace(network, loss=loss), make)).values()) for loss in ("mse", "ce"))
+    assert ce <= mse
+
+
 def multiplying_by_one_changes_nothing(network: Network, pick: int) -> None:
     edits = [lambda z: z * 1.0, lambda z: z * jnp.ones(z.shape[-1]), lambda z: z + 0.0, lambda z: z / jnp.ones(())]
     edits += [lambda z: z.T.T, lambda z: jnp.concatenate([z[:1], z[1:]]), lambda z: z[::-1][::-1]]
@@ -201,6 +213,7 @@ def halves_of_a_weight_side_by_side_have_its_rate(network: Network, pick: int) -
 LAWS = [
     moving_a_constant_across_a_product_changes_the_gauge_alone,
     leaving_a_requirement_out_never_raises_the_sum,
+    cross_entropy_asks_for_no_more_than_the_mean_square,
     multiplying_by_one_changes_nothing,
     halves_of_a_weight_side_by_side_have_its_rate,
 ]
