@@ -96,7 +96,7 @@ def make_of(network: Network, product: Product = plain, edit: Any = None, split:
     tokens = 4
 
     def make(width: int) -> Any:
-        shapes: dict[str, tuple[int, ...]] = {"in": (6, width), "out": (width, 2)}
+        shapes: dict[str, tuple[int, ...]] = {"in": (6, width), "end": (width,), "out": (width, 2)}
         for index, block in enumerate(network.blocks):
             shapes |= {f"{index}.{name}": size for name, size in shapes_of(block, width, tokens).items()}
         if split:
@@ -121,7 +121,7 @@ def make_of(network: Network, product: Product = plain, edit: Any = None, split:
             for index, block in enumerate(network.blocks):
                 z = edit(z) if edit else z
                 z = apply_block(block, partial(at, p, index), z, partial(inside, p, index))
-            return dense(p, "out", jnp.tanh(z))
+            return dense(p, "out", p["end"] * norm(z))
 
         return params, apply, jax.ShapeDtypeStruct((tokens, 6), jnp.float32)
 
