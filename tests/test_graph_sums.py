@@ -237,20 +237,28 @@ def test_a_sum_over_a_growing_number_of_which_few_are_chosen_is_named(form: str)
         solved(choosing(form))
 
 
-def test_gates_by_the_sign_of_an_entry_pick_a_share():
-    """z (z > 0) is relu by hand, and no choice of a fixed number."""
+@pytest.mark.parametrize(
+    "gate",
+    [
+        lambda z, _: z * (z > 0),
+        lambda z, _: jnp.where(z > 0, z, 0.0),
+        lambda z, level: jnp.where(z > level, z, 0.0),
+        lambda z, _: jnp.nan_to_num(z),
+    ],
+)
+def test_a_gate_by_the_entry_itself_picks_a_share(gate: Any):
+    """relu by hand, a threshold that is learned, a guard: no choice of a fixed number."""
 
     def make(width: int) -> Any:
-        params = {"in": shape(6, width), "w": shape(width, width), "out": shape(width, 2)}
+        params = {"in": shape(6, width), "level": shape(width), "w": shape(width, width), "out": shape(width, 2)}
 
         def apply(p: Any, x: Any) -> Any:
-            z = x @ p["in"]
-            z = (z * (z > 0)) @ p["w"]
-            return jnp.where(z > 0, z, 0.0) @ p["out"]
+            z = x @ p["in"] + p["level"]
+            return jnp.tanh(gate(z, p["level"]) @ p["w"]) @ p["out"]
 
         return params, apply, shape(5, 6)
 
-    assert exponents(solved(make), "c") == {"in": 0, "w": 1, "out": 1}
+    assert exponents(solved(make), "c") == {"in": 0, "level": 0, "w": 1, "out": 1}
 
 
 def test_sums_that_run_over_a_growing_axis_and_sums_of_growing_segments_count_their_terms():

@@ -202,10 +202,11 @@ class Rules(Values):
     def picks(self, name: str, given: list[Value], shape: Shapes) -> bool:
         """Whether a comparison may pick few of entries that grow in number: by their place, or among one another.
 
-        One with a single number, such as z > 0, picks a share.
+        One with a number, a parameter or itself, such as z > 0, picks a share.
         """
-        by_number = any(isinstance(each, Constant) and uniform(each) is not None for each in given)
-        picks = name in COMPARISONS and not by_number
+        entrywise = given[0] is given[-1] or any(isinstance(each, Weight) for each in given)
+        entrywise |= any(isinstance(each, Constant) and uniform(each) is not None for each in given)
+        picks = name in COMPARISONS and not entrywise
         picks |= any(isinstance(each, Activation) and each.chosen for each in given)
         return picks and growth(shape, self.graph.ratio) > 0
 
