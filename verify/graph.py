@@ -51,9 +51,11 @@ class Use:
 
     `node` is the graph's node of its output, `input_node` that of its input (None where the input never changes), with
     r of the input r_node + input_shift. `scale` is the exponent of the constants that the weight is multiplied by, and
-    `input_size` that of the input. `trailing` is the exponent of the constants that its output is multiplied by before
-    anything else; all three are multipliers in the user's own code, n^-found together. `address` is its place in the
-    program: the index of its equation, within the equation that holds that one, and so on.
+    `input_size` that of the input, which as drawn is smaller by n^-cancelled. `trailing` is the exponent of the
+    constants that its output is multiplied by before anything else; scale, input_size and trailing are multipliers in
+    the user's own code, n^-found together. `address` is its place in the program: the index of its equation, within the
+    equation that holds that one, and so on. `shared` is the power of n in the number of positions that this one weight
+    is used at, over which its gradient sums. `asked` is the smallest exponent by which a consumer multiplies it.
     """
 
     name: str
@@ -68,7 +70,10 @@ class Use:
     input_shift: Fraction = ZERO
     input_back: Fraction = ZERO
     input_size: Fraction = ZERO
+    cancelled: Fraction = ZERO
+    shared: Fraction = ZERO
     trailing: Fraction | None = None
+    asked: Fraction = FAR
 
     @property
     def is_dense(self) -> bool:
@@ -83,7 +88,10 @@ class Use:
 
 @dataclass(eq=False)
 class Product:
-    """A product of two activations, such as q k^T; where the dimension that it sums over grows, alignment counts."""
+    """A product of two activations, such as q k^T; where the dimension that it sums over grows, alignment counts.
+
+    `coherent`: no entry of either is negative, so that nothing cancels.
+    """
 
     name: str
     fan_in: Fan
@@ -91,11 +99,19 @@ class Product:
     input_size: Fraction
     address: tuple[int, ...] = ()
     trailing: Fraction | None = None
+    asked: Fraction = FAR
+    coherent: bool = False
 
     @property
     def found(self) -> Fraction:
         """The exponent of the multipliers that the user's own code has around this product."""
         return self.input_size + (self.trailing or ZERO)
+
+    @property
+    def cancelled(self) -> Fraction:
+        """By how much a product that is an average, as softmax's, is smaller as drawn than where its terms align."""
+        averages = self.trailing is not None and self.found >= self.fan_in.power and not self.coherent
+        return self.fan_in.power / 2 if averages else ZERO
 
 
 Owner = Use | Product
@@ -112,11 +128,15 @@ class Edge:
 
 @dataclass
 class Node:
-    """A value whose change is the largest of several terms; `uses` and `product` add theirs to the edges'."""
+    """A value whose change is the largest of several terms; `uses` and `product` add theirs to the edges'.
+
+    `layer`: it is what a matrix that is not trained makes of its source.
+    """
 
     edges: list[Edge] = field(default_factory=list)
     use: Use | None = None
     product: Product | None = None
+    layer: bool = False
 
 
 @dataclass(frozen=True)
@@ -134,8 +154,8 @@ class Requirement:
 class Graph:
     """All that the width does to a function: nodes in order of computation, uses of parameters, what must stay finite.
 
-    `outputs` are (node, shift, back) of the function's results. `problems` are what could not be understood, `notes`
-    what was decided and is worth saying.
+    `outputs` are (node, shift, back, power of n in their number) of the function's results. `problems` are what could
+    not be understood, `notes` what was decided and is worth saying.
     """
 
     ratio: Fraction
@@ -144,7 +164,7 @@ class Graph:
     uses: list[Use] = field(default_factory=list)
     all_products: list[Product] = field(default_factory=list)
     requirements: list[Requirement] = field(default_factory=list)
-    outputs: list[tuple[int, Fraction, Fraction]] = field(default_factory=list)
+    outputs: list[tuple[int, Fraction, Fraction, Fraction]] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -187,7 +207,7 @@ class Graph:
             if node.use is not None and node.use.input_node is not None:
                 feeds[node.use.input_node] = True
             for edge in node.edges:
-                feeds[edge.source] |= feeds[index] or node.product is not None
+                feeds[edge.source] |= feeds[index] or node.product is not None or node.layer
         # A use whose output feeds a later one feeds through its input as well; one sweep reached all, in order.
         return feeds
 
@@ -241,8 +261,11 @@ class Weight:
 class Activation:
     """A value that depends on the inputs: r = r_node + shift, and d loss/d node = n^-(back + that of the value).
 
-    Its size is n^-size, beside what the `owners` have: the uses whose output it still is, times constants n^-their
-    value, and which the initialisation brings to size 1. `node` is None where nothing that it is made of changes.
+    Its size is n^-size once what it sums has aligned, beside what the `owners` have: the uses whose output it still is,
+    times constants n^-their value, and which the initialisation brings to size 1. As drawn it is smaller by
+    n^-cancelled: a mean over n channels has size 0 and cancelled 1/2. `node` is None where nothing that it is made of
+    changes. `chosen`: along an axis that grows entries are 0 but for those that a comparison picks, no one knows how
+    many.
     """
 
     shapes: tuple[Shape, Shape]
@@ -250,8 +273,10 @@ class Activation:
     shift: Fraction = ZERO
     back: Fraction = ZERO
     size: Fraction = ZERO
+    cancelled: Fraction = ZERO
     owners: tuple[tuple[Owner, Fraction], ...] = ()
     nonnegative: bool = False
+    chosen: bool = False
 
 
 Value = Constant | Weight | Activation
@@ -268,10 +293,32 @@ def settle(value: Activation) -> Fraction:
         return value.size
     # What joins a sum whose other terms have their sizes already comes to the size that they have there.
     size = min((m - owner.trailing for owner, m in value.owners if owner.trailing is not None), default=ZERO)
+    found = []
     for owner, multiplier in value.owners:
+        own = _left(owner, multiplier)
         if owner.trailing is None:
-            owner.trailing = multiplier - size
-    return size
+            owner.trailing = multiplier - (own or size)
+        owner.asked = min(owner.asked, owner.trailing, multiplier - own)
+        found.append(multiplier - owner.trailing)
+    return min(found)
+
+
+def _left(owner: Owner, multiplier: Fraction) -> Fraction:
+    """What is left of a product's multipliers once they made it an average: no assumption asks for more than that."""
+    if not isinstance(owner, Product):
+        return ZERO
+    return max(ZERO, owner.input_size + multiplier - owner.fan_in.power)
+
+
+def sizes(value: Activation) -> tuple[Fraction, Fraction]:
+    """(what its consumer lets it grow to, what it is as drawn) as exponents.
+
+    What only cancels may grow, as far as size 1: features that align do. What constants make small may not (THEORY 11).
+    """
+    aligned = settle(value)
+    averaged = (owner.cancelled if isinstance(owner, Product) else ZERO for owner, _ in value.owners)
+    drawn = aligned + value.cancelled + min(averaged, default=ZERO)
+    return min(drawn, max(aligned, ZERO)), drawn
 
 
 def roles_note(fans: Sequence[Fan]) -> list[str]:

@@ -128,6 +128,8 @@ DISCRETE = frozenset(
     ]
 )
 """Functions whose value is one of few, or random bits: it does not follow small changes."""
+COMPARISONS = frozenset(["eq", "ne", "lt", "le", "gt", "ge"])
+SCATTERS = frozenset(["scatter", "scatter-add", "scatter_add"])
 NONNEGATIVE = frozenset(["square", "abs", "exp", "exp2", "logistic", "sqrt", "rsqrt"])
 BROADCAST = PRODUCTS | {"add", "add_any", "sub", "max", "min", "rem", "pow", "atan2"}
 """Takes operands of one entry along an axis for as many as the others have."""

@@ -4,7 +4,8 @@
                              <= b + a + r_z - f omega          (W Dz)
                              <= c + s + a + r_z - f u          (DW Dz)
     r of anything else       <= r of each of its terms
-    r of what a weight, a product or a function takes >= e, its size there; of the output >= 0 (THEORY 11)
+    r of what a weight, a product or a function without a degree takes >= e, its size there as constants make it, not
+    what cancels in a sum at random signs: features align; of the output >= 0 (THEORY 11)
 
 Under cross-entropy a readout's W Dz may diverge, and that row is left out. Minimise the sum of c over the parameters;
 among ties take the smallest r. On a chain of layers it is what `derive.solve` has in closed form.

@@ -5,13 +5,10 @@ sum over n^f entries:     r - f, size e - f/2, e - f where nothing is negative
 """
 
 import math
-from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from fractions import Fraction
-from typing import Any, cast
+from typing import cast
 
-import numpy as np
 from jax.extend.core import JaxprEqn
 
 from verify.graph import (
@@ -19,187 +16,45 @@ from verify.graph import (
     ZERO,
     Activation,
     Constant,
-    Edge,
-    Graph,
-    Node,
-    Owner,
-    Requirement,
-    Use,
+    Fan,
     Value,
     Weight,
     growth,
-    scalar_power,
     settle,
+    sizes,
 )
+from verify.graph_constants import uniform
 from verify.graph_operations import (
     ADDITIVE,
     BOUNDED,
     BROADCAST,
+    COMPARISONS,
     DISCRETE,
-    ENTRYWISE,
     LINEAR,
     NONNEGATIVE,
     POWERS,
     PRODUCTS,
+    SCATTERS,
     SMOOTH,
     SUMS,
 )
-from verify.trace import Shape
-
-Shapes = tuple[Shape, Shape]
+from verify.graph_values import Shapes, Values
 
 
-@dataclass
-class Rules:
-    """The rules, with the graph that they add to."""
+class Rules(Values):
+    """The rule of every kind of operation."""
 
-    graph: Graph
-    names: Counter[str] = field(default_factory=Counter)
-    address: tuple[int, ...] = ()
-    # Values made of parameters alone
-
-    def of_weights(self, name: str, inputs: list[Value], shapes: Shapes) -> Value:
-        """What is made of parameters and constants."""
-        weights = [value for value in inputs if isinstance(value, Weight)]
-        sources: dict[str, Fraction] = {}
-        for weight in weights:
-            for path, scale in weight.sources.items():
-                sources[path] = min(sources.get(path, scale), scale)
-        if name == "stop_gradient" and sources:
-            self.graph.problem(
-                f"parameter {min(sources)} passes stop_gradient before it is used, and is not trained by that use; "
-                "keep what is frozen out of params"
-            )
-        obstacle = next((weight.obstacle for weight in weights if weight.obstacle), None)
-        if obstacle in ENTRYWISE and name not in ENTRYWISE and name not in LINEAR:
-            obstacle = name  # the one that rules out more
-        if len(weights) == 1 and name in PRODUCTS and (name == "mul" or inputs[0] is weights[0]):
-            other = next(value for value in inputs if value is not weights[0])
-            scale = self.constant_power(other) * (1 if name == "mul" else -1)
-            return Weight(shapes, {path: was + scale for path, was in sources.items()}, obstacle)
-        picks = name in LINEAR or name in ("gather", "concatenate", "select_n", "dynamic_update_slice")
-        if not picks or len(sources) > 1:
-            obstacle = obstacle or name
-        return Weight(shapes, sources, obstacle)
-
-    def is_zero(self, value: Constant) -> bool:
-        """Whether the constant is zero everywhere."""
-        pair = value.arrays()
-        return pair is not None and not any(np.any(np.asarray(each)) for each in pair)
-
-    def constant_power(self, value: Value) -> Fraction:
-        """m of a constant that is n^-m: from its RMS at both widths, 0 where the entries differ and hardly change."""
-        if not isinstance(value, Constant):
-            return ZERO
-        pair = value.arrays()
-        if pair is None:
-            return ZERO
-        arrays = [np.abs(np.asarray(each, dtype=np.float64)) for each in pair]
-        uniform = all(each.size and (each == each.flat[0]).all() for each in arrays)
-        sizes = [float(np.sqrt(np.mean(each**2))) if each.size else 0.0 for each in arrays]
-        if not all(0 < size < math.inf for size in sizes):
-            return ZERO
-        exponent = scalar_power(sizes[0], sizes[1], self.graph.ratio)
-        return ZERO if not uniform and abs(exponent) < Fraction(1, 4) else exponent
-
-    # Activations
-
-    def vector(self, value: Weight) -> Activation:
-        """A parameter that meets activations entry by entry: a node of its own."""
-        if not value.sources:
-            return Activation(value.shapes)
-        if value.obstacle is not None and value.obstacle not in ENTRYWISE:
-            made_of = " and ".join(f"parameter {path}" for path in sorted(value.sources))
-            self.graph.problem(
-                f"what meets activations entry by entry, {shape_text(value.shapes)}, is computed from {made_of} by "
-                f"{value.obstacle}; it has to be a parameter, or a function of its entries: make it one of its own"
-            )
-        made: list[Activation] = []
-        for path, scale in value.sources.items():
-            entries = self.graph.shapes[path]
-            name = self.unique(path, "as a vector")
-            use = Use(
-                name,
-                path,
-                "vector",
-                self.graph.fan(1, 1),
-                self.graph.fan(*map(math.prod, entries)),
-                len(self.graph.nodes),
-                scale,
-            )
-            node = self.graph.add(Node(use=use))
-            self.graph.uses.append(use)
-            spread = growth(value.shapes, self.graph.ratio) - growth(entries, self.graph.ratio)
-            back = scale - max(ZERO, spread) / 2
-            owners = ((use, ZERO),) if value.obstacle is None else ()
-            if value.obstacle is not None:
-                use.trailing = ZERO
-            made.append(Activation(value.shapes, node, ZERO, back, owners=owners))
-        return made[0] if len(made) == 1 else self.merged([(each, ZERO, ZERO) for each in made], value.shapes)
-
-    def activations(self, inputs: list[Value]) -> list[Value]:
-        """The values, with parameters that meet activations entry by entry as nodes."""
-        return [self.vector(value) if isinstance(value, Weight) else value for value in inputs]
-
-    def merged(self, terms: list[tuple[Activation, Fraction, Fraction]], shapes: Shapes, **kept: Any) -> Activation:
-        """r = min over terms of r + forward, with the gradient's exponent + back on the way back."""
-        moving = [(value, forward, back) for value, forward, back in terms if value.node is not None]
-        if not moving:
-            return Activation(shapes, **kept)
-        if len(moving) == 1:
-            ((value, forward, back),) = moving
-            return Activation(shapes, value.node, value.shift + forward, value.back + back, **kept)
-        edges = [Edge(value.node, value.shift + forward, value.back + back) for value, forward, back in moving]  # type: ignore[arg-type]
-        return Activation(shapes, self.graph.add(Node(edges)), **kept)
-
-    def joined(self, values: Sequence[Value], shapes: Shapes) -> Value:
-        """Several values side by side in one."""
-        if all(isinstance(value, Constant) for value in values):
-            return Constant(shapes, lambda: None)
-        if not any(isinstance(value, Activation) for value in values):
-            return self.of_weights("concatenate", list(values), shapes)
-        return self.added(self.activations(list(values)), shapes)
-
-    def added(self, values: Sequence[Value], shapes: Shapes, nonnegative: bool = False) -> Activation:
-        """A sum, or a choice among values."""
-        parts = [value for value in values if isinstance(value, Activation)]
-        terms = [(part, ZERO, ZERO) for part in parts]
-        constants = len(parts) < len(values)
-        if all(part.owners for part in parts) and not constants:
-            # Still the outputs of uses: a multiplier that follows belongs to all of them.
-            owners: dict[Owner, Fraction] = {}
-            for part in parts:
-                for owner, multiplier in part.owners:
-                    owners[owner] = min(owners.get(owner, multiplier), multiplier)
-            return self.merged(terms, shapes, owners=tuple(owners.items()))
-        sizes = [settle(part) for part in parts]
-        size = min([*sizes, ZERO] if constants else sizes)
-        return self.merged(terms, shapes, size=size, nonnegative=nonnegative)
-
-    def require(self, value: Activation, what: str, size: Fraction = ZERO) -> None:
-        """The change may be as large here as n^-size, the size of the value for whoever consumes it (THEORY 11)."""
-        if value.node is not None:
-            self.graph.requirements.append(Requirement(value.node, value.shift - size, what))
-
-    def grown(self, size: Fraction, what: str) -> None:
-        """Say where a value grows with the width before anything is trained."""
-        if size < 0:
-            self.graph.problem(
-                f"at initialisation the input of {what} grows as n^{-size}, whatever the parameters' sizes; "
-                "divide the sum that it comes from by that power of the width"
-            )
-
-    def rule(self, name: str, eqn: JaxprEqn, given: list[Value], shapes: list[Shapes]) -> list[Value]:
+    def rule(self, name: str, eqn: JaxprEqn, wide: JaxprEqn, given: list[Value], shapes: list[Shapes]) -> list[Value]:
         """What an operation makes of activations, by the kind of operation that it is."""
         shape = shapes[0]
         if name in DISCRETE:
-            return [Activation(each) for each in shapes]
+            return [Activation(each, chosen=self.picks(name, given, each)) for each in shapes]
         if name == "gather":
             name = "slice" if isinstance(given[0], Activation) else name
         if name in PRODUCTS and sum(isinstance(value, Constant) for value in given) == 1:
             return [self.scaled(name, given, shape)]
         if name == "integer_pow" or (name == "pow" and isinstance(given[1], Constant)):
-            exponent = eqn.params["y"] if name == "integer_pow" else self.uniform(given[1])
+            exponent = eqn.params["y"] if name == "integer_pow" else uniform(cast("Constant", given[1]))
             if exponent is not None:
                 degree = Fraction(exponent).limit_denominator(1000)
                 base = cast("Activation", self.activations(given)[0])
@@ -213,14 +68,17 @@ class Rules:
             sources = moving if len(moving) == len(shapes) else [first] * len(shapes)
             return [*(self.moved(name, value, each) for value, each in zip(sources, shapes, strict=True))]
         if name in SUMS:
-            return [self.summed(first, shape)]
+            return [self.summed(first, shape, self.running(name, eqn, wide))]
         if name in ADDITIVE:
             nonnegative = name == "max" and any(isinstance(v, Constant) or v.nonnegative for v in inputs)  # type: ignore[union-attr]
             nonnegative |= name in ("add", "add_any", "concatenate", "select_n") and all(v.nonnegative for v in moving)
             if name == "select_n":
-                inputs = inputs[1:]
-            if name in ("scatter", "scatter-add", "scatter_add", "dynamic_update_slice"):
-                inputs = [v for v in inputs if isinstance(v, Activation)]
+                picked = self.picks(name, inputs[:1], shape) and any(isinstance(v, Constant) for v in inputs)
+                return [replace(self.added(inputs[1:], each, nonnegative), chosen=picked) for each in shapes]
+            if name in SCATTERS:
+                return [self.scattered(name, inputs, shape)]
+            if name == "dynamic_update_slice":
+                inputs = inputs[:2]
             if name == "max" and len(moving) == 1 and isinstance(inputs[1], Constant | Activation):
                 # relu: homogeneous, and its size that of its input.
                 return [replace(self.homogeneous(first, Fraction(1), shape, True))]
@@ -230,19 +88,7 @@ class Rules:
         if name in POWERS:
             return [self.homogeneous(first, POWERS[name], shape, name in NONNEGATIVE)]
         if name in BOUNDED or name in SMOOTH:
-            sizes = [settle(value) for value in moving]
-            for value, size in zip(moving, sizes, strict=True):
-                self.grown(size, name)
-                self.require(value, name)
-            size = ZERO if name in BOUNDED else min(sizes)
-            return [
-                self.merged(
-                    [(value, ZERO, ZERO) for value in moving],
-                    shape,
-                    size=max(ZERO, size),
-                    nonnegative=name in NONNEGATIVE,
-                )
-            ]
+            return [self.function(name, moving, shape)]
         paths = sorted({path for value in given if isinstance(value, Weight) for path in value.sources})
         self.graph.problem(
             f"{name} is not understood"
@@ -250,15 +96,6 @@ class Rules:
             + "; write it with sums, products, functions of entries and jax.lax.scan"
         )
         return [*(self.added(inputs, each) for each in shapes)]
-
-    def uniform(self, value: Value) -> float | None:
-        """The one number that a constant holds at both widths; None where it holds several."""
-        pair = value.arrays() if isinstance(value, Constant) else None
-        if pair is None:
-            return None
-        small, large = (np.asarray(each, dtype=np.float64) for each in pair)
-        same = small.size and (small == small.flat[0]).all() and (large == small.flat[0]).all()
-        return float(small.flat[0]) if same else None
 
     def scaled(self, name: str, given: list[Value], shape: Shapes) -> Activation:
         """An activation times a constant n^-m, or divided by it, or dividing it."""
@@ -285,11 +122,24 @@ class Rules:
             owners=owners,
         )
 
+    def function(self, name: str, moving: list[Activation], shape: Shapes) -> Activation:
+        """A function of entries without a degree: near 0 it is linear, or 1 and a linear part."""
+        found = [sizes(value) for value in moving]
+        for value, (size, drawn) in zip(moving, found, strict=True):
+            self.grown(drawn, name)
+            self.require(value, name, size)
+        size, drawn = (ZERO, ZERO) if name in BOUNDED else (max(ZERO, min(each)) for each in zip(*found, strict=True))
+        terms = [(value, ZERO, ZERO) for value in moving]
+        signs, chosen = name in NONNEGATIVE, any(value.chosen for value in moving)
+        return self.merged(terms, shape, size=size, cancelled=drawn - size, nonnegative=signs, chosen=chosen)
+
     def homogeneous(self, value: Activation, degree: Fraction, shape: Shapes, nonnegative: bool) -> Activation:
-        """f(x) of that degree p: size p e, change r + (p - 1) e."""
-        size = settle(value)
-        factor = (degree - 1) * size
-        return self.merged([(value, factor, factor)], shape, size=degree * size, nonnegative=nonnegative)
+        """f(x) of that degree p: size p e, change r + (p - 1) e, with the e at which that is largest."""
+        aligned, (bound, drawn) = settle(value), sizes(value)
+        terms = [(value, (degree - 1) * (bound if degree > 1 else drawn), (degree - 1) * drawn)]
+        size = degree * (aligned if degree > 0 else drawn)
+        cancelled = degree * drawn - size
+        return self.merged(terms, shape, size=size, cancelled=cancelled, nonnegative=nonnegative, chosen=value.chosen)
 
     def moved(self, name: str, value: Activation, shape: Shapes) -> Activation:
         """The same entries in another place, or some of them.
@@ -300,7 +150,9 @@ class Rules:
         back = value.back + (2 * FAR if name == "stop_gradient" else 0)
         if name != "pad":
             back -= growth(shape, self.graph.ratio) / 2 - growth(value.shapes, self.graph.ratio) / 2
-        return replace(value, shapes=shape, back=back, nonnegative=value.nonnegative and name not in ("neg", "pad"))
+        signs = value.nonnegative and name not in ("neg", "pad")
+        chosen = value.chosen and growth(shape, self.graph.ratio) > 0
+        return replace(value, shapes=shape, back=back, nonnegative=signs, chosen=chosen)
 
     def spread(self, value: Value, shape: Shapes) -> Value:
         """An operand with one entry along some axis, or none, as the array that it stands for."""
@@ -310,40 +162,74 @@ class Rules:
             replace(value, shapes=shape) if isinstance(value, Weight) else self.moved("broadcast_in_dim", value, shape)
         )
 
-    def summed(self, value: Activation, shape: Shapes) -> Activation:
-        """A sum over n^f entries: changes may all align; entries of random sign add up to n^(f/2) of one's size."""
-        over = max(ZERO, growth(value.shapes, self.graph.ratio) - growth(shape, self.graph.ratio))
+    def summed(self, value: Activation, shape: Shapes, running: Fraction = ZERO) -> Activation:
+        """A sum over n^f entries: changes may all align; entries of random sign add up to n^(f/2) of one's size.
+
+        Of a running sum over n^f entries as many later ones hold an entry, whose gradients add up at random signs.
+        """
+        over = running or max(ZERO, growth(value.shapes, self.graph.ratio) - growth(shape, self.graph.ratio))
         if over == 0:
             return replace(value, shapes=shape)
-        size = settle(value)
+        if value.chosen:
+            self.uncounted("a sum", self.graph.fan(*map(math.prod, value.shapes)))
         return self.merged(
-            [(value, -over, ZERO)],
+            [(value, -over, -running / 2)],
             shape,
-            size=size - (over if value.nonnegative else over / 2),
+            size=settle(value) - over,
+            cancelled=value.cancelled + (ZERO if value.nonnegative else over / 2),
             nonnegative=value.nonnegative,
+        )
+
+    def running(self, name: str, eqn: JaxprEqn, wide: JaxprEqn) -> Fraction:
+        """f where every entry of the result sums over up to n^f of the operand's: cumulative sums and windows."""
+        if name == "cumsum":
+            lengths = [each.invars[0].aval.shape[each.params["axis"]] for each in (eqn, wide)]  # type: ignore[union-attr]
+        elif name == "reduce_window_sum":
+            lengths = [math.prod(each.params["window_dimensions"]) for each in (eqn, wide)]
+        else:
+            return ZERO
+        return self.graph.fan(*lengths).power
+
+    def scattered(self, name: str, inputs: list[Value], shape: Shapes) -> Activation:
+        """Updates written into an array, or added up where several meet in one place, as in a segment's sum."""
+        values = [inputs[0], inputs[2]]
+        updates = inputs[2]
+        over = growth(updates.shapes, self.graph.ratio) - growth(shape, self.graph.ratio)
+        if name != "scatter" and over > 0 and isinstance(updates, Activation):
+            values[1] = self.summed(updates, shape, running=over)
+        return replace(self.added(values, shape), chosen=not isinstance(inputs[1], Constant) and over < 0)
+
+    def picks(self, name: str, given: list[Value], shape: Shapes) -> bool:
+        """Whether a comparison may pick few of entries that grow in number: by their place, or among one another.
+
+        One with a number, a parameter or itself, such as z > 0, picks a share.
+        """
+        entrywise = given[0] is given[-1] or any(isinstance(each, Weight) for each in given)
+        entrywise |= any(isinstance(each, Constant) and uniform(each) is not None for each in given)
+        picks = name in COMPARISONS and not entrywise
+        picks |= any(isinstance(each, Activation) and each.chosen for each in given)
+        return picks and growth(shape, self.graph.ratio) > 0
+
+    def uncounted(self, what: str, fan: Fan) -> None:
+        """Say that a sum holds an unknown number of terms."""
+        self.graph.problem(
+            f"{what} sums {fan} entries of which a comparison or a scatter picks some; how many cannot be told, and "
+            "with it how the sum goes with the width: keep the number that it picks from at one size in both widths"
         )
 
     def multiplied(
         self, name: str, left: Activation, right: Activation, shape: Shapes, given: list[Value]
     ) -> Activation:
         """x y, or x / y: r = min(r_x + e_y, r_y + e_x), for a quotient min(r_x - e_y, r_y + e_x - 2 e_y)."""
-        first, second = settle(left), settle(right)
-        same = given[0] is given[1]
+        (first, first_drawn), (second, second_drawn) = sizes(left), sizes(right)
+        both = left.nonnegative and right.nonnegative
         if name == "mul":
-            terms = [(left, second, second), (right, first, first)]
-            return self.merged(
-                terms, shape, size=first + second, nonnegative=same or (left.nonnegative and right.nonnegative)
-            )
-        terms = [(left, -second, -second), (right, first - 2 * second, first - 2 * second)]
-        return self.merged(terms, shape, size=first - second, nonnegative=left.nonnegative and right.nonnegative)
-
-    def unique(self, name: str, what: str = "") -> str:
-        """The name, numbered where it was given before."""
-        self.names[name + what] += 1
-        count = self.names[name + what]
-        return name if count == 1 else f"{name}#{count}"
-
-
-def shape_text(shapes: Shapes) -> str:
-    """A shape at both widths."""
-    return str(shapes[0]) if shapes[0] == shapes[1] else f"{shapes[0]} -> {shapes[1]}"
+            terms = [(left, second, second_drawn), (right, first, first_drawn)]
+            size, drawn = settle(left) + settle(right), first_drawn + second_drawn
+            both |= given[0] is given[1]
+        else:
+            slope = 2 * second_drawn
+            terms = [(left, -second_drawn, -second_drawn), (right, first - slope, first_drawn - slope)]
+            size, drawn = settle(left) - second_drawn, first_drawn - second_drawn
+        chosen = left.chosen or right.chosen
+        return self.merged(terms, shape, size=size, cancelled=drawn - size, nonnegative=both, chosen=chosen)

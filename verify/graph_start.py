@@ -114,6 +114,22 @@ class Start:
             )
             for path in self.uses
         }
+        self._rarely_seen()
+
+    def _rarely_seen(self) -> None:
+        """Say which rows are seen ever less often; GraphError where a step's size follows from how often."""
+        rare = [f"{use.path} has rows" for use in self.graph.uses if use.primitive == "gather" and use.shared < 0]
+        if self.wanted.loss == "ce" and any(count > 0 for *_, count in self.graph.outputs):
+            rare.append("the output has classes")
+        if not rare:
+            return
+        seen = f"{rare[0]} that grow in number, of which a batch sees a smaller share at every width"
+        if any(degree > 0 for _, _, degree, _ in self.update.values()):
+            raise GraphError(
+                f"{seen}: how far a rule whose steps follow the gradient may move one that is seen cannot be told from "
+                "root mean squares; use one that normalises, such as adam, or keep their number"
+            )
+        self.notes.append(f"{seen}: g and epsilon are by the mean over all, seen and unseen")
 
     def total(self, use: Use) -> Fraction:
         """What a + b of that use has to be: for activations of size 1 at the start, or the scheme's on a readout."""
@@ -161,8 +177,10 @@ class Start:
     def _gradients(self) -> dict[str, Fraction]:
         """g of every parameter at initialisation: back through the graph, the largest gradient that arrives counts."""
         back = [FAR] * len(self.graph.nodes)
-        for node, _, offset in self.graph.outputs:
-            back[node] = min(back[node], offset)
+        # A loss is a mean over entries; under cross-entropy one of them has a gradient of order 1.
+        share = Fraction(1, 2) if self.wanted.loss == "ce" else Fraction(1)
+        for node, _, offset, count in self.graph.outputs:
+            back[node] = min(back[node], offset + share * count)
         found = dict.fromkeys(self.uses, FAR)
         for index in reversed(range(len(back))):
             node, now = self.graph.nodes[index], back[index]
@@ -176,7 +194,7 @@ class Start:
                 continue
             # A vector's own scale is part of the way back from its node already.
             scale = self.multiplier(use) - (ZERO if use.is_dense else use.scale)
-            found[use.path] = min(found[use.path], now + scale + use.input_size)
+            found[use.path] = min(found[use.path], now + scale + use.input_size + use.cancelled - use.shared / 2)
             if use.input_node is not None:
                 forward = self.b[use.path] + self.multiplier(use)
                 arriving = now + forward - use.fan_out.power / 2 + use.input_back

@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from fractions import Fraction
 from functools import partial
@@ -15,12 +15,14 @@ from jax.core import Tracer
 from jax.extend.core import ClosedJaxpr, JaxprEqn
 from jax.extend.core import Literal as Literal_
 
-from verify.graph import OUTPUT, ZERO, Activation, Constant, Graph, GraphError, Value, Weight, settle
+from verify.graph import FAR, OUTPUT, ZERO, Activation, Constant, Graph, GraphError, Value, Weight, growth, settle
+from verify.graph_constants import is_zero
 from verify.graph_products import Products
-from verify.graph_rules import Shapes
+from verify.graph_values import Shapes
 from verify.trace import BODIES, CALLS, LABELS, Shape, Tree, as_closed, bind_equation, scan_split
 
-LARGEST_CONSTANT = 2**22
+LARGEST_CONSTANT = 2**24
+"""Entries of a constant up to which its values are worked out."""
 
 
 def walk(programs: Sequence[ClosedJaxpr], params: Sequence[Tree], widths: Sequence[int]) -> Graph:
@@ -43,17 +45,29 @@ def walk(programs: Sequence[ClosedJaxpr], params: Sequence[Tree], widths: Sequen
     shapes = {
         path: (_shape(leaf), _shape(large)) for (_, leaf), (_, large), path in zip(*leaves, paths[0], strict=True)
     }
-    graph = Graph(Fraction(widths[1], widths[0]), shapes)
-    values: list[Value] = [Weight(shapes[path], {path: ZERO}) for path in paths[0]]
-    extra = [each.jaxpr.invars[len(paths[0]) :] for each in programs]
+    ratio = Fraction(widths[1], widths[0])
+    graph = _traced(programs, Graph(ratio, shapes), {})
+    owners = [*graph.uses, *graph.all_products]
+    if any(owner.trailing is not None and owner.asked < owner.trailing for owner in owners):
+        # One of several consumers multiplies the output by less than the first: it has size 1 where it is largest.
+        asked = {owner.node: owner.asked for owner in owners if owner.asked < FAR}
+        graph = _traced(programs, Graph(ratio, shapes), asked)
+    return graph
+
+
+def _traced(programs: Sequence[ClosedJaxpr], graph: Graph, asked: Mapping[int, Fraction]) -> Graph:
+    """The graph filled; `asked` are the exponents that trail outputs, by node, where they are known already."""
+    values: list[Value] = [Weight(shapes, {path: ZERO}) for path, shapes in graph.shapes.items()]
+    extra = [each.jaxpr.invars[len(values) :] for each in programs]
     values += [Activation((_shape(a.aval), _shape(b.aval))) for a, b in zip(*extra, strict=True)]
-    state = _Walk(graph)
+    state = _Walk(graph, asked=asked)
     outputs = state.program(programs[0], programs[1], values, ())
     for value in outputs:
         if isinstance(value, Activation):
             settle(value)
             if value.node is not None:
-                graph.outputs.append((value.node, value.shift, value.back))
+                count = growth(value.shapes, graph.ratio)
+                graph.outputs.append((value.node, value.shift, value.back, count))
                 state.require(value, OUTPUT)
     return graph
 
@@ -113,8 +127,8 @@ class _Walk(Products):
         if name == "scan":
             return self.scan(eqn, wide, inputs, iteration, shapes)
         if name in LABELS and LABELS[name] != "gather" and any(isinstance(value, Constant) for value in inputs):
-            if self.is_zero(next(value for value in inputs if isinstance(value, Constant))):
-                return [Constant(shape, lambda: None) for shape in shapes]  # such as the first turn of a recurrent loop
+            if is_zero(next(value for value in inputs if isinstance(value, Constant))):
+                return [self.filled(shape) for shape in shapes]  # such as the first turn of a recurrent loop
             if any(isinstance(value, Weight) for value in inputs):
                 inputs = [
                     Activation(v.shapes, size=self.constant_power(v)) if isinstance(v, Constant) else v for v in inputs
@@ -126,12 +140,15 @@ class _Walk(Products):
         if name in LABELS:
             return [self.contraction(eqn, wide, inputs, shapes[0], iteration)]
         if not any(jax.numpy.issubdtype(var.aval.dtype, jax.numpy.inexact) for var in eqn.outvars):  # type: ignore[attr-defined]
-            return [Activation(shape) for shape in shapes]  # integers and truth values follow no small change
-        return self.rule(name, eqn, inputs, shapes)
+            # Integers and truth values follow no small change.
+            return [Activation(shape, chosen=self.picks(name, inputs, shape)) for shape in shapes]
+        return self.rule(name, eqn, wide, inputs, shapes)
 
     def computed(self, eqn: JaxprEqn, wide: JaxprEqn, inputs: list[Constant], shapes: list[Shapes]) -> list[Value]:
         """The results of an equation among constants, worked out when they are asked for."""
         kept: list[Any] = []
+        if eqn.primitive.name == "broadcast_in_dim" and all(math.prod(each) == 1 for each in inputs[0].shapes):
+            return [Constant(shapes[0], partial(self.copied, inputs[0], shapes[0]))]
 
         def results() -> Any:
             if not kept:
@@ -151,6 +168,19 @@ class _Walk(Products):
             return None if found is None else (found[0][index], found[1][index])
 
         return [Constant(shape, partial(one, index)) for index, shape in enumerate(shapes)]
+
+    def copied(self, value: Constant, shapes: Shapes) -> Any:
+        """The arrays of one number in every entry, which take no memory."""
+        pair = value.arrays()
+        if pair is None:
+            return None
+        return tuple(
+            np.broadcast_to(np.asarray(each).reshape(()), shape) for each, shape in zip(pair, shapes, strict=True)
+        )
+
+    def filled(self, shapes: Shapes) -> Constant:
+        """Zeros."""
+        return Constant(shapes, lambda: tuple(np.broadcast_to(np.float32(0), shape) for shape in shapes))
 
     def scan(
         self,

@@ -108,7 +108,7 @@ def _assembled(
         if use.is_dense:
             it = rates.uses[use.name]
             after = (use.trailing or ZERO) + it.extra
-            size = None if it.tied else it.total - use.fan_in.power / 2
+            size = None if it.tied else it.total + use.cancelled - use.fan_in.power / 2
             fan_in, fan_out = ((fan.base, fan.target) for fan in (use.fan_in, use.fan_out))
             ops.append(
                 OpRow(

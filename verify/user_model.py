@@ -5,6 +5,7 @@ step that gives one. Flax, Equinox, Haiku and plain functions all come to this i
 """
 
 import hashlib
+import math
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -17,6 +18,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
+from jax.extend.core import ClosedJaxpr
 
 from derive.errors import DeriveError, shorten
 from verify.graph import Graph
@@ -25,6 +28,10 @@ from verify.trace import TraceError, Tree
 
 Make = Callable[[int], Any]
 Apply = Callable[[Tree, Tree], Tree]
+
+
+LARGEST_MODEL = 2**28
+"""Entries of parameters: up to here a model is made whole at the larger width for the values of what it closes over."""
 
 
 class ModelError(DeriveError):
@@ -149,8 +156,25 @@ def graph_of(make: Make, base_width: int, width: int) -> tuple[Graph, UserModel,
         large = abstract(make, width)
         if _kinds(_program(large, width)) != _kinds(narrow):  # arrays that make left abstract count as operations
             large = build(make, width)
+        elif _leaked(_program(large, width)) and _entries(large.params) <= LARGEST_MODEL:
+            large = build(make, width)  # the values of what apply closes over are needed
     graph = walk((narrow, _program(large, width)), (small.params, large.params), (base_width, width))
     return graph, small, jax.eval_shape(lambda tree: tree, large.params)
+
+
+def _leaked(program: Any) -> bool:
+    """Whether the program has arrays that belong to the abstract run of make, so that nobody knows their values."""
+    return any(isinstance(each, Tracer) for each in program.consts) or any(
+        _leaked(body)
+        for eqn in program.jaxpr.eqns
+        for value in eqn.params.values()
+        for body in (value if isinstance(value, tuple | list) else (value,))
+        if isinstance(body, ClosedJaxpr)
+    )
+
+
+def _entries(tree: Tree) -> int:
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
 
 
 def _kinds(program: Any) -> tuple[int, list[str]]:
