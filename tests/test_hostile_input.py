@@ -17,7 +17,8 @@ HUGE = "((99**16)**16)**16"
 
 def said(capsys: Capture, *arguments: str) -> tuple[int, str, str]:
     code = run(lambda: app(list(arguments), standalone_mode=False), "derive")
-    return (code, *capsys.readouterr())
+    out, err = capsys.readouterr()
+    return code, out, err
 
 
 @pytest.mark.parametrize(
