@@ -101,7 +101,7 @@ def test_what_is_sound_of_a_damaged_store_is_salvaged(tmp_path: Path, capsys: py
     def said(*arguments: str) -> tuple[int, str, str]:
         code = run(lambda: app(list(arguments), standalone_mode=False), "verify", (ValueError,))
         out, err = capsys.readouterr()
-    return code, out, err
+        return code, out, err
 
     code, _, error = said("status", str(path))
     assert code == 2 and error.count("\n") == 1 and "row" in error and path.name in error
