@@ -35,6 +35,7 @@ ITEMS: tuple[str, ...] = (
     "figure_7_coordinate_check",
     "figure_8_equivalence",
     "figure_9_phase",
+    "figure_10_accelerators",
 )
 """The scripts in the order of the gallery; each has `item(data)`, which gives its Item from the results in `data`."""
 

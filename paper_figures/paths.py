@@ -9,6 +9,8 @@ DATA = ROOT / "data"
 OUT = ROOT / "out"
 GALLERY = ROOT / "gallery"
 STYLE = ROOT / "style.mplstyle"
+ADOPTED = ROOT.parent / "benchmarks" / "results"
+"""Runs of the accelerator's benchmark, a folder per device."""
 
 
 class MissingResultError(ValueError):

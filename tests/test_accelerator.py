@@ -12,17 +12,18 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.accelerator.adopt import adopt
+from benchmarks.accelerator.adopt import FOLDER, adopt
 from benchmarks.accelerator.ledger import Cost, Job, Ledger, read
 from benchmarks.accelerator.steps import STEPS, ends
 from benchmarks.results import tables
+from paper_figures.figure_10_accelerators import item_of
 
 ROOT = Path(__file__).parent.parent
 HEADING = {"step": "toy", "device": "A Chip"}
 SLOW = """
 import sys, time
 from pathlib import Path
-from benchmarks.accelerator.adopt import adopt
+from benchmarks.accelerator.adopt import FOLDER, adopt
 from benchmarks.accelerator.ledger import Cost, Ledger
 ledger = Ledger(Path(sys.argv[1]), {"step": "toy", "device": "A Chip"}, time.time() + 60, time.time())
 for number in range(40):
@@ -149,6 +150,30 @@ def test_adopted_results_are_shown_by_their_device_and_go_with_their_folder(tmp_
     assert "bfloat16" in tables(stored)[0]
     shutil.rmtree(stored / "pretended-chip-9")
     assert tables(stored) == []
+
+
+def test_adopted_studies_are_a_figure_by_device_and_go_with_their_folder(tmp_path: Path) -> None:
+    """A copy of the stored run under another name, one of its sizes grown with the width: judged again, it fails."""
+    source = next(FOLDER.glob("*/2_widths.json")).parent
+    pretended_chip = tmp_path / "pretended-chip-9"
+    pretended_chip.mkdir()
+    for name in ("2_widths.json", "6_study.json"):
+        kept = read(source / name) | {"device": "Pretended Chip 9"}
+        if name.startswith("2"):
+            kept["result"] = {"adam mup": kept["result"]["adam mup"]}
+            for part in kept["parts"].values():
+                readout = part["result"]["steps"]["1"]["readout"]
+                readout["delta_output"] = [size * part["result"]["width"] ** 0.5 for size in readout["delta_output"]]
+        (pretended_chip / name).write_text(json.dumps(kept))
+    item = item_of(tmp_path)
+    table = item.tables["figure_10_exponents"]
+    assert {row[0] for row in [*table.rows, *item.tables["figure_10_best_rates"].rows]} == {"Pretended Chip 9"}
+    assert (
+        "Adam muP readout -0.47" in item.measured
+        and "rejected for Adam muP by step 2 propagation and 4 result" in item.measured
+    )
+    shutil.rmtree(pretended_chip)
+    assert item_of(tmp_path).scale == "No run was adopted." and not item_of(tmp_path).figures
 
 
 def test_toys_other_devices_and_nothing_are_not_adopted(tmp_path: Path) -> None:
