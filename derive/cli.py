@@ -41,7 +41,9 @@ INTERRUPTED = 130
 
 OptimizerOption = Annotated[
     str | None,
-    typer.Option(help="A name of `derive list`, or one per layer kind: adam,hidden=muon.  [default: adam]"),
+    typer.Option(
+        help="A name of `derive list`, a rule as in --update, or one per layer kind: adam,hidden=muon.  [default: adam]"
+    ),
 ]
 UpdateOption = Annotated[
     str | None, typer.Option(help="An update rule of your own, such as 'm/(sqrt(v)+eps)'; see `derive list rules`.")
@@ -99,16 +101,16 @@ def _problem(
 ) -> "Problem":
     from dataclasses import replace
 
-    from derive import alignments, optimizers, parameterizations, propagation
+    from derive import alignments, optimizers, parameterizations, propagation, registry
     from derive.parsing import parse_number, parse_triple
 
     if update is not None and optimizer is not None:
         raise DeriveError("--optimizer and --update are both given; keep the one to derive for")
     rows: propagation.Optimizers
     if update is not None:
-        rows = {kind: optimizers.Optimizer("custom", update) for kind in optimizers.KINDS}
+        rows = registry.optimizers(optimizers.Optimizer("custom", update))
     else:
-        rows = optimizers.optimizers("adam" if optimizer is None else optimizer)
+        rows = registry.optimizers("adam" if optimizer is None else optimizer)
     if _choice("--epsilon", epsilon, ("scaled", "constant")) == "constant":
         rows = {kind: replace(row, scaled_epsilon=False) for kind, row in rows.items()}
     if rank is not None:

@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Callable, Mapping
 
 import sympy
-from sympy import Expr, Rational, Symbol
+from sympy import Expr, Pow, Rational, Symbol
 
 from derive.errors import DeriveError, shorten, unknown_name
 
@@ -70,6 +70,23 @@ def parse_triple(text: str, what: str) -> tuple[Expr, Expr, Expr]:
     return embedding, hidden, readout
 
 
+def split_outside(text: str, what: str) -> list[str]:
+    """The parts between commas that stand outside of parentheses; DeriveError where these do not match."""
+    parts, depth = [""], 0
+    for character in text:
+        depth += (character == "(") - (character == ")")
+        if depth < 0:
+            break
+        if character == "," and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += character
+    if depth != 0:
+        problem = "closes a parenthesis that was not opened" if depth < 0 else "leaves a parenthesis open"
+        raise DeriveError(f"{what} {shorten(text)} {problem}; write rules such as polar(m)*sqrt(fan_out/fan_in)")
+    return parts
+
+
 class _Builder:
     def __init__(self, text: str, what: str, names: Names | None, functions: Functions) -> None:
         self.text, self.what, self.names, self.functions = text, what, names, functions
@@ -81,8 +98,14 @@ class _Builder:
     def build(self, node: ast.expr) -> Expr:
         """The expression of a node, with no number in it that is too long to go on with."""
         value = self.built(node)
-        if not isinstance(node, ast.Constant | ast.Name) and any(map(_is_long, value.atoms(Rational))):
+        if isinstance(node, ast.Constant | ast.Name):
+            return value
+        if any(map(_is_long, value.atoms(Rational))):
             raise self.error(node, f"has a number of more than {MAX_DIGITS} digits; give smaller ones")
+        if any(isinstance(part.exp, Rational) and abs(part.exp) > MAX_POWER for part in value.atoms(Pow)):
+            raise self.error(node, f"has a power above {MAX_POWER}; give a smaller one")
+        if value.has(sympy.I):
+            raise self.error(node, "is not real; give a root of something that is not negative")
         return value
 
     def built(self, node: ast.expr) -> Expr:

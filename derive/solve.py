@@ -8,7 +8,7 @@ closed-form (THEORY 5): targets t backward, rates forward.
 """
 
 import builtins
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import Literal, cast
@@ -22,7 +22,6 @@ from derive.certify import Certificate, check
 from derive.errors import DeriveError
 from derive.exponents import Kind, largest, smallest, substitute
 from derive.optimizers import Optimizer
-from derive.optimizers import optimizers as read_optimizers
 from derive.parameterizations import Parameterization
 from derive.parameterizations import parameterization as read_parameterization
 from derive.propagation import (
@@ -30,12 +29,12 @@ from derive.propagation import (
     Extremum,
     Loss,
     Number,
-    Optimizers,
     Problem,
     gradients,
     residuals,
     trained_readout_gradient,
 )
+from derive.registry import optimizers as read_optimizers
 
 Decay = Literal["independent", "sqrt", "constant"]
 DECAYS: dict[Decay, Expr] = {"independent": S.One, "sqrt": Rational(1, 2), "constant": S.Zero}
@@ -406,7 +405,7 @@ def _corner(intervals: tuple[Alignment, Alignment], ends: tuple[int, int, int]) 
 
 
 def prescribe(
-    optimizer: str | Optimizer = "adam",
+    optimizer: str | Optimizer | Mapping[str, str | Optimizer] = "adam",
     parameterization: str | Parameterization = "sp",
     alignment: str | Alignment = "full",
     *,
@@ -418,19 +417,15 @@ def prescribe(
 ) -> Prescription:
     """The prescription for a triple, given by names as on the command line or as objects.
 
-    `hidden_layers` is by default the number on which the alignment was measured, or 1.
+    `optimizer` may be a mapping by layer kind; `hidden_layers` is by default the number on which the alignment was
+    measured, or 1.
 
     >>> [str(c) for c in prescribe("adam", "sp", "full").c]
     ['0', '1', '1']
     """
-    rows: Optimizers = (
-        {"embedding": optimizer, "hidden": optimizer, "readout": optimizer}
-        if isinstance(optimizer, Optimizer)
-        else read_optimizers(optimizer)
-    )
     assumed = read_alignment(alignment) if isinstance(alignment, str) else alignment
     problem = Problem(
-        optimizers=rows,
+        optimizers=read_optimizers(optimizer),
         parameterization=(
             read_parameterization(parameterization) if isinstance(parameterization, str) else parameterization
         ),

@@ -27,9 +27,9 @@ from sympy import Rational
 
 from derive.alignments import FULL
 from derive.exponents import KINDS
-from derive.optimizers import optimizer
 from derive.parameterizations import Parameterization
 from derive.propagation import Optimizers, Problem
+from derive.registry import optimizer
 from derive.solve import DECAYS, largest_rates
 from verify.data import Corpus
 from verify.measure import Scalar, initial_inputs, measure

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 
 from derive.exponents import Kind
-from derive.optimizers import optimizers
+from derive.registry import optimizers
 from verify.models import Scaling, stacks
 from verify.optimizers import ScaledRule, check_trainable, per_layer
 from verify.plan import Network, mlp, shard, transformer

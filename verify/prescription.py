@@ -21,8 +21,8 @@ from derive.certify import Certificate
 from derive.errors import DeriveError, shorten, unknown_name
 from derive.exponents import KINDS, Kind
 from derive.optimizers import Optimizer
-from derive.optimizers import optimizers as read_optimizers
 from derive.propagation import Loss, Optimizers
+from derive.registry import optimizers as read_optimizers
 from derive.solve import Decay
 from verify.graph_walk import path_name
 from verify.multipliers import multiplied
