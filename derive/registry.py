@@ -95,6 +95,14 @@ def spelled(row: Optimizer) -> str:
     return row.name if known else "".join(row.update.split())
 
 
+def joined(rows: Mapping[Kind, Optimizer]) -> str:
+    """The name of one optimizer for all layer kinds, or embedding=adam,hidden=muon,readout=adam."""
+    names = {kind: row.name for kind, row in rows.items()}
+    return (
+        names["hidden"] if len(set(names.values())) == 1 else ",".join(f"{kind}={name}" for kind, name in names.items())
+    )
+
+
 def _kind(text: str) -> Kind:
     for kind in KINDS:
         if kind == text.strip().lower():
@@ -113,7 +121,9 @@ def optimizers(given: str | Optimizer | Mapping[str, str | Optimizer]) -> dict[K
         return dict.fromkeys(KINDS, given)
     if isinstance(given, str):
         return _from_text(given)
-    chosen = {_kind(kind): row if isinstance(row, Optimizer) else optimizer(row) for kind, row in given.items()}
+    chosen: dict[Kind, Optimizer] = {
+        _kind(kind): row if isinstance(row, Optimizer) else optimizer(row) for kind, row in given.items()
+    }
     return _complete(chosen, ", ".join(map(str, given)) or "nothing")
 
 
