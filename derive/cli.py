@@ -39,6 +39,8 @@ LONGEST_USAGE = 400
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it."""
 
+DECAY_HELP = "Decoupled decay: independent, sqrt, constant, or a power n^-1 that rate x lambda goes with."
+
 OptimizerOption = Annotated[
     str | None,
     typer.Option(
@@ -207,7 +209,7 @@ def prescription(
     clip_global_norm: ClipOption = False,
     epsilon: EpsilonOption = "scaled",
     rank: RankOption = None,
-    decay: Annotated[str, typer.Option(help="Decoupled decay: independent, sqrt or constant.")] = "independent",
+    decay: Annotated[str, typer.Option(help=DECAY_HELP)] = "independent",
     base_width: Annotated[int | None, typer.Option(help="The width at which you tuned.")] = None,
     width: Annotated[int | None, typer.Option(help="The width that you want.")] = None,
     base_rate: Annotated[float | None, typer.Option(help="The learning rate tuned at the base width.")] = None,
@@ -226,7 +228,8 @@ def prescription(
             raise DeriveError(f"options stand after the sub-command: derive {name} --option ...")
         return
     from derive import emit
-    from derive.solve import DECAYS, Decay, solve, solve_kinds
+    from derive.decays import read_decay
+    from derive.solve import solve, solve_kinds
 
     problem = _problem(
         optimizer,
@@ -244,7 +247,7 @@ def prescription(
         rank,
     )
     scale = _scale(base_width, width, base_rate)
-    convention: Decay = _choice("--decay", decay, tuple(DECAYS))
+    convention = read_decay(decay)
     listed = layers is not None or problem.alignment.hidden_layers is not None or problem.alignment.layers
     answer = (solve if listed else solve_kinds)(problem, convention)
     if certificate is not None:

@@ -11,7 +11,7 @@ import builtins
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
-from typing import Literal, cast
+from typing import cast
 
 from sympy import Expr, Rational, S, Symbol
 
@@ -19,6 +19,7 @@ from derive.alignments import Alignment, Ratios
 from derive.alignments import alignment as read_alignment
 from derive.certificate import certificate, is_unique
 from derive.certify import Certificate, check
+from derive.decays import Decay, decay_exponent, read_decay
 from derive.errors import DeriveError
 from derive.exponents import Kind, largest, smallest, substitute
 from derive.optimizers import Optimizer
@@ -36,10 +37,6 @@ from derive.propagation import (
 )
 from derive.registry import joined
 from derive.registry import optimizers as read_optimizers
-
-Decay = Literal["independent", "sqrt", "constant"]
-DECAYS: dict[Decay, Expr] = {"independent": S.One, "sqrt": Rational(1, 2), "constant": S.Zero}
-"""How much of c_l decoupled decay follows: lambda_l = n^(x c_l), so rate x lambda = n^-((1 - x) c_l)."""
 
 
 def least_residuals(
@@ -197,7 +194,7 @@ def solve(problem: Problem, decay: Decay = "independent") -> Prescription:
 
     Where no symbols are left they carry a certificate, checked; `certify.Refused` would be a mistake in here.
     """
-    chain = problem.chain()
+    chain, decay = problem.chain(), read_decay(decay)
     most = 3 if problem.global_rate else 4 if any(chain.bounded[:-1]) else 60  # where answers grow with every layer
     if not chain.is_numeric and problem.hidden_layers > most:
         raise DeriveError(
@@ -224,7 +221,7 @@ def solve(problem: Problem, decay: Decay = "independent") -> Prescription:
             s=chain.s[index],
             g=chain.g[index],
             epsilon=chain.epsilon[index],
-            decay=-DECAYS[decay] * c[index],
+            decay=decay_exponent(decay, c[index]),
             r=r[index],
             alpha=None if index == 0 else chain.alpha[index],
             omega=None if index == 0 else chain.omega[index],

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from derive.cli import DECAY_HELP
 from derive.errors import DeriveError, shorten
 from verify.options import (
     Progress,
@@ -72,9 +73,7 @@ def transfer(
     clip_global_norm: Annotated[float | None, typer.Option(help="Clip the whole gradient's norm there.")] = None,
     epsilon: Annotated[float | None, typer.Option(help="epsilon at the base width.  [default: by optimizer]")] = None,
     weight_decay: Annotated[float, typer.Option(help="lambda at the base width.", min=0)] = 0.0,
-    decay: Annotated[
-        str, typer.Option(help="How decoupled decay goes with the width: independent, sqrt or constant.")
-    ] = "independent",
+    decay: Annotated[str, typer.Option(help=DECAY_HELP)] = "independent",
     dtype: Annotated[str, typer.Option(help="float32, or bfloat16 with parameters in float32.")] = "float32",
     train_equivalents: Annotated[
         bool,
@@ -94,8 +93,8 @@ def transfer(
     output_format: Annotated[str, typer.Option("--format", help="table or json.")] = "table",
 ) -> None:
     """Train networks over base rates and widths: does the best rate transfer, and what does each prescription cost."""
+    from derive.decays import read_decay
     from derive.emit import dump
-    from derive.solve import DECAYS
     from verify.exponents import check_widths
     from verify.export import STORE
     from verify.search import Search
@@ -109,7 +108,7 @@ def transfer(
     model = read_choice("model", model, tuple(SIZES))
     shown = read_choice("--format", output_format, ("table", "json"))
     engine = read_choice("engine", engine, ("local", "ray"))
-    convention: Any = read_choice("--decay", decay, tuple(DECAYS))
+    convention = read_decay(decay)
     precision = read_choice("--dtype", dtype, DTYPES)
     if address is not None and engine == "local":
         raise DeriveError(f"--address {shorten(address)} goes with --engine ray; give both, or leave it out")

@@ -15,10 +15,11 @@ import numpy as np
 import optax
 from jaxtyping import Array
 
+from derive.decays import Decay
 from derive.errors import DeriveError
 from derive.exponents import Kind
 from derive.registry import spelled
-from derive.solve import Decay, Prescription, prescribe, solve_kinds
+from derive.solve import Prescription, prescribe, solve_kinds
 from verify.data import Corpus, next_token
 from verify.each import for_each
 from verify.equilibrium import MARKS, Network

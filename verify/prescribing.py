@@ -6,8 +6,11 @@ from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
+from sympy import Rational
+
 from derive.alignments import Alignment, Ratios, measured_by_op
 from derive.alignments import alignment as read_alignment
+from derive.decays import Decay, decay_exponent, read_decay
 from derive.errors import DeriveError, unknown_name
 from derive.optimizers import Optimizer
 from derive.parameterizations import Parameterization
@@ -15,7 +18,6 @@ from derive.parameterizations import parameterization as read_parameterization
 from derive.propagation import LOSSES, Loss
 from derive.registry import joined, spelled
 from derive.registry import optimizers as read_optimizers
-from derive.solve import DECAYS, Decay
 from verify.graph import ZERO, Graph, Use, roles_note
 from verify.graph_rates import Rates, solve_graph
 from verify.graph_start import Wanted, key
@@ -44,10 +46,9 @@ def prescribe(
     parameterization's in, and `wrap` applies them. DeriveError, or TraceError of the same kind, for what cannot be
     decided: nothing is guessed.
     """
-    if loss not in LOSSES or decay not in DECAYS or gauge not in GAUGES:
-        raise DeriveError(
-            f"loss is one of {LOSSES}, decay of {tuple(DECAYS)}, gauge of {GAUGES}; got {loss}, {decay}, {gauge}"
-        )
+    decay = read_decay(decay)
+    if loss not in LOSSES or gauge not in GAUGES:
+        raise DeriveError(f"loss is one of {LOSSES}, gauge of {GAUGES}; got {loss}, {gauge}")
     graph, model, shapes = graph_of(make, base_width, width)
     measured: Mapping[str, Ratios] = {}
     if isinstance(alignment, str) and alignment.strip().lower().startswith("measured:"):
@@ -81,7 +82,6 @@ def _assembled(
     gauge: Gauge,
 ) -> ModelPrescription:
     uses = graph.of_path()
-    share = Fraction(*map(int, DECAYS[decay].as_numer_denom()))
     rows = []
     for path, found in rates.parameters.items():
         start = starts[path]
@@ -101,7 +101,7 @@ def _assembled(
                 found.g,
                 found.s,
                 found.epsilon,
-                -share * found.c,
+                Fraction(str(decay_exponent(decay, Rational(found.c)))),
                 found.binding,
                 tuple(key(use) for use in uses[path]),
             )

@@ -18,11 +18,11 @@ from jaxtyping import Array, Key
 
 from derive import __version__
 from derive.certify import Certificate
+from derive.decays import Decay
 from derive.errors import DeriveError, shorten, unknown_name
 from derive.exponents import Kind
 from derive.propagation import Loss
 from derive.registry import optimizer as read_optimizer
-from derive.solve import Decay
 from verify.graph_walk import path_name
 from verify.multipliers import multiplied
 from verify.optimizers import ScaledRule, base_epsilon, check_trainable, is_oriented, per_layer

@@ -5,13 +5,14 @@ from dataclasses import dataclass, replace
 
 from sympy import Expr, S
 
+from derive.decays import Decay
 from derive.emit import layer_names
 from derive.errors import DeriveError, canonical, shorten
 from derive.exponents import KINDS
 from derive.parameterizations import equivalent
 from derive.propagation import Problem
 from derive.registry import spelled
-from derive.solve import Decay, Prescription, prescribe, solve, solve_kinds
+from derive.solve import Prescription, prescribe, solve, solve_kinds
 from verify.one_rate import at_one_rate
 from verify.optimizers import check_trainable, exact
 from verify.studies import GLOBAL, GROWTH, ONLINE, LayerScaling, Setting
@@ -78,7 +79,7 @@ def prescribed(
     scheme = prescription.problem.parameterization.name
     width_rule = "constant" if constant_epsilon else "per layer"
     labels = (prescription.optimizer_name, scheme, name)
-    setting = Setting(*labels, tuple(layers), constants, decay, epsilon, width_rule, online)
+    setting = Setting(*labels, tuple(layers), constants, prescription.decay, epsilon, width_rule, online)
     return Prescribed(setting, prescription)
 
 
