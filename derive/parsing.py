@@ -21,6 +21,11 @@ MAX_DIGITS = 100
 """Of a number's numerator and denominator: enough for any exponent, and sums of them can still be printed."""
 NUMBER = re.compile(r"[0-9]{1,12}(\.[0-9]{0,12})?|\.[0-9]{1,12}")
 SYMBOL = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,20}")
+SPELLINGS = {
+    **{"ε": "eps", "ϵ": "eps", "σ": "sigma", "√": "sqrt(...)", "²": "**2", "^": "**"},
+    **{"·": "*", "×": "*", "÷": "/", "−": "-", "–": "-", "‖": "norm(...)"},
+}
+"""How a rule's signs on paper are typed."""
 NOT_SYMBOLS = {"n", "nan", "inf", "infinity", "oo", "zoo", "none", "true", "false"}
 
 Names = Mapping[str, Expr]
@@ -35,6 +40,9 @@ def parse_expression(text: str, what: str, *, names: Names | None = None, functi
     """
     if len(text) > MAX_CHARACTERS:
         raise DeriveError(f"{what} {shorten(text)} is too long; at most {MAX_CHARACTERS} characters are read")
+    foreign = next((character for character in text if names is not None and character in SPELLINGS), None)
+    if foreign is not None:
+        raise DeriveError(f"{what}: {foreign} in {shorten(text)} is not allowed; write {SPELLINGS[foreign]} for it")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -42,15 +50,22 @@ def parse_expression(text: str, what: str, *, names: Names | None = None, functi
         value = _Builder(text.strip(), what, names, functions or {}).build(tree.body)
     except DeriveError:
         raise
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        example = "1/2, 0.8 or x" if names is None else "m/(sqrt(v)+eps)"
         raise DeriveError(
-            f"{what} {shorten(text)} cannot be read; write an expression such as 1/2, 0.8 or x"
-            if names is None
-            else f"{what} {shorten(text)} cannot be read; write an expression such as m/(sqrt(v)+eps)"
+            f"{what} {shorten(text)} cannot be read{_place(text.strip(), error)}; write an expression such as {example}"
         ) from None
     if value.has(sympy.zoo, sympy.nan, sympy.oo, -sympy.oo):
         raise DeriveError(f"{what} {shorten(text)} divides by zero; give a finite expression")
     return value
+
+
+def _place(text: str, error: Exception) -> str:
+    """Where it stops making sense, for a message."""
+    if not isinstance(error, SyntaxError) or error.lineno not in (0, 1):
+        return ""
+    rest = text[error.offset - 1 :] if error.offset else ""
+    return f" at {shorten(rest)}" if rest else " at its end"
 
 
 def parse_number(text: str, what: str) -> Rational:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from derive.errors import DeriveError, canonical, shorten, unknown_name
 from derive.exponents import KINDS, Kind
 from derive.optimizers import RULE_FUNCTIONS, RULE_NAMES, Optimizer
-from derive.parsing import split_outside
+from derive.parsing import SPELLINGS, split_outside
 
 ADAM = "m/(sqrt(v)+eps)"
 
@@ -86,7 +86,7 @@ def _is_rule(text: str) -> bool:
     """Whether a rule is written and no name: it has an operator or parenthesis, or nothing but g, m, v, w, ..."""
     words = re.findall(r"[A-Za-z_]\w*", text)
     known = bool(words) and all(word in RULE_NAMES or word in RULE_FUNCTIONS for word in words)
-    return known or any(character in text for character in "()+*/")
+    return known or any(character in text for character in ("(", ")", "+", "*", "/", *SPELLINGS))
 
 
 def spelled(row: Optimizer) -> str:

@@ -72,8 +72,16 @@ def test_any_power_of_the_width() -> None:
 
 
 SPELLED = {
-    "n^-1": "n^-1", "n**-1.0": "n^-1", " n ^ -1": "n^-1", "n": "n^1", "n^0": "independent", "Sqrt": "sqrt",
-    "n^-1/2": "n^(-1/2)", "n^(-1/2)": "n^(-1/2)", "n^-0.5": "n^(-1/2)", "Independent": "independent",
+    "n^-1": "n^-1",
+    "n**-1.0": "n^-1",
+    " n ^ -1": "n^-1",
+    "n": "n^1",
+    "n^0": "independent",
+    "Sqrt": "sqrt",
+    "n^-1/2": "n^(-1/2)",
+    "n^(-1/2)": "n^(-1/2)",
+    "n^-0.5": "n^(-1/2)",
+    "Independent": "independent",
 }
 
 
