@@ -22,8 +22,18 @@ MAX_DIGITS = 100
 NUMBER = re.compile(r"[0-9]{1,12}(\.[0-9]{0,12})?|\.[0-9]{1,12}")
 SYMBOL = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,20}")
 SPELLINGS = {
-    **{"ε": "eps", "ϵ": "eps", "σ": "sigma", "√": "sqrt(...)", "²": "**2", "^": "**"},
-    **{"·": "*", "×": "*", "÷": "/", "−": "-", "–": "-", "‖": "norm(...)"},
+    "ε": "eps",
+    "ϵ": "eps",
+    "√": "sqrt(...)",
+    "‖": "norm(...)",
+    "²": "**2",
+    "^": "**",
+    "·": "*",
+    "÷": "/",
+    "\N{GREEK SMALL LETTER SIGMA}": "sigma",
+    "\N{MULTIPLICATION SIGN}": "*",
+    "\N{MINUS SIGN}": "-",
+    "\N{EN DASH}": "-",
 }
 """How a rule's signs on paper are typed."""
 NOT_SYMBOLS = {"n", "nan", "inf", "infinity", "oo", "zoo", "none", "true", "false"}

@@ -235,7 +235,7 @@ def _named_rates(text: str) -> dict[str, str]:
     rates, name = {}, ""
     for part in split_outside(text, "--base-rate"):
         before, equals, value = part.rpartition("=")
-        if equals and not _is_number(value):
+        if not _is_number(value):
             name += f"{part},"
             continue
         rates[joined(optimizers(f"{name}{before}")) if equals else ""] = value
