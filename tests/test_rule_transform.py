@@ -162,9 +162,10 @@ def test_what_has_no_gradient_does_not_move() -> None:
 
 
 def test_a_failure_is_not_repaired() -> None:
-    transform = typed("polar(m)+g/norm(g)")
     broken = {"w": jnp.full((3, 2), jnp.nan)}
-    assert np.all(np.isnan(transform.update(broken, transform.init(broken))[0]["w"]))
+    for rule in ("polar(m)", "g/norm(g)", "sign(m)", "m*max(1,rms(m))"):
+        transform = typed(rule)
+        assert np.all(np.isnan(transform.update(broken, transform.init(broken))[0]["w"])), rule
 
 
 def test_vectors_have_a_fan_in_of_one() -> None:

@@ -102,7 +102,7 @@ def one_driver(folder: Path) -> Iterator[None]:
 
 def file_stem(name: str) -> str:
     """The name as it can stand in a file's name; where that changes it, with a digest that tells it from others."""
-    plain = re.sub(r"[^\w=,.+()-]+", "_", name)
+    plain = re.sub(r"[^\w=,.+()^-]+", "_", name)
     return plain if plain == name and len(name) <= LONGEST_STEM else f"{plain[:LONGEST_STEM]}-{_digest(name)}"
 
 
