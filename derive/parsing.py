@@ -10,13 +10,14 @@ import warnings
 from collections.abc import Callable, Mapping
 
 import sympy
-from sympy import Expr, Pow, Rational, Symbol
+from sympy import Expr, Max, Min, Pow, Rational, Symbol
 
 from derive.errors import DeriveError, shorten, unknown_name
 
 MAX_CHARACTERS = 2000
 MAX_POWER = 16
-MAX_ARGUMENTS = 32
+MAX_ARGUMENTS = 16
+"""Of a call, those of maxima within it counted too: sympy compares each with each."""
 MAX_DIGITS = 100
 """Of a number's numerator and denominator: enough for any exponent, and sums of them can still be printed."""
 NUMBER = re.compile(r"[0-9]{1,12}(\.[0-9]{0,12})?|\.[0-9]{1,12}")
@@ -193,6 +194,9 @@ class _Builder:
         if len(node.args) > MAX_ARGUMENTS:
             raise self.error(node, f"has {len(node.args)} arguments; give at most {MAX_ARGUMENTS}")
         arguments = [self.build(argument) for argument in node.args]
+        count = sum(len(each.args) if isinstance(each, Max | Min) else 1 for each in arguments)
+        if count > MAX_ARGUMENTS:
+            raise self.error(node, f"has {count} arguments, those within counted; give at most {MAX_ARGUMENTS}")
         try:
             return function(*arguments)
         except TypeError:

@@ -1,6 +1,7 @@
 """A rule of one's own for one layer kind: read, derived and refused as a rule for all of them is."""
 
 import json
+from time import perf_counter
 from typing import Any
 
 import pytest
@@ -80,7 +81,7 @@ RULES = [  # (what is wrong with it, a piece of the message)
     ("(g,m)", "not allowed"),
     ("((((((((g**2+1)**2+1)**2+1)**2+1)**2+1)**2+1)**2+1)**2+1)**2", "not homogeneous"),
     ("*".join(["(g+m)"] * 200), "power above 16"),
-    (f"min({','.join(f'max(g*{n},m*{n},w*{n})' for n in range(1, 12))})", "not homogeneous"),
+    (f"min({','.join(f'max(g*{n},m*{n},w*{n})' for n in range(1, 5))})", "not homogeneous"),
     (f"{'-' * 500}+g", "cannot be read"),
     ("m//v*g", "not allowed"),
     ("m%v*(g)", "not allowed"),
@@ -145,6 +146,10 @@ RULES = [  # (what is wrong with it, a piece of the message)
     ("0*m", "not a matrix"),
     ("m*sqrt(0-1)", "not real"),
     (f"max({','.join(f'g*{n}' for n in range(1, 40))})", "arguments"),
+    (
+        f"max({','.join('max(' + ','.join(f'g+{i + j}*m' for j in range(14)) + ')' for i in range(0, 99, 14))})",
+        "within",
+    ),
     (f"{'sqrt(' * 300}v{')' * 300}*g", ""),
     ("m*" * 1100 + "g", "too long"),
 ]
@@ -154,7 +159,8 @@ RULES = [  # (what is wrong with it, a piece of the message)
 @pytest.mark.parametrize(("rule", "problem"), RULES, ids=[f"{rule:.30}" for rule, _ in RULES])
 def test_a_bad_rule_is_one_line_that_names_the_place(given: str, rule: str, problem: str, capsys: Capture) -> None:
     arguments = ["--optimizer", f"adam,hidden={rule}"] if given == "kind" else [given, rule]
+    start = perf_counter()
     code = run(lambda: app(arguments, standalone_mode=False), "derive")
     out, err = capsys.readouterr()
-    assert (code, out, err.count("\n")) == (2, "", 1) and len(err) < 800
+    assert (code, out, err.count("\n")) == (2, "", 1) and len(err) < 800 and perf_counter() - start < 10
     assert problem in err or ("cannot be read" in err and problem == "parenthesis")
