@@ -10,14 +10,14 @@ import warnings
 from collections.abc import Callable, Mapping
 
 import sympy
-from sympy import Expr, Max, Min, Pow, Rational, Symbol
+from sympy import Expr, Pow, Rational, Symbol
 
 from derive.errors import DeriveError, shorten, unknown_name
 
 MAX_CHARACTERS = 2000
 MAX_POWER = 16
 MAX_ARGUMENTS = 16
-"""Of a call, those of maxima within it counted too: sympy compares each with each."""
+"""Of a call, those of all maxima and minima in it together: sympy compares each with each."""
 MAX_DIGITS = 100
 """Of a number's numerator and denominator: enough for any exponent, and sums of them can still be printed."""
 NUMBER = re.compile(r"[0-9]{1,12}(\.[0-9]{0,12})?|\.[0-9]{1,12}")
@@ -191,16 +191,20 @@ class _Builder:
         function = self.functions.get(node.func.id)
         if function is None:
             raise unknown_name(f"function in {self.what}", node.func.id, self.functions)
-        if len(node.args) > MAX_ARGUMENTS:
-            raise self.error(node, f"has {len(node.args)} arguments; give at most {MAX_ARGUMENTS}")
-        arguments = [self.build(argument) for argument in node.args]
-        count = sum(len(each.args) if isinstance(each, Max | Min) else 1 for each in arguments)
+        count = max(len(node.args), _compared(node))
         if count > MAX_ARGUMENTS:
-            raise self.error(node, f"has {count} arguments, those within counted; give at most {MAX_ARGUMENTS}")
+            raise self.error(node, f"has {count} arguments; give at most {MAX_ARGUMENTS}")
+        arguments = [self.build(argument) for argument in node.args]
         try:
             return function(*arguments)
         except TypeError:
             raise self.error(node, f"has {len(arguments)} arguments, which {node.func.id} does not take") from None
+
+
+def _compared(node: ast.Call) -> int:
+    """How many arguments the maxima and minima in it have together."""
+    calls = (part for part in ast.walk(node) if isinstance(part, ast.Call) and isinstance(part.func, ast.Name))
+    return sum(len(call.args) for call in calls if call.func.id in ("max", "min"))  # type: ignore[attr-defined]
 
 
 def _is_long(number: Rational) -> bool:
