@@ -148,7 +148,7 @@ RULES = [  # (what is wrong with it, a piece of the message)
     (f"max({','.join(f'g*{n}' for n in range(1, 40))})", "arguments"),
     (
         f"max({','.join('max(' + ','.join(f'g+{i + j}*m' for j in range(14)) + ')' for i in range(0, 99, 14))})",
-        "within",
+        "120 arguments",
     ),
     (f"{'sqrt(' * 300}v{')' * 300}*g", ""),
     ("m*" * 1100 + "g", "too long"),
