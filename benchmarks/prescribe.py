@@ -16,8 +16,8 @@ import jax.numpy as jnp
 from benchmarks.measure import alternating_medians
 from benchmarks.results import arguments, report
 from derive.alignments import FULL
-from derive.optimizers import optimizers
 from derive.parameterizations import MUP
+from derive.registry import optimizers
 from verify.graph_rates import solve_graph
 from verify.graph_start import Wanted
 from verify.linear_program import floats, minimise

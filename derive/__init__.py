@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from derive.alignments import FULL, NONE, PRIOR, Alignment, Ratios, alignment
     from derive.errors import DeriveError
-    from derive.optimizers import REGISTRY, Optimizer, optimizer
+    from derive.optimizers import Optimizer
     from derive.parameterizations import MFP, MUP, NTK, SP, Parameterization, equivalent, parameterization
     from derive.propagation import Chain, Problem, constraints, residuals
+    from derive.registry import REGISTRY, optimizer
     from derive.solve import Layer, Prescription, largest_rates, prescribe
 
 __version__ = "0.1.0"
@@ -19,9 +20,10 @@ __version__ = "0.1.0"
 _HOMES = {
     "alignments": ("FULL", "NONE", "PRIOR", "Alignment", "Ratios", "alignment"),
     "errors": ("DeriveError",),
-    "optimizers": ("REGISTRY", "Optimizer", "optimizer"),
+    "optimizers": ("Optimizer",),
     "parameterizations": ("MFP", "MUP", "NTK", "SP", "Parameterization", "equivalent", "parameterization"),
     "propagation": ("Chain", "Problem", "constraints", "residuals"),
+    "registry": ("REGISTRY", "optimizer"),
     "solve": ("Layer", "Prescription", "largest_rates", "prescribe"),
 }
 

@@ -39,9 +39,13 @@ LONGEST_USAGE = 400
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it."""
 
+DECAY_HELP = "Decoupled decay: independent, sqrt, constant, or a power n^-1 that rate x lambda goes with."
+
 OptimizerOption = Annotated[
     str | None,
-    typer.Option(help="A name of `derive list`, or one per layer kind: adam,hidden=muon.  [default: adam]"),
+    typer.Option(
+        help="A name of `derive list`, a rule as in --update, or one per layer kind: adam,hidden=muon.  [default: adam]"
+    ),
 ]
 UpdateOption = Annotated[
     str | None, typer.Option(help="An update rule of your own, such as 'm/(sqrt(v)+eps)'; see `derive list rules`.")
@@ -99,16 +103,16 @@ def _problem(
 ) -> "Problem":
     from dataclasses import replace
 
-    from derive import alignments, optimizers, parameterizations, propagation
+    from derive import alignments, optimizers, parameterizations, propagation, registry
     from derive.parsing import parse_number, parse_triple
 
     if update is not None and optimizer is not None:
         raise DeriveError("--optimizer and --update are both given; keep the one to derive for")
     rows: propagation.Optimizers
     if update is not None:
-        rows = {kind: optimizers.Optimizer("custom", update) for kind in optimizers.KINDS}
+        rows = registry.optimizers(optimizers.Optimizer("custom", update))
     else:
-        rows = optimizers.optimizers("adam" if optimizer is None else optimizer)
+        rows = registry.optimizers("adam" if optimizer is None else optimizer)
     if _choice("--epsilon", epsilon, ("scaled", "constant")) == "constant":
         rows = {kind: replace(row, scaled_epsilon=False) for kind, row in rows.items()}
     if rank is not None:
@@ -205,7 +209,7 @@ def prescription(
     clip_global_norm: ClipOption = False,
     epsilon: EpsilonOption = "scaled",
     rank: RankOption = None,
-    decay: Annotated[str, typer.Option(help="Decoupled decay: independent, sqrt or constant.")] = "independent",
+    decay: Annotated[str, typer.Option(help=DECAY_HELP)] = "independent",
     base_width: Annotated[int | None, typer.Option(help="The width at which you tuned.")] = None,
     width: Annotated[int | None, typer.Option(help="The width that you want.")] = None,
     base_rate: Annotated[float | None, typer.Option(help="The learning rate tuned at the base width.")] = None,
@@ -224,7 +228,8 @@ def prescription(
             raise DeriveError(f"options stand after the sub-command: derive {name} --option ...")
         return
     from derive import emit
-    from derive.solve import DECAYS, Decay, solve, solve_kinds
+    from derive.decays import read_decay
+    from derive.solve import solve, solve_kinds
 
     problem = _problem(
         optimizer,
@@ -242,7 +247,7 @@ def prescription(
         rank,
     )
     scale = _scale(base_width, width, base_rate)
-    convention: Decay = _choice("--decay", decay, tuple(DECAYS))
+    convention = read_decay(decay)
     listed = layers is not None or problem.alignment.hidden_layers is not None or problem.alignment.layers
     answer = (solve if listed else solve_kinds)(problem, convention)
     if certificate is not None:

@@ -148,6 +148,16 @@ def _matrix_argument(expression: Expr) -> Expr:
     return matrix
 
 
+def check_arguments(expression: Expr) -> None:
+    """Raise DeriveError for a norm or matrix function of a number, and for singular values mapped to matrices."""
+    for part in expression.atoms(_Size, spectral):
+        _matrix_argument(cast("Expr", part))
+        if isinstance(part, spectral) and is_matrix(_arguments(part)[1]):
+            raise _unsized(
+                part, "singular values become numbers; write the second argument in sigma, numbers and norms"
+            )
+
+
 def _half_log_numel(sizes: Sizes) -> Expr:
     return -(sizes[FAN_IN] + sizes[FAN_OUT]) / 2
 

@@ -11,7 +11,7 @@ from functools import cached_property
 
 from sympy import Abs, Expr, Max, Min, Rational, S, Symbol, atan2, sign, sqrt, sympify
 
-from derive.errors import DeriveError, canonical, shorten, unknown_name
+from derive.errors import DeriveError, shorten
 from derive.exponents import (
     EPSILON,
     FAN_EXPONENTS,
@@ -19,13 +19,13 @@ from derive.exponents import (
     FAN_OUT,
     FIRST_MOMENT,
     GRADIENT,
-    KINDS,
     RANK,
     SECOND_MOMENT,
     SIGMA,
     SPREAD,
     WEIGHT,
     Kind,
+    check_arguments,
     clip,
     companions,
     degree,
@@ -53,7 +53,7 @@ RULE_NAMES: Mapping[str, Expr] = {
     "fan_out": FAN_OUT,
 }
 RULE_FUNCTIONS = {
-    "sqrt": sqrt,
+    "sqrt": lambda radicand: sqrt(radicand),  # sympy's own takes a second argument
     "abs": Abs,
     "sign": sign,
     "max": Max,
@@ -104,6 +104,7 @@ class Optimizer:
     def rule(self) -> Expr:
         """The update rule as a sympy expression; DeriveError where it cannot be read or is not a matrix."""
         rule = parse_expression(self.update, "update rule", names=RULE_NAMES, functions=RULE_FUNCTIONS)
+        check_arguments(rule)
         if not is_matrix(rule):
             raise DeriveError(
                 f"update rule {shorten(self.update)} is not a matrix of updates; use at least one of g, m, v, w"
@@ -293,107 +294,3 @@ class Optimizer:
         if self.epsilon_companion is None:
             return degrees
         return {**degrees, EPSILON: degree(self.epsilon_companion, degrees)}
-
-
-ADAM = "m/(sqrt(v)+eps)"
-
-REGISTRY: tuple[Optimizer, ...] = (
-    Optimizer("sgd", "g", "Robbins & Monro 1951"),
-    Optimizer("momentum", "m", "Polyak 1964"),
-    Optimizer("nesterov", "m+g", "Nesterov 1983; Sutskever et al. 2013"),
-    Optimizer("adam", ADAM, "Kingma & Ba 2014, 1412.6980"),
-    Optimizer("adamw", ADAM, "Loshchilov & Hutter 2017, 1711.05101; the decay is apart"),
-    Optimizer("rmsprop", "g/(sqrt(v)+eps)", "Tieleman & Hinton 2012"),
-    Optimizer(
-        "adafactor", "rms(w)*(g/sqrt(v+eps))/max(1,rms(g/sqrt(v+eps)))", "Shazeer & Stern 2018, 1804.04235, alg. 4"
-    ),
-    Optimizer("adam-ps", f"rms(w)*{ADAM}", "Adam with parameter scaling; Everett et al. 2024, 2407.05872"),
-    Optimizer("lion", "sign(m)", "Chen et al. 2023, 2302.06675, alg. 2"),
-    Optimizer("sign-sgd", "sign(g)", "Bernstein et al. 2018, 1802.04434"),
-    Optimizer("lamb", f"rms(w)*({ADAM})/rms({ADAM})", "You et al. 2019, 1904.00962, alg. 2"),
-    Optimizer("lars", "norm(w)*m/(norm(g)+eps)", "You et al. 2017, 1708.03888, eq. 6"),
-    Optimizer("adam-atan2", "atan2(m,sqrt(v))", "Everett et al. 2024, 2407.05872, section 5"),
-    Optimizer("normalised-sgd", "g/(norm(g)+eps)", "Hazan et al. 2015, 1507.02030, per layer"),
-    Optimizer("muon", "spectral(m,sigma/(sigma+eps))", "Jordan et al. 2024, the bare polar factor"),
-    Optimizer(
-        "muon-keller",
-        "spectral(m,sigma/(sigma+eps))*sqrt(max(1,fan_out/fan_in))",
-        "Jordan et al. 2024, with the factor of its code",
-    ),
-    Optimizer(
-        "muon-rms",
-        "spectral(m,sigma/(sigma+eps))*sqrt(max(fan_in,fan_out))",
-        "Liu et al. 2025, 2502.16982, matched to Adam's RMS",
-    ),
-    Optimizer(
-        "shampoo", "spectral(g,sigma/(sigma**2+eps)**(1/4)/(sigma**2+eps)**(1/4))", "Gupta et al. 2018, 1802.09568"
-    ),
-    Optimizer("soap", "spectral(m,sigma/(sigma+eps))", "Vyas et al. 2024, 2409.11321, both sides rotated"),
-    Optimizer(
-        "soap-left",
-        "spectral(m,sqrt(fan_in)*(sigma/sqrt(fan_in))/(sigma/sqrt(fan_in)+eps))",
-        "Vyas et al. 2024, 2409.11321, only the output side rotated: one row of fan_in entries",
-    ),
-    Optimizer(
-        "soap-right",
-        "spectral(m,sqrt(fan_out)*(sigma/sqrt(fan_out))/(sigma/sqrt(fan_out)+eps))",
-        "Vyas et al. 2024, 2409.11321, only the input side rotated: one column of fan_out entries",
-    ),
-    Optimizer(
-        "kfac",
-        "spectral(g,sigma/(sqrt(sigma**2+eps)*sqrt(sigma**2+eps)))",
-        "Martens & Grosse 2015, 1503.05671: both inverse factors together sigma^-2",
-        trainable=False,
-    ),
-    Optimizer(
-        "sophia",
-        "clip(m/max(v,eps))",
-        "Liu et al. 2023, 2305.14342, alg. 3, v the Hessian's diagonal",
-        trainable=False,
-    ),
-)
-
-
-def optimizer(name: str) -> Optimizer:
-    """The optimizer of the registry with that name; DeriveError suggesting the nearest one otherwise."""
-    for row in REGISTRY:
-        if canonical(row.name) == canonical(name):
-            return row
-    raise unknown_name("optimizer", name, [row.name for row in REGISTRY])
-
-
-def _kind(text: str) -> Kind:
-    for kind in KINDS:
-        if kind == text.strip().lower():
-            return kind
-    raise unknown_name("layer kind", text, KINDS)
-
-
-def optimizers(text: str) -> dict[Kind, Optimizer]:
-    """Read `--optimizer`: one name, `hidden=muon,embedding=adam,readout=adam`, or `adam,hidden=muon`.
-
-    DeriveError for unknown names and for layer kinds left without an optimizer.
-    """
-    chosen: dict[Kind, Optimizer] = {}
-    default: Optimizer | None = None
-    for part in text.split(","):
-        kind, equals, name = part.partition("=")
-        if not equals:
-            if default is not None or chosen:
-                raise DeriveError(
-                    f"--optimizer {shorten(text)} names two defaults; write adam,hidden=muon for a mixture"
-                )
-            default = optimizer(part)
-            continue
-        if _kind(kind) in chosen:
-            raise DeriveError(f"--optimizer {shorten(text)} names {kind.strip()} twice; keep one of them")
-        chosen[_kind(kind)] = optimizer(name)
-    if default is not None:
-        return {kind: chosen.get(kind, default) for kind in KINDS}
-    missing = [kind for kind in KINDS if kind not in chosen]
-    if missing:
-        raise DeriveError(
-            f"--optimizer {shorten(text)} leaves {', '.join(missing)} without an optimizer; "
-            f"add {missing[0]}=NAME, or put a name for the rest first"
-        )
-    return {kind: chosen[kind] for kind in KINDS}

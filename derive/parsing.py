@@ -10,17 +10,33 @@ import warnings
 from collections.abc import Callable, Mapping
 
 import sympy
-from sympy import Expr, Rational, Symbol
+from sympy import Expr, Pow, Rational, Symbol
 
 from derive.errors import DeriveError, shorten, unknown_name
 
 MAX_CHARACTERS = 2000
 MAX_POWER = 16
-MAX_ARGUMENTS = 32
+MAX_ARGUMENTS = 16
+"""Of a call, those of all maxima and minima in it together: sympy compares each with each."""
 MAX_DIGITS = 100
 """Of a number's numerator and denominator: enough for any exponent, and sums of them can still be printed."""
 NUMBER = re.compile(r"[0-9]{1,12}(\.[0-9]{0,12})?|\.[0-9]{1,12}")
 SYMBOL = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,20}")
+SPELLINGS = {
+    "ε": "eps",
+    "ϵ": "eps",
+    "√": "sqrt(...)",
+    "‖": "norm(...)",
+    "²": "**2",
+    "^": "**",
+    "·": "*",
+    "÷": "/",
+    "\N{GREEK SMALL LETTER SIGMA}": "sigma",
+    "\N{MULTIPLICATION SIGN}": "*",
+    "\N{MINUS SIGN}": "-",
+    "\N{EN DASH}": "-",
+}
+"""How a rule's signs on paper are typed."""
 NOT_SYMBOLS = {"n", "nan", "inf", "infinity", "oo", "zoo", "none", "true", "false"}
 
 Names = Mapping[str, Expr]
@@ -35,6 +51,9 @@ def parse_expression(text: str, what: str, *, names: Names | None = None, functi
     """
     if len(text) > MAX_CHARACTERS:
         raise DeriveError(f"{what} {shorten(text)} is too long; at most {MAX_CHARACTERS} characters are read")
+    foreign = next((character for character in text if names is not None and character in SPELLINGS), None)
+    if foreign is not None:
+        raise DeriveError(f"{what}: {foreign} in {shorten(text)} is not allowed; write {SPELLINGS[foreign]} for it")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -42,15 +61,22 @@ def parse_expression(text: str, what: str, *, names: Names | None = None, functi
         value = _Builder(text.strip(), what, names, functions or {}).build(tree.body)
     except DeriveError:
         raise
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        example = "1/2, 0.8 or x" if names is None else "m/(sqrt(v)+eps)"
         raise DeriveError(
-            f"{what} {shorten(text)} cannot be read; write an expression such as 1/2, 0.8 or x"
-            if names is None
-            else f"{what} {shorten(text)} cannot be read; write an expression such as m/(sqrt(v)+eps)"
+            f"{what} {shorten(text)} cannot be read{_place(text.strip(), error)}; write an expression such as {example}"
         ) from None
     if value.has(sympy.zoo, sympy.nan, sympy.oo, -sympy.oo):
         raise DeriveError(f"{what} {shorten(text)} divides by zero; give a finite expression")
     return value
+
+
+def _place(text: str, error: Exception) -> str:
+    """Where it stops making sense, for a message."""
+    if not isinstance(error, SyntaxError) or error.lineno not in (0, 1):
+        return ""
+    rest = text[error.offset - 1 :] if error.offset else ""
+    return f" at {shorten(rest)}" if rest else " at its end"
 
 
 def parse_number(text: str, what: str) -> Rational:
@@ -70,6 +96,23 @@ def parse_triple(text: str, what: str) -> tuple[Expr, Expr, Expr]:
     return embedding, hidden, readout
 
 
+def split_outside(text: str, what: str) -> list[str]:
+    """The parts between commas that stand outside of parentheses; DeriveError where these do not match."""
+    parts, depth = [""], 0
+    for character in text:
+        depth += (character == "(") - (character == ")")
+        if depth < 0:
+            break
+        if character == "," and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += character
+    if depth != 0:
+        problem = "closes a parenthesis that was not opened" if depth < 0 else "leaves a parenthesis open"
+        raise DeriveError(f"{what} {shorten(text)} {problem}; write rules such as polar(m)*sqrt(fan_out/fan_in)")
+    return parts
+
+
 class _Builder:
     def __init__(self, text: str, what: str, names: Names | None, functions: Functions) -> None:
         self.text, self.what, self.names, self.functions = text, what, names, functions
@@ -81,8 +124,14 @@ class _Builder:
     def build(self, node: ast.expr) -> Expr:
         """The expression of a node, with no number in it that is too long to go on with."""
         value = self.built(node)
-        if not isinstance(node, ast.Constant | ast.Name) and any(map(_is_long, value.atoms(Rational))):
+        if isinstance(node, ast.Constant | ast.Name):
+            return value
+        if any(map(_is_long, value.atoms(Rational))):
             raise self.error(node, f"has a number of more than {MAX_DIGITS} digits; give smaller ones")
+        if any(isinstance(part.exp, Rational) and abs(part.exp) > MAX_POWER for part in value.atoms(Pow)):
+            raise self.error(node, f"has a power above {MAX_POWER}; give a smaller one")
+        if value.has(sympy.I):
+            raise self.error(node, "is not real; give a root of something that is not negative")
         return value
 
     def built(self, node: ast.expr) -> Expr:
@@ -142,13 +191,20 @@ class _Builder:
         function = self.functions.get(node.func.id)
         if function is None:
             raise unknown_name(f"function in {self.what}", node.func.id, self.functions)
-        if len(node.args) > MAX_ARGUMENTS:
-            raise self.error(node, f"has {len(node.args)} arguments; give at most {MAX_ARGUMENTS}")
+        count = max(len(node.args), _compared(node))
+        if count > MAX_ARGUMENTS:
+            raise self.error(node, f"has {count} arguments; give at most {MAX_ARGUMENTS}")
         arguments = [self.build(argument) for argument in node.args]
         try:
             return function(*arguments)
         except TypeError:
             raise self.error(node, f"has {len(arguments)} arguments, which {node.func.id} does not take") from None
+
+
+def _compared(node: ast.Call) -> int:
+    """How many arguments the maxima and minima in it have together."""
+    calls = (part for part in ast.walk(node) if isinstance(part, ast.Call) and isinstance(part.func, ast.Name))
+    return sum(len(call.args) for call in calls if call.func.id in ("max", "min"))  # type: ignore[attr-defined]
 
 
 def _is_long(number: Rational) -> bool:

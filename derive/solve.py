@@ -8,10 +8,10 @@ closed-form (THEORY 5): targets t backward, rates forward.
 """
 
 import builtins
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
-from typing import Literal, cast
+from typing import cast
 
 from sympy import Expr, Rational, S, Symbol
 
@@ -19,10 +19,10 @@ from derive.alignments import Alignment, Ratios
 from derive.alignments import alignment as read_alignment
 from derive.certificate import certificate, is_unique
 from derive.certify import Certificate, check
+from derive.decays import Decay, decay_exponent, read_decay
 from derive.errors import DeriveError
 from derive.exponents import Kind, largest, smallest, substitute
 from derive.optimizers import Optimizer
-from derive.optimizers import optimizers as read_optimizers
 from derive.parameterizations import Parameterization
 from derive.parameterizations import parameterization as read_parameterization
 from derive.propagation import (
@@ -30,16 +30,13 @@ from derive.propagation import (
     Extremum,
     Loss,
     Number,
-    Optimizers,
     Problem,
     gradients,
     residuals,
     trained_readout_gradient,
 )
-
-Decay = Literal["independent", "sqrt", "constant"]
-DECAYS: dict[Decay, Expr] = {"independent": S.One, "sqrt": Rational(1, 2), "constant": S.Zero}
-"""How much of c_l decoupled decay follows: lambda_l = n^(x c_l), so rate x lambda = n^-((1 - x) c_l)."""
+from derive.registry import joined
+from derive.registry import optimizers as read_optimizers
 
 
 def least_residuals(
@@ -184,10 +181,7 @@ class Prescription:
     @property
     def optimizer_name(self) -> str:
         """The optimizer's name, or one per layer kind."""
-        names = {kind: row.name for kind, row in self.problem.optimizers.items()}
-        if len(set(names.values())) == 1:
-            return names["hidden"]
-        return ",".join(f"{kind}={name}" for kind, name in names.items())
+        return joined(self.problem.optimizers)
 
     @property
     def c(self) -> tuple[Expr, ...]:
@@ -200,7 +194,7 @@ def solve(problem: Problem, decay: Decay = "independent") -> Prescription:
 
     Where no symbols are left they carry a certificate, checked; `certify.Refused` would be a mistake in here.
     """
-    chain = problem.chain()
+    chain, decay = problem.chain(), read_decay(decay)
     most = 3 if problem.global_rate else 4 if any(chain.bounded[:-1]) else 60  # where answers grow with every layer
     if not chain.is_numeric and problem.hidden_layers > most:
         raise DeriveError(
@@ -227,7 +221,7 @@ def solve(problem: Problem, decay: Decay = "independent") -> Prescription:
             s=chain.s[index],
             g=chain.g[index],
             epsilon=chain.epsilon[index],
-            decay=-DECAYS[decay] * c[index],
+            decay=decay_exponent(decay, c[index]),
             r=r[index],
             alpha=None if index == 0 else chain.alpha[index],
             omega=None if index == 0 else chain.omega[index],
@@ -406,7 +400,7 @@ def _corner(intervals: tuple[Alignment, Alignment], ends: tuple[int, int, int]) 
 
 
 def prescribe(
-    optimizer: str | Optimizer = "adam",
+    optimizer: str | Optimizer | Mapping[str, str | Optimizer] = "adam",
     parameterization: str | Parameterization = "sp",
     alignment: str | Alignment = "full",
     *,
@@ -418,19 +412,15 @@ def prescribe(
 ) -> Prescription:
     """The prescription for a triple, given by names as on the command line or as objects.
 
-    `hidden_layers` is by default the number on which the alignment was measured, or 1.
+    `optimizer` may be a mapping by layer kind; `hidden_layers` is by default the number on which the alignment was
+    measured, or 1.
 
     >>> [str(c) for c in prescribe("adam", "sp", "full").c]
     ['0', '1', '1']
     """
-    rows: Optimizers = (
-        {"embedding": optimizer, "hidden": optimizer, "readout": optimizer}
-        if isinstance(optimizer, Optimizer)
-        else read_optimizers(optimizer)
-    )
     assumed = read_alignment(alignment) if isinstance(alignment, str) else alignment
     problem = Problem(
-        optimizers=rows,
+        optimizers=read_optimizers(optimizer),
         parameterization=(
             read_parameterization(parameterization) if isinstance(parameterization, str) else parameterization
         ),

@@ -9,9 +9,10 @@ from derive import emit
 from derive.alignments import ASSUMPTIONS
 from derive.epsilon import Onset
 from derive.exponents import KINDS, text
-from derive.optimizers import REGISTRY, RULE_FUNCTIONS, RULE_NAMES
+from derive.optimizers import RULE_FUNCTIONS, RULE_NAMES
 from derive.parameterizations import SCHEMES, Parameterization, equivalent
 from derive.propagation import Optimizers, Problem, general_constraints
+from derive.registry import REGISTRY
 from derive.solve import Prescription, residuals_at, solve, solve_kinds
 
 Problems = Sequence[Sequence[Problem]]

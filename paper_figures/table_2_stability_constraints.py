@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from derive.optimizers import optimizers
 from derive.propagation import general_constraints
+from derive.registry import optimizers
 from paper_figures.items import Cell, Item, Table
 
 FAMILIES = {"SGD": "sgd", "Adam": "adam", "Adafactor": "adafactor", "Muon": "muon"}

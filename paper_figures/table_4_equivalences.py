@@ -5,8 +5,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from derive.exponents import KINDS
-from derive.optimizers import optimizer
 from derive.parameterizations import MFP, MUP, NTK, SP, equivalent
+from derive.registry import optimizer
 from derive.solve import prescribe, solve_kinds
 from paper_figures.items import NONE, Cell, Item, Table
 

@@ -3,9 +3,10 @@
 from pathlib import Path
 from typing import Any
 
+from derive.decays import DECAYS
 from derive.epsilon import Onset, onsets
 from derive.parameterizations import SCHEMES, parameterization
-from derive.solve import DECAYS, prescribe, solve_kinds
+from derive.solve import prescribe, solve_kinds
 from paper_figures.items import Cell, Item, Table
 from paper_figures.paths import result
 from verify.checksums import read_document

@@ -4,8 +4,8 @@ from pathlib import Path
 
 from sympy import Expr
 
-from derive.optimizers import REGISTRY
 from derive.parameterizations import MUP, SP
+from derive.registry import REGISTRY
 from derive.solve import Prescription, prescribe, solve_kinds
 from paper_figures.items import NONE, Cell, Item, Table
 

@@ -19,10 +19,11 @@ from derive.alignments import Alignment, Ratios
 from derive.certify import Certificate, Refused, check
 from derive.cli import app, run
 from derive.errors import DeriveError
-from derive.optimizers import REGISTRY, Optimizer, optimizers
+from derive.optimizers import Optimizer
 from derive.parameterizations import MUP, SCHEMES, SP
 from derive.programs import ChainProblem, Program, Row
 from derive.propagation import Chain, Problem, residuals
+from derive.registry import REGISTRY, optimizers
 from derive.solve import prescribe, solve
 
 LARS_LIKE = Optimizer("weights times gradient", "rms(w)*g")

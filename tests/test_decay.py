@@ -11,16 +11,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from sympy import Rational
 
 from derive.cli import run
+from derive.decays import DECAYS, Decay, read_decay
+from derive.errors import DeriveError
 from derive.exponents import KINDS, Kind
-from derive.solve import DECAYS, Decay, solve_kinds
+from derive.solve import prescribe, solve_kinds
 from verify import decay as module
 from verify.cli import app
 from verify.data import Corpus, load_corpus
 from verify.decay import Conditions, prescription, scaled, steps_needed, train
 from verify.equilibrium import MARKS, Network, balance, rows
 from verify.exponents import StudyError
+from verify.one_rate import at_one_rate
 from verify.optimizers import optimizer
 from verify.train import Config, Trainer
 
@@ -55,6 +59,43 @@ def test_training_decays_by_the_convention_and_by_nothing_else(rule: str, scheme
 
 def test_a_prescription_names_its_convention() -> None:
     assert [solve_kinds(prescription("adam", "sp", each).problem, each).decay for each in DECAYS] == list(DECAYS)
+
+
+def test_any_power_of_the_width() -> None:
+    """eta lambda ~ n^-1 for every layer: lambda's exponent is 1 - c, here with c = 0, 1 and 1."""
+    assert [str(each.decay) for each in prescription("adam", "sp", "n^-1").layers] == ["1", "0", "0"]
+    assert [str(each.decay) for each in at_one_rate(prescription("adam", "sp", "n^-1")).layers] == ["1"] * 3
+    paces = [[layer.c + layer.decay for layer in prescription("adam", of, "n^-2/3").layers] for of in ("sp", "ntk")]
+    assert paces == [[Rational(2, 3)] * 3] * 2  # gauge shifts leave eta lambda as it is
+    numbers = scaled(prescription("adam", "sp", "n^(1/2)"), 0.1, 0.2, 4.0)
+    assert [pace for _, pace in numbers.values()] == pytest.approx([0.04] * 3)
+
+
+SPELLED = {
+    "n^-1": "n^-1",
+    "n**-1.0": "n^-1",
+    " n ^ -1": "n^-1",
+    "n": "n^1",
+    "n^0": "independent",
+    "Sqrt": "sqrt",
+    "n^-1/2": "n^(-1/2)",
+    "n^(-1/2)": "n^(-1/2)",
+    "n^-0.5": "n^(-1/2)",
+    "Independent": "independent",
+}
+
+
+@pytest.mark.parametrize("given", SPELLED)
+def test_one_power_has_one_name(given: str) -> None:
+    assert read_decay(given) == SPELLED[given] == read_decay(SPELLED[given])
+
+
+@pytest.mark.parametrize(
+    "given", ["linear", "n^", "n^x", "n^n", "m^-1", "n-1", "n^1/0", "-1", "", "n^-1 sqrt", "2n^-1"]
+)
+def test_a_decay_that_is_no_power_is_refused(given: str) -> None:
+    with pytest.raises(DeriveError, match="--decay"):
+        prescribe(decay=given)
 
 
 PREDICTED = [

@@ -11,7 +11,8 @@ import pytest
 from sympy import Abs, Expr, Max, Min, Symbol, atan, sign
 
 from derive.exponents import FAN_IN, FAN_OUT, SIGMA, clip, norm, opnorm, rms, spectral
-from derive.optimizers import REGISTRY, RULE_NAMES, optimizer
+from derive.optimizers import RULE_NAMES
+from derive.registry import REGISTRY, optimizer
 from verify.optimizers import BASE_RATES, DIRECTIONS, ScaledRule, base_epsilon
 
 Matrix = Any

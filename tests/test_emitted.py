@@ -16,7 +16,7 @@ from derive.emit import FORMATS, Scale
 from derive.emit_code import OPTAX_RULES, TORCH_RULES, as_optax, as_python, as_torch
 from derive.explain import as_latex as explained_latex
 from derive.explain import as_text as explained_text
-from derive.optimizers import REGISTRY
+from derive.registry import REGISTRY
 from derive.solve import Prescription, prescribe
 
 TRIPLES = list(itertools.product(("sgd", "adam", "adafactor"), ("sp", "ntk", "mup", "mfp"), ("full", "none")))

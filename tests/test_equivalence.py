@@ -7,8 +7,9 @@ from sympy import Rational, S
 
 from derive.errors import DeriveError
 from derive.exponents import KINDS
-from derive.optimizers import REGISTRY, Optimizer, optimizer
+from derive.optimizers import Optimizer
 from derive.parameterizations import MFP, MUP, NTK, SCHEMES, SP, Parameterization, equivalent, parameterization
+from derive.registry import REGISTRY, optimizer
 from derive.solve import prescribe, solve
 
 HALF = Rational(1, 2)

@@ -27,7 +27,7 @@ from derive.exponents import (
     norm,
     rms,
 )
-from derive.optimizers import REGISTRY
+from derive.registry import REGISTRY
 
 mpmath.mp.dps = 400
 FACTORS = {GRADIENT: "1.7", FIRST_MOMENT: "0.6", SECOND_MOMENT: "2.3", WEIGHT: "1.1", EPSILON: "0.4"}

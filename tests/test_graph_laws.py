@@ -13,8 +13,8 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from derive.alignments import alignment
-from derive.optimizers import optimizers
 from derive.parameterizations import MUP, SP
+from derive.registry import optimizers
 from verify.graph_rates import Rates, solve_graph
 from verify.graph_start import Wanted
 from verify.linear_program import ProgramError

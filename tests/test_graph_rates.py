@@ -11,9 +11,9 @@ from sympy import Rational
 
 import verify
 from derive.alignments import FULL, Alignment, Ratios
-from derive.optimizers import optimizers
 from derive.parameterizations import MFP, MUP, NTK, SP, Parameterization
 from derive.propagation import Problem
+from derive.registry import optimizers
 from derive.solve import prescribe, solve
 from tests.zoo import ZOO
 from verify.graph import GraphError

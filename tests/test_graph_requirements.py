@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import pytest
 
 from derive.alignments import FULL
-from derive.optimizers import optimizers
 from derive.parameterizations import MUP, SP
+from derive.registry import optimizers
 from verify.graph_rates import Rates, solve_graph
 from verify.graph_start import Wanted
 from verify.user_model import graph_of

@@ -13,8 +13,8 @@ import pytest
 
 import verify
 from derive.alignments import FULL
-from derive.optimizers import optimizers
 from derive.parameterizations import MUP
+from derive.registry import optimizers
 from tests.test_graph_sizes import measured_exponents
 from tests.zoo import normal
 from verify.graph import GraphError

@@ -8,7 +8,7 @@ import pytest
 from sympy import Rational, S
 
 from derive.exponents import FAN_EXPONENTS, KINDS, Kind
-from derive.optimizers import optimizer
+from derive.registry import optimizer
 
 Matrix = np.ndarray[Any, Any]
 WIDTHS = (32, 128)

@@ -13,9 +13,9 @@ from sympy import Expr, Rational
 from sympy.solvers.simplex import InfeasibleLPError, UnboundedLPError, linprog
 
 from derive.alignments import Alignment, Ratios
-from derive.optimizers import REGISTRY, optimizer
 from derive.parameterizations import SCHEMES
 from derive.propagation import Chain, Constraint, Problem, constraints, residuals
+from derive.registry import REGISTRY, optimizer
 from derive.solve import Prescription, solve
 
 FAMILIES = [row.name for row in REGISTRY]

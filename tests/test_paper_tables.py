@@ -22,7 +22,7 @@ from matplotlib.mathtext import MathTextParser
 from sympy import Rational
 
 from derive.emit import dump
-from derive.optimizers import REGISTRY
+from derive.registry import REGISTRY
 from paper_figures.build import ITEMS, build
 from paper_figures.items import Table
 from paper_figures.paths import DATA, MissingResultError

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from derive.cli import run
-from derive.optimizers import REGISTRY
+from derive.registry import REGISTRY
 from derive.solve import prescribe, solve_kinds
 from verify import updates as module
 from verify.cli import app

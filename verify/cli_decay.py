@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -34,7 +34,7 @@ def decay(
     optimizer: Annotated[str, typer.Option(help="A trainable optimizer: adamw, lion, sgd, muon, ...")] = "adamw",
     parameterization: Annotated[list[str] | None, typer.Option(help="sp, ntk, mup, mfp.  [default: sp,mup]")] = None,
     decay: Annotated[
-        list[str] | None, typer.Option(help="independent, sqrt, constant.  [default: all of them]")
+        list[str] | None, typer.Option(help="independent, sqrt, constant, n^-1, ...  [default: the first three]")
     ] = None,
     weight_decay: Annotated[
         float | None, typer.Option(help="lambda at the base width.  [default: rate x lambda = 0.01]")
@@ -60,8 +60,8 @@ def decay(
     output_format: Annotated[str, typer.Option("--format", help="table or json.")] = "table",
 ) -> None:
     """Train until decay and updates are in balance: how weights, alignments, features and loss go with the width."""
+    from derive.decays import DECAYS, read_decay
     from derive.emit import dump
-    from derive.solve import DECAYS
     from verify.checksums import sealed
     from verify.decay import Conditions, prescription, steps_needed, train, usual_rate
     from verify.decay_plots import against_width
@@ -78,7 +78,7 @@ def decay(
         raise DeriveError(f"--steps {steps} is too few; weights are measured {MARKS} times, give at least that many")
     growing = read_numbers("--widths", widths, int, "64,128,256,512")
     check_widths(growing)
-    conventions: list[Any] = [read_choice("--decay", each, tuple(DECAYS)) for each in split_values(decay, [*DECAYS])]
+    conventions = list(dict.fromkeys(map(read_decay, split_values(decay, [*DECAYS]))))
     schemes = split_values(parameterization, ["sp", "mup"])
     usual, base = usual_rate(optimizer), base_width or growing[0]
     rate = base_rate or usual

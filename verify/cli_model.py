@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from derive.cli import DECAY_HELP
 from derive.errors import DeriveError, shorten
 from verify.options import Progress, check_positive, make_folder, read_choice, read_numbers, write_out
 
@@ -31,7 +32,7 @@ def prescribe(
     alignment: AlignmentOption = "full",
     base_rate: Annotated[float | None, typer.Option(help="The rate tuned at the base width.")] = None,
     loss: Annotated[str, typer.Option(help="mse, or ce: with cross-entropy the logits may diverge.")] = "mse",
-    decay: Annotated[str, typer.Option(help="Decoupled decay: independent, sqrt or constant.")] = "independent",
+    decay: Annotated[str, typer.Option(help=DECAY_HELP)] = "independent",
     gauge: Annotated[str, typer.Option(help="0: no multipliers; own: the parameterization's, by wrap().")] = "0",
     every: Annotated[bool, typer.Option("--every", help="List every parameter, blocks that are alike too.")] = False,
     out: Annotated[Path | None, typer.Option(help="File for the prescription as JSON.")] = None,
@@ -43,7 +44,6 @@ def prescribe(
     """The prescription for your own model: every parameter's role, initial size, rate, epsilon and decay."""
     from derive.certificate_file import write
     from derive.propagation import LOSSES
-    from derive.solve import DECAYS
     from verify.prescribing import prescribe as prescribed
     from verify.prescription import GAUGES
     from verify.user_model import load_make
@@ -58,7 +58,7 @@ def prescribe(
         parameterization=parameterization,
         alignment=alignment,
         loss=read_choice("--loss", loss, LOSSES),  # type: ignore[arg-type]
-        decay=read_choice("--decay", decay, tuple(DECAYS)),  # type: ignore[arg-type]
+        decay=decay,
         gauge=read_choice("--gauge", gauge, GAUGES),  # type: ignore[arg-type]
     )
     if certificate is not None and answer.proof is not None:
@@ -162,7 +162,7 @@ def check(
     own: Annotated[
         str | None, typer.Option(help="Your optimizer, module:transform: width -> optax transform. Is it right?")
     ] = None,
-    decay: Annotated[str, typer.Option(help="Decoupled decay: independent, sqrt or constant.")] = "independent",
+    decay: Annotated[str, typer.Option(help=DECAY_HELP)] = "independent",
     loss: Annotated[str, typer.Option(help="mse, or ce: with cross-entropy the logits may diverge.")] = "mse",
     out: Annotated[Path | None, typer.Option(help="Folder for check.json and measured.json.")] = None,
     output_format: FormatOption = "table",
@@ -170,13 +170,13 @@ def check(
     """The coordinate check of your own model, as it is and as prescribed; and which parameter to change how."""
     from derive.emit import dump
     from derive.propagation import LOSSES
-    from derive.solve import DECAYS
+    from derive.registry import optimizers, spelled
     from verify.coordinate_check import coordinate_check
     from verify.exponents import check_widths
     from verify.model_results import as_json, as_text, measured_json
-    from verify.optimizers import BASE_RATES, check_trainable
+    from verify.optimizers import base_rate as usual_rate
+    from verify.optimizers import check_trainable
     from verify.prescribing import prescribe as prescribed
-    from verify.prescription import read_rules
     from verify.rate_drift import rate_drift
     from verify.user_model import build, load_make
 
@@ -184,9 +184,9 @@ def check(
     check_positive(seeds=seeds, steps=steps, base_rate=base_rate, drift_steps=drift_steps)
     sizes = read_numbers("--widths", widths, int, "64,128,256,512")
     check_widths(sizes)
-    rules = {kind: row.name for kind, row in read_rules(optimizer).items()}
+    rules = {kind: spelled(row) for kind, row in optimizers(optimizer).items()}
     check_trainable(rules)
-    rate = base_rate or min(BASE_RATES[rule] for rule in rules.values())
+    rate = base_rate or usual_rate(*rules.values())
     if out is not None:
         make_folder(out)
         if (out / "check.json").exists():
@@ -200,7 +200,7 @@ def check(
         parameterization=parameterization,
         alignment=alignment,
         loss=read_choice("--loss", loss, LOSSES),  # type: ignore[arg-type]
-        decay=read_choice("--decay", decay, tuple(DECAYS)),  # type: ignore[arg-type]
+        decay=decay,
     )
     transform = None if own is None else load_make(own)
     with Progress("training and measuring", len(sizes) * (1 if own is None else 2)) as bar:

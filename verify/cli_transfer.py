@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from derive.cli import DECAY_HELP
 from derive.errors import DeriveError, shorten
 from verify.options import (
     Progress,
@@ -72,9 +73,7 @@ def transfer(
     clip_global_norm: Annotated[float | None, typer.Option(help="Clip the whole gradient's norm there.")] = None,
     epsilon: Annotated[float | None, typer.Option(help="epsilon at the base width.  [default: by optimizer]")] = None,
     weight_decay: Annotated[float, typer.Option(help="lambda at the base width.", min=0)] = 0.0,
-    decay: Annotated[
-        str, typer.Option(help="How decoupled decay goes with the width: independent, sqrt or constant.")
-    ] = "independent",
+    decay: Annotated[str, typer.Option(help=DECAY_HELP)] = "independent",
     dtype: Annotated[str, typer.Option(help="float32, or bfloat16 with parameters in float32.")] = "float32",
     train_equivalents: Annotated[
         bool,
@@ -94,8 +93,8 @@ def transfer(
     output_format: Annotated[str, typer.Option("--format", help="table or json.")] = "table",
 ) -> None:
     """Train networks over base rates and widths: does the best rate transfer, and what does each prescription cost."""
+    from derive.decays import read_decay
     from derive.emit import dump
-    from derive.solve import DECAYS
     from verify.exponents import check_widths
     from verify.export import STORE
     from verify.search import Search
@@ -109,7 +108,7 @@ def transfer(
     model = read_choice("model", model, tuple(SIZES))
     shown = read_choice("--format", output_format, ("table", "json"))
     engine = read_choice("engine", engine, ("local", "ray"))
-    convention: Any = read_choice("--decay", decay, tuple(DECAYS))
+    convention = read_decay(decay)
     precision = read_choice("--dtype", dtype, DTYPES)
     if address is not None and engine == "local":
         raise DeriveError(f"--address {shorten(address)} goes with --engine ray; give both, or leave it out")
@@ -206,12 +205,11 @@ def _share(text: str) -> tuple[int, int]:
 
 def _base_rates(text: str | None, settings: "Sequence[Setting]") -> dict[str, float]:
     """The middle of the rates by optimizer: one number for all, or adam=0.01,sgd=0.2, or what suits the models here."""
-    from verify.optimizers import BASE_RATES
+    from verify.optimizers import base_rate
 
     optimizers = list(dict.fromkeys(setting.optimizer for setting in settings))
     if text is not None:
-        parts = [part.rpartition("=") for part in text.split(",")]
-        given = {name.strip(): value for name, _, value in parts}
+        given = _named_rates(text)
         values = read_numbers("--base-rate", ",".join(given.values()), float, "0.01, or adam=0.01,sgd=0.2")
         if not all(SMALLEST_RATE <= value <= 1 / SMALLEST_RATE for value in values):
             raise DeriveError(f"--base-rate {shorten(text)} is not allowed; give numbers from 1e-12 to 1e12")
@@ -225,8 +223,32 @@ def _base_rates(text: str | None, settings: "Sequence[Setting]") -> dict[str, fl
             )
         return rates
     hidden = {s.optimizer: next(each.rule for each in s.layers if each.label.startswith("hidden")) for s in settings}
-    # BASE_RATES are safe; the best ones are somewhat above them.
-    return {name: 4 * BASE_RATES[rule] for name, rule in hidden.items()}
+    # These are safe; the best ones are somewhat above them.
+    return {name: 4 * base_rate(rule) for name, rule in hidden.items()}
+
+
+def _named_rates(text: str) -> dict[str, str]:
+    """The rates as text by the optimizer's name, "" where there is none; names may have commas and = of their own."""
+    from derive.parsing import split_outside
+    from derive.registry import joined, optimizers
+
+    rates, name = {}, ""
+    for part in split_outside(text, "--base-rate"):
+        before, equals, value = part.rpartition("=")
+        if not _is_number(value):
+            name += f"{part},"
+            continue
+        rates[joined(optimizers(f"{name}{before}")) if equals else ""] = value
+        name = ""
+    return rates | ({name: name} if name else {})
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _engine(

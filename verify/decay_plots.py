@@ -3,6 +3,8 @@
 Colours are the conventions (Okabe & Ito's), each with a marker of its own. Widths not at equilibrium are hollow.
 """
 
+from collections.abc import Mapping
+from itertools import cycle
 from typing import Any
 
 import matplotlib as mpl
@@ -16,7 +18,10 @@ from verify.equilibrium import Network, Row
 from verify.plots import STYLE
 from verify.transfer_plots import plain_numbers
 
-LOOKS = {"independent": ("#0072b2", "o"), "sqrt": ("#009e73", "s"), "constant": ("#d55e00", "^")}
+Look = tuple[str, str]
+LOOKS: Mapping[str, Look] = {"independent": ("#0072b2", "o"), "sqrt": ("#009e73", "s"), "constant": ("#d55e00", "^")}
+OTHERS = (("#cc79a7", "D"), ("#e69f00", "v"), ("#56b4e9", "P"), ("#000000", "X"))
+"""For powers such as n^-1, in the order of the study; they begin anew where it has more."""
 MEANINGS = {"independent": "$n^0$", "sqrt": "$n^{-c/2}$", "constant": "$n^{-c}$"}
 MARGIN = 1.15
 LOSS = "held-out loss (nats)"
@@ -24,7 +29,7 @@ LOSS = "held-out loss (nats)"
 
 def against_width(study: Study) -> Figure:
     """A row per parameterization; a column per layer with RMS(W), and one with the held-out loss."""
-    settings, rows = study.settings(), study.by_layer()
+    settings, rows, looks = study.settings(), study.by_layer(), _looks(study)
     schemes = list(dict.fromkeys(scheme for _, scheme in settings))
     names = list(study.trained[0].network.kinds)
     with mpl.rc_context(STYLE):
@@ -40,14 +45,14 @@ def against_width(study: Study) -> Figure:
                 for (decay, of), networks in settings.items():
                     if of == scheme:
                         weight = rows[decay, scheme, name]["weight"]
-                        _weights(axes[line, column], networks, name, weight)
+                        _weights(axes[line, column], networks, name, weight, looks[decay])
                         texts.append((decay, weight.measured.value))
-                _title(axes[line, column], f"{scheme}  {name}", texts)
+                _title(axes[line, column], f"{scheme}  {name}", texts, looks)
             _widths(axes[line, -1], study.widths)
             axes[line, -1].set_title(f"{scheme}  {LOSS}", pad=16)
             for (decay, of), networks in settings.items():
                 if of == scheme:
-                    _losses(axes[line, -1], networks, decay)
+                    _losses(axes[line, -1], networks, looks[decay])
             axes[line, 0].set_ylabel("RMS(W)")
         for column in range(len(names) + 1):
             _share(axes[:, column])
@@ -68,8 +73,8 @@ def _widths(axis: Any, widths: list[int]) -> None:
     axis.minorticks_off()
 
 
-def _weights(axis: Any, networks: list[Network], layer: str, weight: Row) -> None:
-    colour, marker = LOOKS[networks[0].decay]
+def _weights(axis: Any, networks: list[Network], layer: str, weight: Row, look: Look) -> None:
+    colour, marker = look
     widths = np.array([network.width for network in networks], dtype=float)
     sizes = np.stack([network.sizes[layer]["now_weight"] for network in networks])
     start = np.exp(np.log(sizes[0]).mean())
@@ -84,16 +89,16 @@ def _weights(axis: Any, networks: list[Network], layer: str, weight: Row) -> Non
         )
 
 
-def _title(axis: Any, title: str, texts: list[tuple[str, float]]) -> None:
+def _title(axis: Any, title: str, texts: list[tuple[str, float]], looks: Mapping[str, Look]) -> None:
     axis.set_title(title, pad=16)
     for place, (decay, exponent) in enumerate(texts):
         text = "-" if np.isnan(exponent) else f"$n^{{{-round(exponent, 2) + 0:.2f}}}$"
-        where = (0.02 + 0.34 * place, 1.03)
-        axis.annotate(text, where, xycoords="axes fraction", fontsize=9, color=LOOKS[decay][0])
+        where = (0.02 + 1.02 * place / max(3, len(texts)), 1.03)
+        axis.annotate(text, where, xycoords="axes fraction", fontsize=9, color=looks[decay][0])
 
 
-def _losses(axis: Any, networks: list[Network], decay: str) -> None:
-    colour, marker = LOOKS[decay]
+def _losses(axis: Any, networks: list[Network], look: Look) -> None:
+    colour, marker = look
     widths = [network.width for network in networks]
     losses = np.stack([network.held_out for network in networks])
     axis.plot(widths, losses.mean(axis=1), "-", color=colour, linewidth=1)
@@ -108,12 +113,22 @@ def _share(axes: Any) -> None:
         axis.set_ylim(min(low for low, _ in limits), max(high for _, high in limits))
 
 
+def _looks(study: Study) -> dict[str, Look]:
+    """Colour and marker of every convention."""
+    others = cycle(OTHERS)
+    return {decay: LOOKS.get(decay) or next(others) for decay in dict.fromkeys(decay for decay, _ in study.settings())}
+
+
+def _meaning(decay: str) -> str:
+    power = decay.removeprefix("n^").strip("()")
+    return f"{decay}: ηλ ~ {MEANINGS[decay]}" if decay in MEANINGS else f"ηλ ~ $n^{{{power}}}$"
+
+
 def _legend(study: Study) -> list[Line2D]:
-    conventions = list(dict.fromkeys(decay for decay, _ in study.settings()))
     grey: Any = {"color": "#404040"}
     handles = [
-        Line2D([], [], color=colour, marker=marker, linestyle="", label=f"{name}: ηλ ~ {MEANINGS[name]}")
-        for name, (colour, marker) in ((name, LOOKS[name]) for name in conventions)
+        Line2D([], [], color=colour, marker=marker, linestyle="", label=_meaning(name))
+        for name, (colour, marker) in _looks(study).items()
     ]
     handles.append(Line2D([], [], linestyle="-", linewidth=0.9, label="predicted, uncorrelated updates", **grey))
     handles.append(Line2D([], [], linestyle=(0, (4, 4)), linewidth=1.2, label="predicted, coherent", **grey))

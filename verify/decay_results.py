@@ -15,6 +15,7 @@ from verify.checksums import read_document, refused, write_document
 from verify.decay import Conditions
 from verify.equilibrium import Network, Row, rows
 from verify.exponents import StudyError
+from verify.options import file_stem
 from verify.sweep import loaded_code
 from verify.train import device_name
 
@@ -78,7 +79,7 @@ def _arrays(content: Any) -> Any:
 
 def file_name(parameterization: str, decay: str, width: int) -> str:
     """Where a finished width is stored in the study's folder."""
-    return f"{parameterization.lower()}_{decay}_{width}.json"
+    return f"{parameterization.lower()}_{file_stem(decay)}_{width}.json"
 
 
 @dataclass(frozen=True)

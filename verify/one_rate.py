@@ -4,6 +4,7 @@ from dataclasses import replace
 
 from sympy import S
 
+from derive.decays import decay_exponent
 from derive.solve import Prescription, residuals_at
 from verify.studies import GLOBAL
 
@@ -16,7 +17,7 @@ def at_one_rate(prescription: Prescription) -> Prescription:
     problem = replace(prescription.problem, alignment=replace(prescription.problem.alignment, name=GLOBAL))
     residuals = residuals_at(problem, [S.Zero] * len(prescription.layers))
     layers = tuple(
-        replace(layer, c=S.Zero, decay=S.Zero, r=r, binding=())
+        replace(layer, c=S.Zero, decay=decay_exponent(prescription.decay, S.Zero), r=r, binding=())
         for layer, r in zip(prescription.layers, residuals, strict=True)
     )
     learning = residuals[-2].is_zero

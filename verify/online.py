@@ -26,11 +26,12 @@ from jaxtyping import Array, Float, Int, Key
 from sympy import Rational
 
 from derive.alignments import FULL
+from derive.decays import followed_share
 from derive.exponents import KINDS
-from derive.optimizers import optimizer
 from derive.parameterizations import Parameterization
 from derive.propagation import Optimizers, Problem
-from derive.solve import DECAYS, largest_rates
+from derive.registry import optimizer
+from derive.solve import largest_rates
 from verify.data import Corpus
 from verify.measure import Scalar, initial_inputs, measure
 from verify.models import Model, Params
@@ -152,7 +153,7 @@ class Online:
     def scaled(self, rates: Float[Array, " layers"], followed: Followed) -> tuple[Float[Array, " layers"], Any]:
         """The rates for what was found last, from those of full alignment, and the factors of the layers' decays."""
         moved = followed.c - self.full_c
-        share = float(DECAYS[self.plan.decay])  # type: ignore[index]
+        share = float(followed_share(self.plan.decay))
         return rates * self.ratio**-moved, self.ratio ** (share * moved)
 
     def follow(self, step: Int[Array, ""], params: Any, before: Followed) -> Followed:

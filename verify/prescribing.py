@@ -2,21 +2,26 @@
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
+from sympy import Rational
+
 from derive.alignments import Alignment, Ratios, measured_by_op
 from derive.alignments import alignment as read_alignment
+from derive.decays import Decay, decay_exponent, read_decay
 from derive.errors import DeriveError, unknown_name
 from derive.optimizers import Optimizer
 from derive.parameterizations import Parameterization
 from derive.parameterizations import parameterization as read_parameterization
 from derive.propagation import LOSSES, Loss
-from derive.solve import DECAYS, Decay
+from derive.registry import joined, spelled
+from derive.registry import optimizers as read_optimizers
 from verify.graph import ZERO, Graph, Use, roles_note
 from verify.graph_rates import Rates, solve_graph
 from verify.graph_start import Wanted, key
-from verify.prescription import GAUGES, Gauge, ModelPrescription, OpRow, ParameterRow, read_rules
+from verify.prescription import GAUGES, Gauge, ModelPrescription, OpRow, ParameterRow
 from verify.trace import Tree
 from verify.user_model import Drawn, Make, drawn, graph_of
 
@@ -26,7 +31,7 @@ def prescribe(
     *,
     base_width: int,
     width: int,
-    optimizer: str | Optimizer = "adam",
+    optimizer: str | Optimizer | Mapping[str, str | Optimizer] = "adam",
     parameterization: str | Parameterization = "mup",
     alignment: str | Alignment | Mapping[str, Ratios] = "full",
     loss: Loss = "mse",
@@ -41,10 +46,9 @@ def prescribe(
     parameterization's in, and `wrap` applies them. DeriveError, or TraceError of the same kind, for what cannot be
     decided: nothing is guessed.
     """
-    if loss not in LOSSES or decay not in DECAYS or gauge not in GAUGES:
-        raise DeriveError(
-            f"loss is one of {LOSSES}, decay of {tuple(DECAYS)}, gauge of {GAUGES}; got {loss}, {decay}, {gauge}"
-        )
+    decay = read_decay(decay)
+    if loss not in LOSSES or gauge not in GAUGES:
+        raise DeriveError(f"loss is one of {LOSSES}, gauge of {GAUGES}; got {loss}, {gauge}")
     graph, model, shapes = graph_of(make, base_width, width)
     measured: Mapping[str, Ratios] = {}
     if isinstance(alignment, str) and alignment.strip().lower().startswith("measured:"):
@@ -59,7 +63,7 @@ def prescribe(
     if unknown:
         raise unknown_name("dense op in the alignments", min(unknown), [use.name for use in graph.uses if use.is_dense])
     scheme = read_parameterization(parameterization) if isinstance(parameterization, str) else parameterization
-    rules = read_rules(optimizer)
+    rules = read_optimizers(optimizer)
     wanted = Wanted(rules, scheme, assumed, loss, gauge == "own", measured)
     rates = solve_graph(graph, wanted)
     return _assembled(graph, rates, wanted, drawn(model.params), shapes, base_width, width, name, decay, gauge)
@@ -78,7 +82,6 @@ def _assembled(
     gauge: Gauge,
 ) -> ModelPrescription:
     uses = graph.of_path()
-    share = Fraction(*map(int, DECAYS[decay].as_numer_denom()))
     rows = []
     for path, found in rates.parameters.items():
         start = starts[path]
@@ -88,7 +91,7 @@ def _assembled(
                 *graph.shapes[path],
                 found.role,
                 _why(uses[path], rates),
-                wanted.optimizers[found.role].name,
+                spelled(wanted.optimizers[found.role]),
                 start and start.mean,
                 start and start.std,
                 found.a,
@@ -98,7 +101,7 @@ def _assembled(
                 found.g,
                 found.s,
                 found.epsilon,
-                -share * found.c,
+                Fraction(str(decay_exponent(decay, Rational(found.c)))),
                 found.binding,
                 tuple(key(use) for use in uses[path]),
             )
@@ -117,8 +120,6 @@ def _assembled(
             )
     multipliers = {key(use): rates.uses[key(use)].extra for use in graph.uses if rates.uses[key(use)].extra}
     multipliers |= {name: extra for name, extra in rates.products.items() if extra}
-    names = {kind: row.name for kind, row in wanted.optimizers.items()}
-    joined = ",".join(f"{kind}={name}" for kind, name in names.items())
     solution = rates.solution
     certificate = {
         "optimum": str(solution.optimum),
@@ -129,7 +130,7 @@ def _assembled(
     return ModelPrescription(
         base_width,
         width,
-        names["hidden"] if len(set(names.values())) == 1 else joined,
+        joined({kind: replace(row, name=spelled(row)) for kind, row in wanted.optimizers.items()}),
         wanted.parameterization.name,
         alignment,
         wanted.loss,

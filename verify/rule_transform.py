@@ -1,0 +1,218 @@
+"""A rule of one's own as an optax transform: its expression in g, m, v, w, ... computed on every parameter by JAX.
+
+What is computed is the expression that `derive` sizes, node by node, never its text. A function of the language has one
+line in FUNCTIONS; what is kept from step to step, as m and v are, has one in AVERAGES.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import reduce
+from operator import add, mul
+from typing import Any, NamedTuple, cast
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Int
+from sympy import Abs, Add, Expr, Max, Min, Mul, Pow, Rational, Symbol, atan, atan2, sign
+
+from derive.errors import DeriveError, shorten
+from derive.exponents import (
+    EPSILON,
+    FAN_IN,
+    FAN_OUT,
+    FIRST_MOMENT,
+    GRADIENT,
+    SECOND_MOMENT,
+    SIGMA,
+    WEIGHT,
+    clip,
+    norm,
+    opnorm,
+    rms,
+    spectral,
+    text,
+)
+
+Epsilon = float | Float[Array, ""]
+Value = Any  # a number, which takes the type of the arrays it meets, or an array
+Values = Mapping[Expr, Value]
+
+FUNCTIONS: Mapping[type[Expr], Callable[..., Array]] = {
+    Abs: jnp.abs,
+    sign: jnp.sign,
+    atan: jnp.arctan,
+    atan2: jnp.arctan2,
+    Max: lambda *values: reduce(jnp.maximum, values),
+    Min: lambda *values: reduce(jnp.minimum, values),
+    clip: lambda value: jnp.clip(value, -1, 1),
+    rms: lambda matrix: jnp.sqrt(jnp.mean(jnp.square(matrix))),
+    norm: lambda matrix: jnp.sqrt(jnp.sum(jnp.square(matrix))),
+    opnorm: lambda matrix: jnp.linalg.norm(matrix, 2),
+}
+"""Each function of the language of rules on arrays; matrices are [fan_in, fan_out], the transpose of the language's."""
+
+OF_MATRICES = (spectral, opnorm)
+"""What only a matrix has: a parameter of another shape is refused."""
+
+ORIENTED = (FAN_IN, FAN_OUT)
+"""What is another number for the transpose of a matrix."""
+
+
+@dataclass(frozen=True)
+class Average:
+    """A moving average over steps of an expression: decay b1 or b2."""
+
+    of: Expr
+    first: bool
+
+
+AVERAGES: Mapping[Symbol, Average] = {
+    FIRST_MOMENT: Average(GRADIENT, first=True),
+    SECOND_MOMENT: Average(GRADIENT**2, first=False),
+}
+
+
+class RuleState(NamedTuple):
+    """Of one parameter: steps taken, and the averages that its rule reads, by name, as they are stored."""
+
+    steps: Int[Array, ""]
+    averages: dict[str, Array]
+
+
+def rule_transform(
+    rule: Expr, epsilon: Epsilon, *, b1: float = 0.9, b2: float = 0.999, debiased: bool = True
+) -> optax.GradientTransformation:
+    """U(g, m, v, w, eps) of every parameter, in float32 or wider.
+
+        m <- b1 m + (1 - b1) g      v <- b2 v + (1 - b2) g^2      both divided by 1 - b^t where debiased, as in Adam
+
+    0/0 is 0, as with an eps that goes to zero. spectral(X, f) takes singular values that rounding hides, below
+    max(fan_in, fan_out) x 1.2e-7 of the largest, for zeros, and leaves zeros at zero: the polar factor of a gradient
+    of rank r has rank r. A vector has a fan-in of 1. DeriveError for what has no line in FUNCTIONS, for a matrix
+    function of a parameter that is no matrix, and for fans of one with three axes or more.
+    """
+    check_runnable(rule)
+    kept = {symbol: average for symbol, average in AVERAGES.items() if rule.has(symbol)}
+
+    def init_one(path: Any, parameter: Array) -> RuleState:
+        _check_shape(rule, jax.tree_util.keystr(path, simple=True, separator="."), jnp.shape(parameter))
+        zeros = jnp.zeros_like(_widened(parameter))
+        return RuleState(jnp.zeros([], jnp.int32), {str(symbol): zeros for symbol in kept})
+
+    def init(params: Any) -> Any:
+        return jax.tree_util.tree_map_with_path(init_one, params)
+
+    def update_one(gradient: Array, state: RuleState, weight: Array | None) -> tuple[Array, RuleState]:
+        fan_in, fan_out = (1, 1, *jnp.shape(gradient))[-2:]
+        wide = _widened(gradient)
+        values: dict[Expr, Value] = {GRADIENT: wide, EPSILON: epsilon, FAN_IN: fan_in, FAN_OUT: fan_out}
+        if weight is not None:
+            values[WEIGHT] = weight.astype(wide.dtype)
+        steps, averages = state.steps + 1, {}
+        for symbol, average in kept.items():
+            decay = b1 if average.first else b2
+            stored = decay * state.averages[str(symbol)] + (1 - decay) * evaluate(average.of, values)
+            averages[str(symbol)] = stored
+            values[symbol] = stored / (1 - decay**steps) if debiased else stored
+        update = jnp.broadcast_to(evaluate(rule, values), wide.shape).astype(gradient.dtype)
+        return update, RuleState(steps, averages)
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        gradients, tree = jax.tree.flatten(updates)
+        weights = [None] * len(gradients) if params is None else tree.flatten_up_to(params)
+        states = tree.flatten_up_to(state)
+        with jax.default_matmul_precision("highest"):
+            pairs = [update_one(*each) for each in zip(gradients, states, weights, strict=True)]
+        return tree.unflatten([step for step, _ in pairs]), tree.unflatten([each for _, each in pairs])
+
+    return optax.GradientTransformation(init, update)
+
+
+def _arguments(expression: Expr) -> tuple[Expr, ...]:
+    return cast("tuple[Expr, ...]", expression.args)
+
+
+def evaluate(expression: Expr, values: Values) -> Value:
+    """The expression at these values of its symbols, arrays or numbers."""
+    if expression in values:
+        return values[expression]
+    if expression.is_number:
+        return float(expression)
+    if isinstance(expression, spectral):
+        matrix, singular_map = _arguments(expression)
+        return _with_singular_values(evaluate(matrix, values), singular_map, values)
+    if isinstance(expression, Mul):
+        return _product(expression, values)
+    parts = [evaluate(part, values) for part in _arguments(expression)]
+    if isinstance(expression, Add):
+        return reduce(add, parts)
+    if isinstance(expression, Pow):
+        return _power(parts[0], cast("Rational", _arguments(expression)[1]))
+    if type(expression) in FUNCTIONS:
+        return FUNCTIONS[type(expression)](*parts)
+    raise DeriveError(f"{shorten(text(expression))} needs the parameters; give them to the transform's update")
+
+
+def _product(product: Expr, values: Values) -> Value:
+    """A quotient of products, 0 where its numerator is."""
+    above, below = [], []
+    for factor in _arguments(product):
+        base, power = factor.as_base_exp()
+        if not factor.is_number and isinstance(power, Rational) and power.is_negative:
+            below.append(_power(evaluate(base, values), cast("Rational", -power)))
+        else:
+            above.append(evaluate(factor, values))
+    numerator = reduce(mul, above, 1.0)
+    if not below:
+        return numerator
+    return jnp.where(jnp.equal(numerator, 0), 0.0, numerator / reduce(mul, below))
+
+
+def _power(base: Value, power: Rational) -> Value:
+    if power.q > 2:
+        return jnp.power(base, float(power))
+    root = base if power.q == 1 else jnp.sqrt(base)
+    return jax.lax.integer_pow(jnp.asarray(root), int(power.p))
+
+
+def _with_singular_values(matrix: Array, singular_map: Expr, values: Values) -> Array:
+    """U f(sigma) V^T of the matrix U sigma V^T."""
+    left, sigma, right = jnp.linalg.svd(matrix, full_matrices=False)
+    hidden = max(matrix.shape) * jnp.finfo(matrix.dtype).eps * sigma[0]
+    mapped = jnp.where(sigma > hidden, evaluate(singular_map, {**values, SIGMA: sigma}), 0.0)
+    return (left * mapped) @ right
+
+
+def _widened(array: Array) -> Array:
+    return jnp.asarray(array).astype(jnp.promote_types(jnp.asarray(array).dtype, jnp.float32))
+
+
+def check_runnable(rule: Expr) -> None:
+    """Raise DeriveError for an expression with a function or a symbol that nothing here computes."""
+    known = {GRADIENT, WEIGHT, EPSILON, SIGMA, FAN_IN, FAN_OUT, *AVERAGES}
+    for part in (rule, *_parts(rule)):
+        if part.is_number or part in known or isinstance(part, Add | Mul | Pow | spectral):
+            continue
+        if type(part) not in FUNCTIONS:
+            raise DeriveError(
+                f"{shorten(text(part))} in the rule {shorten(text(rule))} has exponents and cannot be trained here; "
+                "use `derive` for it, or another rule"
+            )
+
+
+def _parts(expression: Expr) -> list[Expr]:
+    return [each for part in _arguments(expression) for each in (part, *_parts(part))]
+
+
+def _check_shape(rule: Expr, path: str, shape: tuple[int, ...]) -> None:
+    if len(shape) != 2 and rule.has(*OF_MATRICES):
+        raise DeriveError(
+            f"parameter {path} has shape {shape}, and {shorten(text(rule))} is of matrices [fan_in, fan_out]: reshape "
+            "it, or give it an entrywise rule"
+        )
+    if len(shape) > 2 and rule.has(*ORIENTED):
+        raise DeriveError(
+            f"parameter {path} has shape {shape}, and {shorten(text(rule))} asks for its fan-in and fan-out: reshape "
+            "it to [fan_in, fan_out], or give it a rule without them"
+        )
