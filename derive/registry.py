@@ -145,6 +145,14 @@ def spelled(row: Optimizer) -> str:
     return row.name if known else "".join(row.update.split())
 
 
+def joined(rows: Mapping[Kind, Optimizer]) -> str:
+    """The name of one optimizer for all layer kinds, or embedding=adam,hidden=muon,readout=adam."""
+    names = {kind: row.name for kind, row in rows.items()}
+    return (
+        names["hidden"] if len(set(names.values())) == 1 else ",".join(f"{kind}={name}" for kind, name in names.items())
+    )
+
+
 def _kind(text: str) -> Kind:
     for kind in KINDS:
         if kind == text.strip().lower():

@@ -34,6 +34,7 @@ from derive.propagation import (
     residuals,
     trained_readout_gradient,
 )
+from derive.registry import joined
 from derive.registry import optimizers as read_optimizers
 
 Decay = Literal["independent", "sqrt", "constant"]
@@ -184,10 +185,7 @@ class Prescription:
     @property
     def optimizer_name(self) -> str:
         """The optimizer's name, or one per layer kind."""
-        names = {kind: row.name for kind, row in self.problem.optimizers.items()}
-        if len(set(names.values())) == 1:
-            return names["hidden"]
-        return ",".join(f"{kind}={name}" for kind, name in names.items())
+        return joined(self.problem.optimizers)
 
     @property
     def c(self) -> tuple[Expr, ...]:

@@ -67,6 +67,7 @@ def exponents(
     if several and not hosts.inside():
         return hosts.supervise(several, sys.argv[1:], again)
 
+    from derive.registry import spelled
     from derive.solve import prescribe, solve_kinds
     from verify.checkpoint import Checkpoints
     from verify.exponents import as_json, check_widths
@@ -74,7 +75,8 @@ def exponents(
     from verify.mesh import over_devices, read_mesh
     from verify.models.mlp import MLP
     from verify.one_rate import at_one_rate
-    from verify.optimizers import BASE_RATES, check_trainable
+    from verify.optimizers import base_rate as usual_rate
+    from verify.optimizers import check_trainable
     from verify.studies import GLOBAL
     from verify.sweep import loaded_code
     from verify.train import Config
@@ -94,7 +96,7 @@ def exponents(
     # One rate leaves every hidden layer an r of its own.
     listed = (depth or MLP.hidden_layers) if raw and name == "mlp" else None
     prescription = prescribe(optimizer, parameterization, "full" if raw else alignment, hidden_layers=listed)
-    rules = {kind: row.name for kind, row in prescription.problem.optimizers.items()}
+    rules = {kind: spelled(row) for kind, row in prescription.problem.optimizers.items()}
     check_trainable(rules)
     hidden_layers = prescription.problem.alignment.hidden_layers
     if hidden_layers is None and listed is None:
@@ -107,7 +109,7 @@ def exponents(
     config = Config(
         prescription,
         base_width or sizes[0],
-        base_rate or min(BASE_RATES[rule] for rule in rules.values()),
+        base_rate or usual_rate(*rules.values()),
         model=name,  # type: ignore[arg-type]
         batch=batch,
         dtype=compute,

@@ -170,13 +170,14 @@ def check(
     """The coordinate check of your own model, as it is and as prescribed; and which parameter to change how."""
     from derive.emit import dump
     from derive.propagation import LOSSES
+    from derive.registry import optimizers, spelled
     from derive.solve import DECAYS
     from verify.coordinate_check import coordinate_check
     from verify.exponents import check_widths
     from verify.model_results import as_json, as_text, measured_json
-    from verify.optimizers import BASE_RATES, check_trainable
+    from verify.optimizers import base_rate as usual_rate
+    from verify.optimizers import check_trainable
     from verify.prescribing import prescribe as prescribed
-    from verify.prescription import read_rules
     from verify.rate_drift import rate_drift
     from verify.user_model import build, load_make
 
@@ -184,9 +185,9 @@ def check(
     check_positive(seeds=seeds, steps=steps, base_rate=base_rate, drift_steps=drift_steps)
     sizes = read_numbers("--widths", widths, int, "64,128,256,512")
     check_widths(sizes)
-    rules = {kind: row.name for kind, row in read_rules(optimizer).items()}
+    rules = {kind: spelled(row) for kind, row in optimizers(optimizer).items()}
     check_trainable(rules)
-    rate = base_rate or min(BASE_RATES[rule] for rule in rules.values())
+    rate = base_rate or usual_rate(*rules.values())
     if out is not None:
         make_folder(out)
         if (out / "check.json").exists():

@@ -206,12 +206,11 @@ def _share(text: str) -> tuple[int, int]:
 
 def _base_rates(text: str | None, settings: "Sequence[Setting]") -> dict[str, float]:
     """The middle of the rates by optimizer: one number for all, or adam=0.01,sgd=0.2, or what suits the models here."""
-    from verify.optimizers import BASE_RATES
+    from verify.optimizers import base_rate
 
     optimizers = list(dict.fromkeys(setting.optimizer for setting in settings))
     if text is not None:
-        parts = [part.rpartition("=") for part in text.split(",")]
-        given = {name.strip(): value for name, _, value in parts}
+        given = _named_rates(text)
         values = read_numbers("--base-rate", ",".join(given.values()), float, "0.01, or adam=0.01,sgd=0.2")
         if not all(SMALLEST_RATE <= value <= 1 / SMALLEST_RATE for value in values):
             raise DeriveError(f"--base-rate {shorten(text)} is not allowed; give numbers from 1e-12 to 1e12")
@@ -225,8 +224,32 @@ def _base_rates(text: str | None, settings: "Sequence[Setting]") -> dict[str, fl
             )
         return rates
     hidden = {s.optimizer: next(each.rule for each in s.layers if each.label.startswith("hidden")) for s in settings}
-    # BASE_RATES are safe; the best ones are somewhat above them.
-    return {name: 4 * BASE_RATES[rule] for name, rule in hidden.items()}
+    # These are safe; the best ones are somewhat above them.
+    return {name: 4 * base_rate(rule) for name, rule in hidden.items()}
+
+
+def _named_rates(text: str) -> dict[str, str]:
+    """The rates as text by the optimizer's name, "" where there is none; names may have commas and = of their own."""
+    from derive.parsing import split_outside
+    from derive.registry import joined, optimizers
+
+    rates, name = {}, ""
+    for part in split_outside(text, "--base-rate"):
+        before, equals, value = part.rpartition("=")
+        if equals and not _is_number(value):
+            name += f"{part},"
+            continue
+        rates[joined(optimizers(f"{name}{before}")) if equals else ""] = value
+        name = ""
+    return rates | ({name: name} if name else {})
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _engine(

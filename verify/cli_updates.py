@@ -9,6 +9,7 @@ import typer
 from verify.options import (
     Progress,
     check_positive,
+    file_stem,
     make_folder,
     one_driver,
     read_choice,
@@ -77,7 +78,7 @@ def updates(
     note_fixed_dimensions(context * text.vocabulary, growing[0])
     make_folder(out)
     loaded_code()
-    paths = [out / f"{each.optimizer}.json" for each in chosen]
+    paths = [out / f"{file_stem(each.optimizer)}.json" for each in chosen]
     found = {path: Updates.read(path, each) for path, each in zip(paths, chosen, strict=True) if path.exists()}
     try:
         with one_driver(out), Progress("training and measuring", len(chosen) * len(growing) * steps) as bar:

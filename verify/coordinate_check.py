@@ -21,7 +21,7 @@ from derive.errors import DeriveError
 from verify.check_rows import DECIDING, judged
 from verify.coordinates import Coordinates, Transform
 from verify.fit import TOLERANCES, Row, Slope, Table, slope
-from verify.optimizers import BASE_RATES
+from verify.optimizers import base_rate as usual_rate
 from verify.prescribing import prescribe
 from verify.prescription import ModelPrescription
 from verify.user_model import Drawn, Make, UserModel, build, drawn, graph_of, users_code
@@ -111,7 +111,7 @@ def coordinate_check(
     for a model or an optimizer that does not run.
     """
     answer = prescription or prescribe(make, base_width=widths[0], width=widths[-1])
-    rate = base_rate or min(BASE_RATES[row.rule] for row in answer.parameters)
+    rate = base_rate or usual_rate(*(row.rule for row in answer.parameters))
     found, starts, entries = _trained(make, answer, widths, rate, seeds, steps, epsilon, transform, setups, progress)
     after = _behind(make, widths, next(iter(found.values()))[widths[0]][1])
     measured: dict[Setup, Measured] = {}

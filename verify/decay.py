@@ -17,13 +17,14 @@ from jaxtyping import Array
 
 from derive.errors import DeriveError
 from derive.exponents import Kind
+from derive.registry import spelled
 from derive.solve import Decay, Prescription, prescribe, solve_kinds
 from verify.data import Corpus, next_token
 from verify.each import for_each
 from verify.equilibrium import MARKS, Network
 from verify.measure import Sizes, operator_norm, root_mean_square
 from verify.models import loss
-from verify.optimizers import BASE_RATES, check_trainable
+from verify.optimizers import base_rate, check_trainable
 from verify.trace import Trace
 from verify.train import Config, Trainer
 
@@ -65,14 +66,14 @@ def usual_rate(optimizer: str) -> float:
     the decay.
     """
     rules = prescribe(optimizer).problem.optimizers
-    check_trainable({kind: rule.name for kind, rule in rules.items()})
+    check_trainable({kind: spelled(rule) for kind, rule in rules.items()})
     for rule in rules.values():
         if rule.weight_degree != 0:
             raise DeriveError(
                 f"{rule.name} takes steps in proportion to the weights, so that no size is an equilibrium with decay; "
                 "give another optimizer, such as adamw or lion"
             )
-    return min(TUNED.get(rule.name, 4 * BASE_RATES[rule.name]) for rule in rules.values())
+    return min(TUNED.get(name, 4 * base_rate(name)) for name in map(spelled, rules.values()))
 
 
 def prescription(optimizer: str, parameterization: str, decay: Decay) -> Prescription:

@@ -1,12 +1,14 @@
-"""Optimizers of `derive`'s registry as optax transforms, with per-layer rates, epsilons and decays.
+"""Optimizers of `derive`'s registry and rules of one's own as optax transforms, with rates, epsilons, decays by layer.
 
     rate_l = base rate x^-c_l      epsilon_l = base epsilon x^-e_l      lambda_l = lambda x^-decay_l      x = n / n_0
 
 What `derive --format optax` emits takes the same steps.
 """
 
+import math
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import jax
@@ -18,6 +20,8 @@ from sympy import Expr, Rational
 from derive.emit import layer_names
 from derive.errors import DeriveError, unknown_name
 from derive.exponents import KINDS
+from derive.registry import REGISTRY, spelled
+from derive.registry import optimizer as read_optimizer
 from derive.solve import Prescription
 from verify.adaptive import cautious, scale_by_adopt, scale_by_mars, scion_outer
 from verify.atan2 import scale_by_adam_atan2
@@ -31,6 +35,7 @@ from verify.orthogonal import (
     scale_by_polargrad,
 )
 from verify.preconditioners import normalise_by_norm, scale_by_shampoo, scale_by_soap
+from verify.rule_transform import ORIENTED, check_runnable, rule_transform
 
 Rate = float | Float[Array, ""]
 Direction = Callable[[Rate], optax.GradientTransformation]
@@ -147,7 +152,7 @@ BASE_RATES: Mapping[str, float] = {
     "normuon": 5e-3,
     "adamuon": 5e-3,
     "dion": 0.05,
-    "polargrad": 0.02,
+    "polargrad": 4e-3,
     "grafted-shampoo": 1e-3,
     "muon-hyperball": 0.02,
     "adopt": 1e-3,
@@ -170,16 +175,56 @@ BASE_EPSILON: Mapping[str, float] = {
 }
 
 
+TYPICAL_WIDTH, TYPICAL_GRADIENT, TYPICAL_STEP = 128, 0.01, 1e-3
+
+
+def base_rate(*names: str) -> float:
+    """The smallest of the rules' rates to start with at the base width: BASE_RATES, or an estimate.
+
+    For a rule of one's own it is that of a step of RMS 1e-3 on a hidden layer 128 wide with a gradient of RMS 1e-2,
+    where U has the size that `derive` gives it, n^-s, times the number before the rule.
+    """
+
+    def one(name: str) -> float:
+        if name in BASE_RATES:
+            return BASE_RATES[name]
+        row = read_optimizer(name)
+        gradient = Rational(round(-math.log(TYPICAL_GRADIENT, TYPICAL_WIDTH), 2))
+        size = TYPICAL_WIDTH ** -float(row.size("hidden", gradient, Rational(1, 2)))
+        return float(f"{TYPICAL_STEP / (abs(float(row.rule.as_content_primitive()[0])) * size):.1g}")
+
+    return min(map(one, names))
+
+
 def base_epsilon(name: str) -> float:
     """The usual epsilon of that optimizer at the base width; 1e-8 for most."""
     return BASE_EPSILON.get(name, 1e-8)
 
 
 def check_trainable(names: Mapping[Any, str]) -> None:
-    """Raise DeriveError for an optimizer that has no transform here."""
+    """Raise DeriveError for an optimizer of the registry, or a rule, that has no transform here."""
     for name in names.values():
-        if name not in DIRECTIONS:
-            raise unknown_name("trainable optimizer", name, DIRECTIONS)
+        direction(name)
+
+
+@cache
+def direction(name: str) -> Direction:
+    """epsilon -> the transform of gradients into U, by the optimizer's name or from the rule that `name` spells.
+
+    DeriveError for an optimizer of the registry without a transform, and a rule that cannot be computed.
+    """
+    if name in DIRECTIONS:
+        return DIRECTIONS[name]
+    if any(row.name == name for row in REGISTRY):
+        raise unknown_name("trainable optimizer", name, DIRECTIONS)
+    rule = read_optimizer(name).rule
+    check_runnable(rule)
+    return lambda epsilon: rule_transform(rule, epsilon)
+
+
+def is_oriented(name: str) -> bool:
+    """Whether the rule is another one for the transpose of a matrix."""
+    return read_optimizer(name).rule.has(*ORIENTED)
 
 
 def exact(label: str, *exponents: Expr | None) -> list[Rational]:
@@ -208,7 +253,7 @@ def optimizer(
     """
     scaled = []
     for label, layer in zip(layer_names(prescription), prescription.layers, strict=True):
-        rule = prescription.problem.optimizers[layer.kind].name
+        rule = spelled(prescription.problem.optimizers[layer.kind])
         rate, eps, decay = (width_ratio ** -float(each) for each in exact(label, layer.c, layer.epsilon, layer.decay))
         start = base_epsilon(rule) if epsilon is None else epsilon
         scaled.append(ScaledRule(label, rule, base_rate * rate, start * eps, weight_decay * decay, label in stacked))
@@ -219,7 +264,8 @@ def optimizer(
 class ScaledRule:
     """One layer's update rule with its numbers at one width; each may be a traced value, the rate a schedule.
 
-    Where its parameters are `stacked` on a leading axis, each along that axis is a parameter of its own to the rule.
+    `rule` is a name of the registry or the rule itself. Where its parameters are `stacked` on a leading axis, each
+    along that axis is a parameter of its own to the rule; `transposed` are matrices stored as [fan_out, fan_in].
     """
 
     label: str
@@ -228,13 +274,15 @@ class ScaledRule:
     epsilon: Rate
     decay: Rate
     stacked: bool = False
+    transposed: bool = False
 
     def transform(self) -> optax.GradientTransformation:
         """W <- W - rate (U + decay W): decay is decoupled from the rule, whichever it is."""
-        direction = DIRECTIONS[self.rule](self.epsilon)
+        own = direction(self.rule)(self.epsilon)
+        own = of_transposes(own) if self.transposed else own
         finish = FINISHES[self.rule]() if self.rule in FINISHES else None
         return optax.chain(
-            along_stack(direction) if self.stacked else direction,
+            along_stack(own) if self.stacked else own,
             *([] if isinstance(self.decay, float) and self.decay == 0 else [optax.add_decayed_weights(self.decay)]),  # type: ignore[arg-type]
             optax.scale_by_learning_rate(self.rate),
             *([along_stack(finish) if self.stacked else finish] if finish else []),
@@ -244,6 +292,19 @@ class ScaledRule:
 def along_stack(transform: optax.GradientTransformation) -> optax.GradientTransformation:
     """The transform applied to each along the leading axis: norms, means and matrices are those of one layer."""
     return optax.GradientTransformation(jax.vmap(transform.init), jax.vmap(transform.update))  # type: ignore[arg-type]
+
+
+def of_transposes(transform: optax.GradientTransformation) -> optax.GradientTransformation:
+    """The transform as it is on the transpose of every matrix."""
+
+    def turned(tree: Any) -> Any:
+        return jax.tree.map(lambda leaf: leaf.T, tree)
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        updates, state = transform.update(turned(updates), state, None if params is None else turned(params))
+        return turned(updates), state
+
+    return optax.GradientTransformation(lambda params: transform.init(turned(params)), update)
 
 
 def per_layer(rules: Sequence[ScaledRule], labels: Any) -> optax.GradientTransformation:

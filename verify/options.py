@@ -1,5 +1,7 @@
 """What the sub-commands of `verify` share: reading and checking options, the corpus, folders, the progress bar."""
 
+import hashlib
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout, suppress
@@ -9,9 +11,11 @@ from tempfile import TemporaryFile
 from typing import Any, ParamSpec, TextIO, TypeVar
 
 from derive.errors import DeriveError, canonical, shorten, unknown_name
+from derive.parsing import split_outside
 
 Number = TypeVar("Number", int, float)
 Given = ParamSpec("Given")
+LONGEST_STEM = 80
 FEW = 65_536
 """Tokens among which two differ in any real text, so that the rest need not be looked at."""
 
@@ -43,9 +47,11 @@ def read_choice(what: str, given: str, allowed: Sequence[str]) -> str:
 def split_values(given: Sequence[str] | None, default: Sequence[str]) -> list[str]:
     """The values of an option that may be repeated, or hold several names with commas: sgd,adam.
 
-    A value with "=" is one value, since its own parts have commas between them.
+    A value with "=" is one value, since its own parts have commas between them; those within parentheses part nothing.
     """
-    values = [part for text in given or default for part in ([text] if "=" in text else text.split(","))]
+    values = [
+        part for text in given or default for part in ([text] if "=" in text else split_outside(text, "the list"))
+    ]
     return list(dict.fromkeys(value.strip() for value in values))
 
 
@@ -92,6 +98,16 @@ def one_driver(folder: Path) -> Iterator[None]:
         with suppress(OSError):  # some systems keep a file that is open
             path.unlink()
         connection.close()
+
+
+def file_stem(name: str) -> str:
+    """The name as it can stand in a file's name; where that changes it, with a digest that tells it from others."""
+    plain = re.sub(r"[^\w=,.+()-]+", "_", name)
+    return plain if plain == name and len(name) <= LONGEST_STEM else f"{plain[:LONGEST_STEM]}-{_digest(name)}"
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
 def write_new(path: Path, text: str) -> None:

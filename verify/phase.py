@@ -21,13 +21,14 @@ from sympy import Expr, Rational
 from derive.emit import layer_names
 from derive.errors import DeriveError
 from derive.parsing import parse_number
+from derive.registry import spelled
 from derive.solve import Prescription, prescribe, solve, solve_kinds
 from verify.data import Corpus
 from verify.each import for_each
 from verify.fit import Table
 from verify.measure import initial_inputs, measure
 from verify.models import loss
-from verify.optimizers import BASE_RATES, ScaledRule, base_epsilon, check_trainable, label_layers, per_layer
+from verify.optimizers import ScaledRule, base_epsilon, base_rate, check_trainable, label_layers, per_layer
 from verify.train import Config, Trainer
 
 Point = tuple[str, str]
@@ -91,9 +92,9 @@ def _brief(value: Any) -> str:
 
 def usual_rate(optimizer: str) -> float:
     """The base rate where none is given; DeriveError for an optimizer that cannot be trained."""
-    rules = prescribe(optimizer).problem.optimizers
-    check_trainable({kind: rule.name for kind, rule in rules.items()})
-    return min(BASE_RATES[rule.name] for rule in rules.values())
+    names = {kind: spelled(rule) for kind, rule in prescribe(optimizer).problem.optimizers.items()}
+    check_trainable(names)
+    return base_rate(*names.values())
 
 
 def read_exponents(option: str, text: str | None, centre: Expr) -> list[Rational]:
@@ -179,7 +180,7 @@ def _transform(trainer: Trainer, rates: Array) -> optax.GradientTransformation:
     prescribed, ratio = trainer.config.prescription, trainer.width / trainer.config.base_width
     rules = []
     for label, layer, rate in zip(layer_names(prescribed), prescribed.layers, rates, strict=True):
-        rule = prescribed.problem.optimizers[layer.kind].name
+        rule = spelled(prescribed.problem.optimizers[layer.kind])
         epsilon = base_epsilon(rule) * ratio ** -float(layer.epsilon or 0)
         rules.append(ScaledRule(label, rule, rate, epsilon, 0.0))
     kinds = trainer.model.labels(jax.eval_shape(trainer.model.init, jax.random.key(0)))

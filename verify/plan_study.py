@@ -8,7 +8,7 @@ from typing import Any
 import jax
 
 from derive.exponents import Kind
-from derive.registry import optimizers
+from derive.registry import optimizers, spelled
 from verify.models import Scaling, stacks
 from verify.optimizers import ScaledRule, check_trainable, per_layer
 from verify.plan import Network, mlp, shard, transformer
@@ -24,7 +24,7 @@ def planned(conditions: Mapping[str, Any], widths: Sequence[int], counts: Sequen
     `conditions` are those of the command: model, sizes, optimizer, batch, probe, steps, rates, seeds, dtype, remat, and
     of a device its memory in GB, flops in TFLOP/s and utilisation.
     """
-    rules: dict[Kind, str] = {kind: row.name for kind, row in optimizers(conditions["optimizer"]).items()}
+    rules: dict[Kind, str] = {kind: spelled(row) for kind, row in optimizers(conditions["optimizer"]).items()}
     training = Training(
         rules=rules,
         sequences=conditions["batch"],

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -12,11 +13,13 @@ from derive.optimizers import Optimizer
 from derive.parameterizations import Parameterization
 from derive.parameterizations import parameterization as read_parameterization
 from derive.propagation import LOSSES, Loss
+from derive.registry import joined, spelled
+from derive.registry import optimizers as read_optimizers
 from derive.solve import DECAYS, Decay
 from verify.graph import ZERO, Graph, Use, roles_note
 from verify.graph_rates import Rates, solve_graph
 from verify.graph_start import Wanted, key
-from verify.prescription import GAUGES, Gauge, ModelPrescription, OpRow, ParameterRow, read_rules
+from verify.prescription import GAUGES, Gauge, ModelPrescription, OpRow, ParameterRow
 from verify.trace import Tree
 from verify.user_model import Drawn, Make, drawn, graph_of
 
@@ -26,7 +29,7 @@ def prescribe(
     *,
     base_width: int,
     width: int,
-    optimizer: str | Optimizer = "adam",
+    optimizer: str | Optimizer | Mapping[str, str | Optimizer] = "adam",
     parameterization: str | Parameterization = "mup",
     alignment: str | Alignment | Mapping[str, Ratios] = "full",
     loss: Loss = "mse",
@@ -59,7 +62,7 @@ def prescribe(
     if unknown:
         raise unknown_name("dense op in the alignments", min(unknown), [use.name for use in graph.uses if use.is_dense])
     scheme = read_parameterization(parameterization) if isinstance(parameterization, str) else parameterization
-    rules = read_rules(optimizer)
+    rules = read_optimizers(optimizer)
     wanted = Wanted(rules, scheme, assumed, loss, gauge == "own", measured)
     rates = solve_graph(graph, wanted)
     return _assembled(graph, rates, wanted, drawn(model.params), shapes, base_width, width, name, decay, gauge)
@@ -88,7 +91,7 @@ def _assembled(
                 *graph.shapes[path],
                 found.role,
                 _why(uses[path], rates),
-                wanted.optimizers[found.role].name,
+                spelled(wanted.optimizers[found.role]),
                 start and start.mean,
                 start and start.std,
                 found.a,
@@ -117,8 +120,6 @@ def _assembled(
             )
     multipliers = {key(use): rates.uses[key(use)].extra for use in graph.uses if rates.uses[key(use)].extra}
     multipliers |= {name: extra for name, extra in rates.products.items() if extra}
-    names = {kind: row.name for kind, row in wanted.optimizers.items()}
-    joined = ",".join(f"{kind}={name}" for kind, name in names.items())
     solution = rates.solution
     certificate = {
         "optimum": str(solution.optimum),
@@ -129,7 +130,7 @@ def _assembled(
     return ModelPrescription(
         base_width,
         width,
-        names["hidden"] if len(set(names.values())) == 1 else joined,
+        joined({kind: replace(row, name=spelled(row)) for kind, row in wanted.optimizers.items()}),
         wanted.parameterization.name,
         alignment,
         wanted.loss,

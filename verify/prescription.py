@@ -19,14 +19,14 @@ from jaxtyping import Array, Key
 from derive import __version__
 from derive.certify import Certificate
 from derive.errors import DeriveError, shorten, unknown_name
-from derive.exponents import KINDS, Kind
-from derive.optimizers import Optimizer
-from derive.propagation import Loss, Optimizers
-from derive.registry import optimizers as read_optimizers
+from derive.exponents import Kind
+from derive.propagation import Loss
+from derive.registry import optimizer as read_optimizer
 from derive.solve import Decay
 from verify.graph_walk import path_name
 from verify.multipliers import multiplied
-from verify.optimizers import ScaledRule, base_epsilon, check_trainable, per_layer
+from verify.optimizers import ScaledRule, base_epsilon, check_trainable, is_oriented, per_layer
+from verify.rule_transform import OF_MATRICES
 from verify.trace import Shape, Tree
 from verify.user_model import Apply, Drawn
 
@@ -222,11 +222,12 @@ class ModelPrescription:
             start = base_epsilon(row.rule) if epsilon is None else epsilon
             decay = weight_decay * self.factor(row.decay) if weight_decay else 0.0
             numbers = (self.factor(row.c), start * self.factor(row.epsilon), decay)
-            group = (row.rule, row.c, row.epsilon, row.decay)
+            group = (row.rule, row.c, row.epsilon, row.decay, transposed := self._is_transposed(row))
             if group not in rules:
                 rate = base_rate * numbers[0]
                 scheduled = rate if schedule is None else lambda step, rate=rate: rate * schedule(step)
-                rules[group] = ScaledRule(f"group {len(rules)}", row.rule, scheduled, *numbers[1:])
+                name = f"group {len(rules)}"
+                rules[group] = ScaledRule(name, row.rule, scheduled, *numbers[1:], transposed=transposed)
             labels[row.path] = rules[group].label
 
         def label(params: Tree) -> Tree:
@@ -235,13 +236,30 @@ class ModelPrescription:
         return per_layer(list(rules.values()), label)
 
     def _check_matrices(self) -> None:
-        rules = {row.name: row for row in read_rules(self.optimizer_name).values()}
         for row in self.parameters:
-            if rules[row.rule].is_spectral and len(row.shape) != 2:
+            if len(row.shape) != 2 and read_optimizer(row.rule).rule.has(*OF_MATRICES):
                 raise DeriveError(
                     f"{row.rule} updates matrices, and {row.path} has shape {row.shape}; give another optimizer for "
                     f"its kind, such as adam,hidden=muon, or reshape the parameter"
                 )
+
+    def _is_transposed(self, row: ParameterRow) -> bool:
+        """Whether the matrix is stored as [fan_out, fan_in] and its rule asks for them, by the sizes of its outputs.
+
+        DeriveError where it is used both ways, as a table that is looked up and also the readout's weight.
+        """
+        if len(row.shape) != 2 or not is_oriented(row.rule):
+            return False
+        ends = [tuple(axis) for axis in zip(row.base_shape, row.shape, strict=True)]
+        outputs = {tuple(op.fan_out) for op in self.ops if op.path == row.path}
+        if outputs <= {ends[1]}:
+            return False
+        if outputs <= {ends[0]}:
+            return True
+        raise DeriveError(
+            f"{row.rule} asks for fan-in and fan-out, and {row.path} of shape {row.shape} has outputs of "
+            f"{' and '.join(str(target) for _, target in sorted(outputs))}; give its kind a rule without them"
+        )
 
     def to_json(self) -> str:
         """The prescription as JSON, exponents as exact strings; `from_json` reads it back."""
@@ -284,8 +302,3 @@ def _row(kind: type[Any], entry: Mapping[str, Any]) -> Any:
         return tuple(value) if isinstance(value, list) else value
 
     return kind(**{name: read(name, value) for name, value in entry.items()})
-
-
-def read_rules(text: str | Optimizer) -> Optimizers:
-    """Optimizers per layer kind from names or from an object."""
-    return dict.fromkeys(KINDS, text) if isinstance(text, Optimizer) else read_optimizers(text)

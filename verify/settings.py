@@ -10,6 +10,7 @@ from derive.errors import DeriveError, canonical, shorten
 from derive.exponents import KINDS
 from derive.parameterizations import equivalent
 from derive.propagation import Problem
+from derive.registry import spelled
 from derive.solve import Decay, Prescription, prescribe, solve, solve_kinds
 from verify.one_rate import at_one_rate
 from verify.optimizers import check_trainable, exact
@@ -51,7 +52,7 @@ def prescribed(
     raw, online = canonical(alignment) == GLOBAL, _growth(alignment)
     assumed = "full" if raw or online else alignment
     prescription = prescribe(optimizer, parameterization, assumed, clip_global_norm=clip)
-    check_trainable({kind: row.name for kind, row in prescription.problem.optimizers.items()})
+    check_trainable({kind: spelled(row) for kind, row in prescription.problem.optimizers.items()})
     if online and hidden_layers is not None:  # the rates of layers that start alike will differ
         prescription = solve(replace(prescription.problem, hidden_layers=hidden_layers), decay)
     else:
@@ -65,7 +66,7 @@ def prescribed(
         prescription = replace(prescription, layers=fixed)
     layers = []
     for label, layer in zip(layer_names(prescription), prescription.layers, strict=True):
-        rule = prescription.problem.optimizers[layer.kind].name
+        rule = spelled(prescription.problem.optimizers[layer.kind])
         exact(label, layer.c, layer.epsilon, layer.decay)
         scaled = None if layer.epsilon is None else str(layer.epsilon)
         layers.append(LayerScaling(label, rule, str(layer.a), str(layer.b), str(layer.c), scaled, str(layer.decay)))

@@ -25,12 +25,15 @@ from verify.studies import Batch, Conditions, Record, Setting
 from verify.train import TARGETS
 
 CODE = (
+    "atan2.py",
     "batch.py",
     "data.py",
     "measure.py",
     "mesh.py",
     "online.py",
     "optimizers.py",
+    "preconditioners.py",
+    "rule_transform.py",
     "train.py",
     "models/__init__.py",
     "models/mlp.py",

@@ -22,12 +22,13 @@ from derive import __version__
 from derive.emit import layer_names
 from derive.errors import shorten
 from derive.exponents import KINDS, Kind
+from derive.registry import spelled
 from derive.solve import Prescription, prescribe, solve_kinds
 from verify.checksums import UNREADABLE, read_document, refused, write_document
 from verify.data import Corpus
 from verify.exponents import Result, StudyError, exponents
 from verify.fit import TOLERANCES, Sizes, Slope, Verdict, judge, update_laws
-from verify.optimizers import BASE_RATES, base_epsilon, check_trainable
+from verify.optimizers import base_epsilon, base_rate, check_trainable
 from verify.sweep import loaded_code
 from verify.train import Config, device_name
 
@@ -62,10 +63,10 @@ class Conditions:
         """Those of that optimizer at its usual rate and epsilon; DeriveError where it cannot be trained."""
         prescription = prescribe(optimizer, parameterization)
         rules = prescription.problem.optimizers
-        check_trainable({kind: rule.name for kind, rule in rules.items()})
-        rate = min(BASE_RATES[rule.name] for rule in rules.values())
-        epsilon = tuple(base_epsilon(rules[kind].name) if rules[kind].has_epsilon else None for kind in KINDS)
-        scheme = prescription.problem.parameterization.name
+        names = {kind: spelled(rules[kind]) for kind in KINDS}
+        check_trainable(names)
+        epsilon = tuple(base_epsilon(names[kind]) if rules[kind].has_epsilon else None for kind in KINDS)
+        scheme, rate = prescription.problem.parameterization.name, base_rate(*names.values())
         return cls(prescription.optimizer_name, scheme, base_rate=rate, epsilon=epsilon, **shared)
 
     @property
