@@ -109,9 +109,9 @@ def rule_transform(
         m <- b1 m + (1 - b1) g      v <- b2 v + (1 - b2) g^2      both divided by 1 - b^t where debiased, as in Adam
 
     0/0 is 0, as with an eps that goes to zero, which eps2 is here. spectral(X, f) takes singular values that rounding
-    hides, below max(fan_in, fan_out) x 1.2e-7 of the largest, for zeros, and leaves zeros at zero: the polar factor of a gradient
-    of rank r has rank r. A vector has a fan-in of 1. DeriveError for what has no line in FUNCTIONS, for a matrix
-    function of a parameter that is no matrix, and for fans of one with three axes or more.
+    hides, below max(fan_in, fan_out) x 1.2e-7 of the largest, for zeros, and leaves zeros at zero: the polar factor of
+    a gradient of rank r has rank r. A vector has a fan-in of 1. DeriveError for what has no line in FUNCTIONS, for a
+    matrix function of a parameter that is no matrix, and for fans of one with three axes or more.
     """
     check_runnable(rule)
     kept = _averages(rule)
