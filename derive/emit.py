@@ -70,6 +70,8 @@ def layer_json(layer: Layer, name: str, scale: Scale | None) -> dict[str, Any]:
         "u": text_or_none(layer.u),
         "binding": list(layer.binding),
     }
+    if layer.epsilon2 is not None:
+        entry["epsilon2"] = text(layer.epsilon2)
     if layer.spread is not None:
         entry["c_low"], entry["c_high"] = (text(end) for end in layer.spread)
     if scale is not None:
@@ -77,6 +79,8 @@ def layer_json(layer: Layer, name: str, scale: Scale | None) -> dict[str, Any]:
         entry["multiplier"] = scale.factor(layer.a)
         entry["init_factor"] = scale.factor(layer.b)
         entry["epsilon_factor"] = None if layer.epsilon is None else scale.factor(layer.epsilon)
+        if layer.epsilon2 is not None:
+            entry["epsilon2_factor"] = scale.factor(layer.epsilon2)
         entry["decay_factor"] = scale.factor(layer.decay)
     return entry
 
@@ -114,6 +118,7 @@ HEADINGS = {
     "s": "update s",
     "g": "gradient g",
     "epsilon": "epsilon e",
+    "epsilon2": "epsilon2 e",
     "decay": "decay",
     "alpha": "alpha",
     "omega": "omega",
@@ -123,10 +128,27 @@ HEADINGS = {
     "multiplier": "multiplier",
     "init_factor": "init std x",
     "epsilon_factor": "epsilon x",
+    "epsilon2_factor": "epsilon2 x",
     "decay_factor": "decay x",
 }
-EXPONENT_COLUMNS = ("layer", "a", "b", "c", "c_low", "c_high", "s", "g", "epsilon", "decay", "alpha", "omega", "u", "r")
-SCALE_COLUMNS = ("rate", "multiplier", "init_factor", "epsilon_factor", "decay_factor")
+EXPONENT_COLUMNS = (
+    "layer",
+    "a",
+    "b",
+    "c",
+    "c_low",
+    "c_high",
+    "s",
+    "g",
+    "epsilon",
+    "epsilon2",
+    "decay",
+    "alpha",
+    "omega",
+    "u",
+    "r",
+)
+SCALE_COLUMNS = ("rate", "multiplier", "init_factor", "epsilon_factor", "epsilon2_factor", "decay_factor")
 LATEX_HEADINGS = {
     "a": "$a$",
     "b": "$b$",
@@ -136,6 +158,7 @@ LATEX_HEADINGS = {
     "s": "$s$",
     "g": "$g$",
     "epsilon": r"$e$",
+    "epsilon2": r"$e_2$",
     "alpha": r"$\alpha$",
     "omega": r"$\omega$",
     "u": "$u$",

@@ -165,6 +165,8 @@ def _entry(layer: Layer) -> str:
     quantities = {"multiplier": layer.a, "init": layer.b, "rate": layer.c, "decay": layer.decay}
     if layer.epsilon is not None:
         quantities["epsilon"] = layer.epsilon
+    if layer.epsilon2 is not None:
+        quantities["epsilon2"] = layer.epsilon2
     return "{" + ", ".join(f'"{name}": {_fraction(value)}' for name, value in quantities.items()) + "}"
 
 

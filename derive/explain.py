@@ -74,7 +74,8 @@ def _updates(prescription: Prescription) -> tuple[tuple[str, str], ...]:
     lines = []
     for i, layer in enumerate(prescription.layers, 1):
         row = prescription.problem.optimizers[layer.kind]
-        epsilon = f", eps = n^-{_in_sum(layer.epsilon)}" if layer.epsilon is not None else ""
+        epsilons = (("eps", layer.epsilon), ("eps2", layer.epsilon2))
+        epsilon = "".join(f", {name} = n^-{_in_sum(value)}" for name, value in epsilons if value is not None)
         lines.append((f"s_{i} = {layer.s}", f"{layer.kind}, {row.name}: U = {row.rule}{epsilon}"))
     return tuple(lines)
 

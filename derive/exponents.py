@@ -20,16 +20,49 @@ FAN_EXPONENTS: dict[Kind, tuple[int, int]] = {"embedding": (0, 1), "hidden": (1,
 """Powers of the width in (fan_in, fan_out) of each layer kind."""
 
 GRADIENT, FIRST_MOMENT, WEIGHT = (Symbol(name, real=True, nonzero=True) for name in ("g", "m", "w"))
-SECOND_MOMENT, EPSILON, SIGMA = (Symbol(name, positive=True) for name in ("v", "eps", "sigma"))
+PREVIOUS_GRADIENT, CHANGE = (Symbol(name, real=True) for name in ("g_prev", "dw"))
+"""The gradient of the step before, and w - w_0, which is zero at the first step."""
+SECOND_MOMENT, EPSILON, SECOND_EPSILON, SIGMA = (Symbol(name, positive=True) for name in ("v", "eps", "eps2", "sigma"))
+EPSILONS = (EPSILON, SECOND_EPSILON)
 FAN_IN, FAN_OUT = (Symbol(name, positive=True) for name in ("fan_in", "fan_out"))
 RANK, SPREAD = (Symbol(name, positive=True) for name in ("rank", "spread"))
 """Singular values of a matrix function of the gradient, and those over which the gradient's own norm spreads."""
-MATRICES = (GRADIENT, FIRST_MOMENT, SECOND_MOMENT, WEIGHT)
+OF_GRADIENT = (GRADIENT, FIRST_MOMENT, SECOND_MOMENT, PREVIOUS_GRADIENT)
+MATRICES = (*OF_GRADIENT, WEIGHT, CHANGE)
 
 Sizes = Mapping[Symbol, Expr]
 
 
-class _Size(Function):
+class MatrixFunction(Function):
+    """A function of `derive.matrix_functions`, which says of itself what the functions below ask of any other."""
+
+    is_real = True
+    takes_numbers = False
+
+    def sized(self, sizes: Sizes) -> Expr:
+        """x with RMS(self) = n^-x."""
+        raise NotImplementedError
+
+    def operator_norm(self, sizes: Sizes) -> Expr:
+        """x with ||self||_op = n^-x: by default that of entries, see `entrywise_operator_norm`."""
+        return entrywise_operator_norm(self, sizes)
+
+    def assembled(self, one: Expr, sizes: Sizes) -> Expr:
+        """x with ||spectral(self, f)||_op = n^-x, where f(||self||_op) = n^-one."""
+        del sizes
+        return one
+
+    def rank(self, sizes: Sizes, given: Expr) -> Expr:
+        """x with n^-x singular values of the size of the largest, where the gradient has n^-given of them."""
+        del sizes
+        return given
+
+    def homogeneity(self, degrees: Mapping[Symbol, Expr]) -> Expr:
+        """The degree of homogeneity; by default that of the first argument."""
+        return degree(_arguments(self)[0], degrees)
+
+
+class Norm(Function):
     """A positive number computed from a whole matrix."""
 
     is_real = True
@@ -37,15 +70,23 @@ class _Size(Function):
     nargs = 1
 
 
-class rms(_Size):
+class MatrixNorm(Norm):
+    """A number, or one per row or column, of `derive.matrix_functions`, which says its own size."""
+
+    def sized(self, sizes: Sizes) -> Expr:
+        """x with self = n^-x."""
+        raise NotImplementedError
+
+
+class rms(Norm):
     """Root mean square over the entries."""
 
 
-class norm(_Size):
+class norm(Norm):
     """Frobenius norm: RMS x sqrt(fan_in fan_out)."""
 
 
-class opnorm(_Size):
+class opnorm(Norm):
     """Operator norm: RMS x sqrt(fan_in fan_out) of the gradient, RMS x sqrt(max(fan_in, fan_out)) of weights."""
 
 
@@ -97,6 +138,8 @@ def _extremum(function: type[Max] | type[Min], values: tuple[Expr, ...], keep: i
 
 def _at_least(first: Expr, second: Expr, sign: int) -> bool:
     """Whether sign x (first - second) >= 0 for certain; nested extrema are not opened."""
+    if S.Infinity in (first, second):  # the size of zero
+        return (first if sign > 0 else second) is S.Infinity
     if first.has(Max, Min) or second.has(Max, Min):
         return first == second
     return bool((sign * (first - second)).is_nonnegative)
@@ -130,32 +173,34 @@ def _arguments(expression: Expr) -> tuple[Expr, ...]:
 
 def is_matrix(expression: Expr) -> bool:
     """Whether the expression has fan_out x fan_in entries, rather than being one number."""
-    if isinstance(expression, _Size):
+    if isinstance(expression, Norm):
         return False
     if isinstance(expression, spectral):
         return True
     return expression in MATRICES or any(is_matrix(part) for part in _arguments(expression))
 
 
-def _unsized(expression: object, problem: str) -> DeriveError:
+def unsized(expression: object, problem: str) -> DeriveError:
+    """What is raised for an expression without a size."""
     return DeriveError(f"cannot size {shorten(str(expression))}: {problem}")
 
 
-def _matrix_argument(expression: Expr) -> Expr:
+def matrix_argument(expression: Expr) -> Expr:
+    """The first argument; DeriveError where it is one number."""
     matrix = _arguments(expression)[0]
     if not is_matrix(matrix):
-        raise _unsized(expression, "its argument is one number; give it a matrix made of g, m, v or w")
+        raise unsized(expression, "its argument is one number; give it a matrix made of g, m, v or w")
     return matrix
 
 
 def check_arguments(expression: Expr) -> None:
     """Raise DeriveError for a norm or matrix function of a number, and for singular values mapped to matrices."""
-    for part in expression.atoms(_Size, spectral):
-        _matrix_argument(cast("Expr", part))
+    for part in expression.atoms(Norm, spectral, MatrixFunction):
+        if isinstance(part, MatrixFunction) and part.takes_numbers:
+            continue
+        matrix_argument(cast("Expr", part))
         if isinstance(part, spectral) and is_matrix(_arguments(part)[1]):
-            raise _unsized(
-                part, "singular values become numbers; write the second argument in sigma, numbers and norms"
-            )
+            raise unsized(part, "singular values become numbers; write the second argument in sigma, numbers and norms")
 
 
 def _half_log_numel(sizes: Sizes) -> Expr:
@@ -167,7 +212,7 @@ def _parity_in_weights(expression: Expr) -> int:
     parts = [_parity_in_weights(part) for part in _arguments(expression)]
     if expression == WEIGHT:
         return -1
-    if isinstance(expression, _Size) or not expression.has(WEIGHT):
+    if isinstance(expression, Norm) or not expression.has(WEIGHT):
         return 1
     if isinstance(expression, Mul):
         return math.prod(parts)
@@ -187,29 +232,53 @@ def _parity_in_weights(expression: Expr) -> int:
 
 def _is_of_weights(matrix: Expr) -> bool:
     """Whether entries of w, and not just numbers made of it, enter the matrix: it then has full rank."""
-    if isinstance(matrix, _Size):
+    if isinstance(matrix, Norm):
         return False
     return matrix == WEIGHT or any(_is_of_weights(part) for part in _arguments(matrix))
+
+
+def rank_exponent(matrix: Expr, sizes: Sizes) -> Expr:
+    """x with n^-x singular values of the size of the largest.
+
+    Matrix functions of the gradient have its `rank`, entries of it its `spread`; functions of weights have full rank.
+    """
+    full = largest(sizes[FAN_IN], sizes[FAN_OUT])
+    if _is_of_weights(matrix):
+        return full
+    inner = _arguments(matrix)[0] if isinstance(matrix, spectral) else matrix
+    given = sizes.get(RANK, full) if matrix.has(spectral) else sizes.get(SPREAD, S.Zero)
+    return inner.rank(sizes, given) if isinstance(inner, MatrixFunction) else given
 
 
 def operator_norm_exponent(matrix: Expr, sizes: Sizes) -> Expr:
     """x with ||matrix||_op = n^-x.
 
-    An entrywise function of the gradient has ||X||_op = RMS(X) sqrt(fan_in fan_out / spread), spread 1 where the
-    gradient is of rank one; one that is odd in the weights has the independent signs of W_0 and so
-    ||X||_op = RMS(X) sqrt(max(fan_in, fan_out)); spectral(X, f) has f(||X||_op) (THEORY 3).
+    spectral(X, f) has f(||X||_op) (THEORY 3), entries have `entrywise_operator_norm`.
     """
     if isinstance(matrix, spectral):
-        inner, singular_map = _matrix_argument(matrix), _arguments(matrix)[1]
-        return exponent(singular_map, {**sizes, SIGMA: operator_norm_exponent(inner, sizes)})
+        inner, singular_map = matrix_argument(matrix), _arguments(matrix)[1]
+        found = exponent(singular_map, {**sizes, SIGMA: operator_norm_exponent(inner, sizes)})
+        return inner.assembled(found, sizes) if isinstance(inner, MatrixFunction) else found
+    if isinstance(matrix, MatrixFunction):
+        return matrix.operator_norm(sizes)
     if isinstance(matrix, Add):
         return smallest(*(operator_norm_exponent(term, sizes) for term in _arguments(matrix)))
     if isinstance(matrix, Mul):
         scalars, matrices = [], []
         for factor in _arguments(matrix):
             (matrices if is_matrix(factor) else scalars).append(factor)
-        if len(matrices) == 1 and isinstance(matrices[0], spectral | Add):
+        if len(matrices) == 1 and isinstance(matrices[0], spectral | Add | MatrixFunction):
             return sum((exponent(scalar, sizes) for scalar in scalars), operator_norm_exponent(matrices[0], sizes))
+    return entrywise_operator_norm(matrix, sizes)
+
+
+def entrywise_operator_norm(matrix: Expr, sizes: Sizes) -> Expr:
+    """x with ||matrix||_op = n^-x, for a function of entries.
+
+    One of the gradient has ||X||_op = RMS(X) sqrt(fan_in fan_out / spread), spread 1 where the gradient is of rank
+    one; one that is odd in the weights has the independent signs of W_0 and so
+    ||X||_op = RMS(X) sqrt(max(fan_in, fan_out)).
+    """
     if not _is_of_weights(matrix):
         return exponent(matrix, sizes) - _half_log_numel(sizes) - sizes.get(SPREAD, S.Zero) / 2
     if _parity_in_weights(matrix) == -1:
@@ -233,18 +302,18 @@ def exponent(expression: Expr, sizes: Sizes) -> Expr:
         if expression.is_zero:
             return S.Infinity
         if expression.has(S.ComplexInfinity, S.NaN, S.Infinity, S.NegativeInfinity):
-            raise _unsized(expression, "it is not finite")
+            raise unsized(expression, "it is not finite")
         return S.Zero
     if isinstance(expression, Symbol):
         if expression not in sizes:
-            raise _unsized(expression, f"its exponent is not known; known: {', '.join(map(str, sizes))}")
+            raise unsized(expression, f"its exponent is not known; known: {', '.join(map(str, sizes))}")
         return sizes[expression]
     if isinstance(expression, Mul):
         return sum((size(factor) for factor in _arguments(expression)), S.Zero)
     if isinstance(expression, Pow):
         base, power = expression.as_base_exp()
         if not isinstance(power, Rational):
-            raise _unsized(expression, "the power is not a rational number")
+            raise unsized(expression, "the power is not a rational number")
         return power * size(base)
     if isinstance(expression, Add):
         return smallest(*map(size, _arguments(expression)))
@@ -261,21 +330,22 @@ def exponent(expression: Expr, sizes: Sizes) -> Expr:
         return largest(S.Zero, size(_arguments(expression)[0]))
     if isinstance(expression, atan2):
         if not _arguments(expression)[1].is_nonnegative:
-            raise _unsized(expression, "its second argument may be negative; use one such as sqrt(v) or abs(g)")
+            raise unsized(expression, "its second argument may be negative; use one such as sqrt(v) or abs(g)")
         return largest(S.Zero, size(_arguments(expression)[0]) - size(_arguments(expression)[1]))
     if isinstance(expression, clip):
         return largest(S.Zero, size(_arguments(expression)[0]))
     if isinstance(expression, rms):
-        return size(_matrix_argument(expression))
+        return size(matrix_argument(expression))
     if isinstance(expression, norm):
-        return size(_matrix_argument(expression)) - _half_log_numel(sizes)
+        return size(matrix_argument(expression)) - _half_log_numel(sizes)
     if isinstance(expression, opnorm):
-        return operator_norm_exponent(_matrix_argument(expression), sizes)
+        return operator_norm_exponent(matrix_argument(expression), sizes)
     if isinstance(expression, spectral):
-        full = largest(sizes[FAN_IN], sizes[FAN_OUT])
-        rank = full if _is_of_weights(expression) else sizes.get(RANK, full)
+        rank = rank_exponent(expression, sizes)
         return operator_norm_exponent(expression, sizes) + _half_log_numel(sizes) + rank / 2
-    raise _unsized(expression, "no rule for this function")
+    if isinstance(expression, MatrixFunction | MatrixNorm):
+        return expression.sized(sizes)
+    raise unsized(expression, "no rule for this function")
 
 
 def degree(expression: Expr, degrees: Mapping[Symbol, Expr]) -> Expr:
@@ -315,11 +385,13 @@ def degree(expression: Expr, degrees: Mapping[Symbol, Expr]) -> Expr:
         if part_degree(_arguments(expression)[0]) != part_degree(_arguments(expression)[1]):
             raise DeriveError(f"{shorten(str(expression))} is not homogeneous: its arguments differ in degree")
         return S.Zero
-    if isinstance(expression, Abs | _Size):
+    if isinstance(expression, Abs | Norm):
         return part_degree(_arguments(expression)[0])
     if isinstance(expression, spectral):
         return degree(_arguments(expression)[1], {**degrees, SIGMA: part_degree(_arguments(expression)[0])})
-    raise _unsized(expression, "no rule for this function")
+    if isinstance(expression, MatrixFunction):
+        return expression.homogeneity(degrees)
+    raise unsized(expression, "no rule for this function")
 
 
 def companions(expression: Expr, symbol: Symbol) -> Iterator[Expr]:
@@ -361,12 +433,12 @@ def ruling_branch(expression: Expr, sizes: Sizes) -> Expr:
     if isinstance(expression, clip):
         shrinks = exponent(parts[0], sizes).is_positive
         if shrinks is None:
-            raise _unsized(expression, "symbols leave open whether it binds; give numbers")
+            raise unsized(expression, "symbols leave open whether it binds; give numbers")
         return ruling_branch(parts[0], sizes) if shrinks else cast("Expr", sign(ruling_branch(parts[0], sizes)))
     if isinstance(expression, Max | Min):
         leading = exponent(expression, sizes)
         if leading.free_symbols and len({exponent(part, sizes) for part in parts}) > 1:
-            raise _unsized(expression, "symbols leave open which argument rules; give numbers")
+            raise unsized(expression, "symbols leave open which argument rules; give numbers")
         parts = tuple(part for part in parts if exponent(part, sizes) == leading)
     return cast("Expr", expression.func(*(ruling_branch(part, sizes) for part in parts)))
 

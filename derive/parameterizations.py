@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, cast
 from sympy import Expr, Rational, S
 
 from derive.errors import DeriveError, canonical, shorten, unknown_name
-from derive.exponents import KINDS, Kind
+from derive.exponents import EPSILONS, KINDS, Kind
 from derive.parsing import parse_triple
 
 if TYPE_CHECKING:
@@ -121,7 +121,8 @@ class Equivalence:
     """The shifts that turn one parameterization into another, or the layer where there are none.
 
     `theta` is (a, b) -> (a + theta, b - theta) per layer kind, `rate_shift` what is added to c, and
-    `epsilon_shift` what is added to the exponent of eps (None where the rule has none). `obstacle` says why
+    `epsilon_shift` what is added to the exponent of eps (None where the rule has none), `epsilon2_shift` to that of
+    eps2. `obstacle` says why
     there is no such shift.
     """
 
@@ -131,6 +132,7 @@ class Equivalence:
     rate_shift: tuple[Expr, Expr, Expr] | None
     epsilon_shift: tuple[Expr, Expr, Expr] | None
     obstacle: str | None
+    epsilon2_shift: tuple[Expr, Expr, Expr] | None = None
 
 
 def equivalent(
@@ -146,7 +148,7 @@ def equivalent(
             return Equivalence(first, second, None, None, None, obstacle)
     embedding, hidden, readout = (new - old for old, new in zip(first.a, second.a, strict=True))
     theta = (embedding, hidden, readout)
-    if not optimizer.scaled_epsilon and optimizer.has_epsilon and any(shift != 0 for shift in theta):
+    if not optimizer.scaled_epsilon and optimizer.epsilon_companions and any(shift != 0 for shift in theta):
         moved = KINDS[next(index for index, shift in enumerate(theta) if shift != 0)]
         obstacle = f"{moved}: a constant eps does not follow the gradient when the multiplier shifts; scale eps too"
         return Equivalence(first, second, None, None, None, obstacle)
@@ -155,14 +157,18 @@ def equivalent(
         if kind in kinds and degree is None and shift != 0:
             obstacle = f"{kind}: the threshold of {shorten(optimizer.update)} stays where the gradient moves past it"
             return Equivalence(first, second, None, None, None, obstacle)
-    epsilon_degree = optimizer.epsilon_gauge_degree()
+    epsilons = (optimizer.epsilon_gauge_degree(symbol) for symbol in EPSILONS)
+    first_epsilon, second_epsilon = (
+        each if each is None else tuple(each * shift for shift in theta) for each in epsilons
+    )
     return Equivalence(
         first,
         second,
         theta,
         cast("Triple", tuple(-(degree or 0) * shift for degree, shift in zip(degrees, theta, strict=True))),
-        None if epsilon_degree is None else cast("Triple", tuple(epsilon_degree * shift for shift in theta)),
+        cast("Triple | None", first_epsilon),
         None,
+        cast("Triple | None", second_epsilon),
     )
 
 

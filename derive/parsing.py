@@ -186,7 +186,7 @@ class _Builder:
     def call(self, node: ast.Call) -> Expr:
         if not self.functions:
             raise self.error(node, "is not allowed; give a number or a name for a symbol, without calls")
-        if not isinstance(node.func, ast.Name) or node.keywords:
+        if not isinstance(node.func, ast.Name):
             raise self.error(node, "is not allowed; call a listed function by its name")
         function = self.functions.get(node.func.id)
         if function is None:
@@ -195,10 +195,23 @@ class _Builder:
         if count > MAX_ARGUMENTS:
             raise self.error(node, f"has {count} arguments; give at most {MAX_ARGUMENTS}")
         arguments = [self.build(argument) for argument in node.args]
+        options = dict(self.option(node, keyword, function) for keyword in node.keywords)
         try:
-            return function(*arguments)
+            return function(*arguments, **options)
         except TypeError:
             raise self.error(node, f"has {len(arguments)} arguments, which {node.func.id} does not take") from None
+
+    def option(
+        self, call: ast.Call, keyword: ast.keyword, function: Callable[..., Expr]
+    ) -> tuple[str, tuple[Expr, ...]]:
+        """name=(expression, ...), of a function that has an option of that name."""
+        known = getattr(function, "__kwdefaults__", None) or {}
+        if keyword.arg is None or keyword.arg not in known:
+            allowed = "".join(f", or {name}=(2, 4)" for name in known)
+            raise self.error(call, f"is not allowed; call a listed function by its name, with plain arguments{allowed}")
+        if not isinstance(keyword.value, ast.Tuple):
+            raise self.error(keyword.value, f"is not a pair; write {keyword.arg}=(2, 4)")
+        return keyword.arg, tuple(map(self.build, keyword.value.elts))
 
 
 def _compared(node: ast.Call) -> int:

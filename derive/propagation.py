@@ -17,7 +17,7 @@ from sympy import Eq, Expr, Ge, Le, Min, Rational, S, Symbol
 
 from derive.alignments import Alignment, Ratios
 from derive.errors import DeriveError
-from derive.exponents import FAN_EXPONENTS, KINDS, Kind, smallest
+from derive.exponents import EPSILONS, FAN_EXPONENTS, KINDS, Kind, smallest
 from derive.optimizers import Optimizer
 from derive.parameterizations import Parameterization
 
@@ -82,6 +82,7 @@ class Chain:
     bounded: tuple[bool, ...]
     epsilon: tuple[Expr | None, ...]
     loss: Loss = "mse"
+    epsilon2: tuple[Expr | None, ...] = ()
 
     @property
     def depth(self) -> int:
@@ -155,6 +156,7 @@ class Problem:
             bounded=tuple(bounded),
             epsilon=tuple(updates[kind].epsilon for kind in kinds),
             loss=self.loss,
+            epsilon2=tuple(updates[kind].epsilon2 for kind in kinds),
         )
 
     def changes(self, c: Sequence[Expr]) -> list[Expr]:
@@ -186,15 +188,18 @@ class _Update:
     cap: Expr
     degree: Expr
     epsilon: Expr | None
+    epsilon2: Expr | None
 
 
 def _update(optimizer: Optimizer, kind: Kind, gradient: Expr, weight: Expr) -> _Update:
-    epsilon = optimizer.epsilon(kind, gradient, weight)
+    epsilons = [optimizer.epsilon(kind, gradient, weight, symbol) for symbol in EPSILONS]
+    first, second = (each if each is None or optimizer.scaled_epsilon else S.Zero for each in epsilons)
     return _Update(
         size=optimizer.size(kind, gradient, weight),
         cap=optimizer.alignment_cap(kind, gradient, weight),
         degree=optimizer.gradient_degree(kind, gradient, weight),
-        epsilon=epsilon if epsilon is None or optimizer.scaled_epsilon else S.Zero,
+        epsilon=first,
+        epsilon2=second,
     )
 
 

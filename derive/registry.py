@@ -9,6 +9,14 @@ from derive.optimizers import RULE_FUNCTIONS, RULE_NAMES, Optimizer
 from derive.parsing import SPELLINGS, split_outside
 
 ADAM = "m/(sqrt(v)+eps)"
+POLAR = "spectral(m,sigma/(sigma+eps))"
+ROWS_ALIKE = f"{POLAR}/(sqrt(second(rownorm({POLAR})/sqrt(fan_in)))+eps2)"
+ENTRIES_ALIKE = f"{POLAR}/(sqrt(second({POLAR}))+eps2)"
+SHAMPOO = "spectral(g,sigma/(sigma**2+eps2)**(1/4)/(sigma**2+eps2)**(1/4))"
+AGREEMENT = "max(0,sign(m*g))"
+CORRECTED = "(g+0.475*(g-g_prev))"
+CLIPPED = f"{CORRECTED}/max(1,norm({CORRECTED}))"
+LONGER = "sqrt(max(fan_in,fan_out))"
 
 REGISTRY: tuple[Optimizer, ...] = (
     Optimizer("sgd", "g", "Robbins & Monro 1951"),
@@ -51,6 +59,48 @@ REGISTRY: tuple[Optimizer, ...] = (
         "soap-right",
         "spectral(m,sqrt(fan_out)*(sigma/sqrt(fan_out))/(sigma/sqrt(fan_out)+eps))",
         "Vyas et al. 2024, 2409.11321, only the input side rotated: one column of fan_out entries",
+    ),
+    Optimizer("scion", f"sqrt(fan_out/fan_in)*{POLAR}", "Pethick et al. 2025, 2502.07529, table 2: the spectral norm"),
+    Optimizer("scion-sign", "sign(m)/fan_in", "Pethick et al. 2025, 2502.07529, table 3: sign, for outer layers"),
+    Optimizer("scion-row", "m/(rownorm(m)+eps)/sqrt(fan_in)", "Pethick et al. 2025, 2502.07529, rows normalised"),
+    Optimizer("normuon", f"0.2*{ROWS_ALIKE}/rms({ROWS_ALIKE})", "Li et al. 2025, 2510.05491, alg. 1"),
+    Optimizer("adamuon", f"0.2*{ENTRIES_ALIKE}/rms({ENTRIES_ALIKE})", "Si et al. 2025, 2507.11005, as in its code"),
+    Optimizer(
+        "dion",
+        "sqrt(fan_out/fan_in)*spectral(lowrank(m,min(fan_in,fan_out)/4),sigma/(sigma+eps))",
+        "Ahn et al. 2025, 2504.05295, alg. 1, a quarter of the rank",
+    ),
+    Optimizer("polargrad", f"nucnorm(m)*{POLAR}", "Lau et al. 2025, 2505.21799, momentum first"),
+    Optimizer(
+        "grafted-shampoo",
+        f"norm({ADAM})*{SHAMPOO}/norm({SHAMPOO})",
+        "Anil et al. 2020, 2002.09018: Shampoo's direction at Adam's size, layer by layer",
+    ),
+    Optimizer(
+        "muon-hyperball",
+        f"norm(w)*{POLAR}/norm({POLAR})",
+        "Wen et al. 2025, whenwen.github.io/blog/2025/weight-decay-hyperball-part-1, and back onto the sphere",
+    ),
+    Optimizer("adopt", "m/max(sqrt(v),eps)", "Taniguchi et al. 2024, 2411.02853, alg. 2"),
+    Optimizer("ademamix", "(m+5*first(g))/(sqrt(v)+eps)", "Pagliardini et al. 2024, 2409.03137, alg. 1"),
+    Optimizer(
+        "mars",
+        f"first({CLIPPED})/(sqrt(second({CLIPPED}))+eps)",
+        "Yuan et al. 2024, 2411.10438, MARS-AdamW with the gradient kept from the step before",
+    ),
+    Optimizer("cautious", f"{ADAM}*{AGREEMENT}/rms({AGREEMENT})**2", "Liang et al. 2024, 2411.16085, of Adam"),
+    Optimizer("schedule-free", "g/(sqrt(v)+eps)", "Defazio et al. 2024, 2405.15682: the step of z, from g at y"),
+    Optimizer(
+        "prodigy",
+        f"max(1,rms(dw))*{ADAM}",
+        "Mishchenko & Defazio 2023, 2306.06101: 1 is its d_0, one number for all layers; rates are relative to its d",
+        trainable=False,
+    ),
+    Optimizer(
+        "galore",
+        f"spectral(lowrank(m,128),{LONGER}*(sigma/{LONGER})/(sigma/{LONGER}+eps))",
+        "Zhao et al. 2024, 2403.03507: Adam on the gradient's 128 largest directions of its shorter side",
+        trainable=False,
     ),
     Optimizer(
         "kfac",

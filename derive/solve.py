@@ -21,7 +21,7 @@ from derive.certificate import certificate, is_unique
 from derive.certify import Certificate, check
 from derive.decays import Decay, decay_exponent, read_decay
 from derive.errors import DeriveError
-from derive.exponents import Kind, largest, smallest, substitute
+from derive.exponents import CHANGE, Kind, largest, smallest, substitute
 from derive.optimizers import Optimizer
 from derive.parameterizations import Parameterization
 from derive.parameterizations import parameterization as read_parameterization
@@ -140,7 +140,7 @@ class Layer:
     """The prescription for one layer; every exponent x means n^-x, and alignments n^+x.
 
     `binding` lists the constraints that hold with equality and fix c; `spread` is the range of c over the
-    measured intervals, where the alignment was measured.
+    measured intervals, where the alignment was measured; `epsilon2` is of a rule's second epsilon, eps2.
     """
 
     kind: Kind
@@ -157,6 +157,7 @@ class Layer:
     u: Expr | None
     binding: tuple[str, ...]
     spread: tuple[Expr, Expr] | None = None
+    epsilon2: Expr | None = None
 
 
 @dataclass(frozen=True)
@@ -228,6 +229,7 @@ def solve(problem: Problem, decay: Decay = "independent") -> Prescription:
             u=None if index == 0 else chain.u[index],
             binding=proof.fixing(index) if proof else (),
             spread=spreads[index] if spreads else None,
+            epsilon2=chain.epsilon2[index],
         )
         for index, kind in enumerate(chain.kinds)
     )
@@ -237,7 +239,13 @@ def solve(problem: Problem, decay: Decay = "independent") -> Prescription:
         layers,
         unique,
         r[-2].is_zero,
-        (*problem.alignment.notes, *_warnings(problem, r), *_rank_notes(problem, c), *_backward_notes(chain, c)),
+        (
+            *problem.alignment.notes,
+            *_warnings(problem, r),
+            *_rank_notes(problem, c),
+            *_backward_notes(chain, c),
+            *_distance_notes(problem, c),
+        ),
         decay=decay,
         certificate=proof,
     )
@@ -281,6 +289,17 @@ def _backward_notes(chain: Chain, c: Sequence[Expr]) -> list[str]:
     return found
 
 
+def _distance_notes(problem: Problem, c: Sequence[Expr]) -> list[str]:
+    """Where a rule compares with w - w_0 and its rate grows with the width, so that it outgrows its start."""
+    found = [
+        f"{kind}: w - w0 grows by more than a constant at every step (c = {rate}), and {problem.optimizers[kind].name} "
+        "with it: c is right for the first step only"
+        for kind, rate in zip(problem.kinds, c, strict=True)
+        if problem.optimizers[kind].rule.has(CHANGE) and rate.is_negative
+    ]
+    return list(dict.fromkeys(found))
+
+
 def _rank_notes(problem: Problem, c: Sequence[Expr]) -> list[str]:
     """Where a rate depends on the gradient's rank and none was asked for: the rate at the other end."""
     chain = problem.chain()
@@ -290,7 +309,7 @@ def _rank_notes(problem: Problem, c: Sequence[Expr]) -> list[str]:
         taken = row.rank_at(kind, chain.g[index], chain.b[index]) if row.rank is None else None
         if taken is None or kind in found:
             continue
-        rows = {each: replace(own, rank=S.One - taken) for each, own in problem.optimizers.items()}
+        rows = {each: own.at_rank(S.One if taken.is_zero else S.Zero) for each, own in problem.optimizers.items()}
         other = replace(problem, optimizers=rows)
         rate = _rates(other, other.chain())[0][index]
         if rate != c[index]:

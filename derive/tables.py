@@ -143,15 +143,11 @@ def equivalence(first: Parameterization, second: Parameterization, optimizers: O
     if obstacle is None:
         for index, (kind, answer) in enumerate(zip(KINDS, per_kind, strict=True)):
             assert answer.theta is not None and answer.rate_shift is not None  # noqa: S101
-            epsilon = None if answer.epsilon_shift is None else str(answer.epsilon_shift[index])
-            rows.append(
-                {
-                    "kind": kind,
-                    "theta": str(answer.theta[index]),
-                    "c": str(answer.rate_shift[index]),
-                    "epsilon": epsilon,
-                }
-            )
+            epsilons = {"epsilon": answer.epsilon_shift, "epsilon2": answer.epsilon2_shift}
+            shown = {name: str(shift[index]) if shift else None for name, shift in epsilons.items()}
+            rows.append({"kind": kind, "theta": str(answer.theta[index]), "c": str(answer.rate_shift[index]), **shown})
+    two = any(row["epsilon2"] is not None for row in rows)
+    rows = rows if two else [{name: cell for name, cell in row.items() if name != "epsilon2"} for row in rows]
     if output == "json":
         return emit.dump(
             {
@@ -167,8 +163,8 @@ def equivalence(first: Parameterization, second: Parameterization, optimizers: O
     if obstacle is not None:
         return f"{first.name} and {second.name} are not equivalent: {obstacle}.\n"
     grid = emit.terminal_table(
-        ["layer", "theta", "add to c", "add to e"],
-        [[str(row["kind"]), str(row["theta"]), str(row["c"]), row["epsilon"] or "-"] for row in rows],
+        ["layer", "theta", "add to c", "add to e", *(["add to e of eps2"] if two else [])],
+        [[cell or "-" for cell in row.values()] for row in rows],
     )
     alike = "at large width" if any(row.has_threshold for row in optimizers.values()) else "step for step"
     return (
@@ -296,18 +292,28 @@ def _alignment_rows() -> list[dict[str, str]]:
 
 MEANINGS = {
     "g": "gradient",
+    "g_prev": "gradient of the step before",
     "m": "first moment, degree 1 in the gradient",
     "v": "second moment, degree 2",
     "w": "weights",
+    "w0": "initial weights; w - w0 is dw",
+    "dw": "w - w0: zero at the first step, and then what the rule has made it",
     "eps": "carries the prescribed exponent, or is constant with --epsilon constant",
+    "eps2": "a second eps, with an exponent of its own",
     "sigma": "a singular value, inside spectral",
     "fan_in": "number of inputs",
     "fan_out": "number of outputs",
     "rms": "root mean square of the entries",
     "norm": "Frobenius norm",
-    "opnorm": "operator norm",
-    "polar": "orthogonal polar factor",
-    "spectral": "spectral(X, f(sigma)): every singular value sigma of X becomes f(sigma)",
+    "rownorm": "of each row, the fan_in weights of one output, its norm",
+    "colnorm": "of each column, the fan_out weights of one input, its norm",
+    "opnorm": "operator norm, the largest singular value",
+    "nucnorm": "nuclear norm, the sum of the singular values",
+    "first": "moving average of X over steps: first(g) is m",
+    "second": "moving average of X**2 over steps, entry by entry: second(g) is v",
+    "lowrank": "lowrank(X, r): X with none but its r largest singular values",
+    "polar": "orthogonal polar factor; polar(X, blocks=(p, q)) of every block of X, p of rows and q of columns",
+    "spectral": "spectral(X, f(sigma)): every singular value sigma of X becomes f(sigma); blocks=(p, q) as in polar",
     "clip": "entries clipped to [-1, 1]",
 }
 

@@ -339,10 +339,10 @@ WRONG_SOLVERS: dict[str, Callable[..., Any]] = {
 
 @pytest.mark.parametrize("mistake", WRONG_SOLVERS)
 def test_a_wrong_solver_is_refused(mistake: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On at least one of 40 random chains the answer is refused, and whenever its c or r is not the right one."""
+    """On at least one of 60 random chains the answer is refused, and whenever its c or r is not the right one."""
     random = Random(1)
     problems = [
-        replace(random_problem(random), global_rate=False, loss="mse", clip_global_norm=False) for _ in range(40)
+        replace(random_problem(random), global_rate=False, loss="mse", clip_global_norm=False) for _ in range(60)
     ]
     right = [[layer.c for layer in solve(each).layers] + [layer.r for layer in solve(each).layers] for each in problems]
     monkeypatch.setattr(solver, "largest_rates", WRONG_SOLVERS[mistake])

@@ -139,6 +139,13 @@ def test_the_gradients_of_the_readme() -> None:
             assert f"are {named})" in " ".join(README.split())
 
 
+NEWER = {
+    *("scion", "scion-sign", "scion-row", "normuon", "adamuon", "dion", "polargrad", "grafted-shampoo"),
+    *("muon-hyperball", "adopt", "ademamix", "mars", "cautious", "schedule-free"),
+}
+"""Optimizers that came after the committed study; `verify updates --optimizer NAME` trains each."""
+
+
 def test_every_first_update_but_sgds_holds() -> None:
     """The tolerances are the verdict's own; SGD's readout holds with 32 networks a width."""
     failing = {
@@ -151,7 +158,7 @@ def test_every_first_update_but_sgds_holds() -> None:
     }
     assert failing == {"update_exponents": {"sgd", "momentum", "nesterov"}, "update_exponents_sgd": set()}
     trained = {row["optimizer"] for row in json.loads((DATA / "update_exponents" / "updates.json").read_text())["rows"]}
-    assert trained == set(DIRECTIONS)
+    assert trained == set(DIRECTIONS) - NEWER
 
 
 def test_weights_at_equilibrium() -> None:

@@ -11,6 +11,7 @@ import pytest
 from sympy import Abs, Expr, Max, Min, Symbol, atan, sign
 
 from derive.exponents import FAN_IN, FAN_OUT, SIGMA, clip, norm, opnorm, rms, spectral
+from derive.matrix_functions import first, lowrank, nucnorm, rownorm, second
 from derive.optimizers import RULE_NAMES
 from derive.registry import REGISTRY, optimizer
 from verify.optimizers import BASE_RATES, DIRECTIONS, ScaledRule, base_epsilon
@@ -22,7 +23,17 @@ SIZES: dict[Any, Any] = {
     rms: lambda x: np.sqrt(np.mean(x**2)),
     norm: np.linalg.norm,
     opnorm: lambda x: np.linalg.norm(x, 2),
+    nucnorm: lambda x: np.linalg.norm(x, "nuc"),
+    rownorm: lambda x: np.linalg.norm(x, axis=0, keepdims=True),  # a row of the rule is a column here
+    first: lambda x: x,
+    second: lambda x: x**2,
+    lowrank: lambda x, rank: _lowrank(x, math.ceil(rank)),
 }
+
+
+def _lowrank(matrix: Matrix, rank: int) -> Matrix:
+    left, sigma, right = np.linalg.svd(matrix, full_matrices=False)
+    return (left[:, :rank] * sigma[:rank]) @ right[:rank]
 
 
 def evaluated(expression: Expr, at: dict[Symbol, Any]) -> Any:
@@ -54,6 +65,7 @@ def first_step(name: str, gradient: Matrix, weight: Matrix) -> tuple[Matrix, Mat
     update, _ = transform.update({"hidden": jnp.asarray(gradient, jnp.float32)}, transform.init(params), params)
     symbols = {name: symbol for name, symbol in RULE_NAMES.items() if isinstance(symbol, Symbol)}
     at = {symbols["g"]: gradient, symbols["m"]: gradient, symbols["v"]: gradient**2, symbols["w"]: weight}
+    at |= {symbols["g_prev"]: 0 * gradient, symbols["eps2"]: 1e-30}
     at |= {symbols["eps"]: epsilon, FAN_IN: gradient.shape[0], FAN_OUT: gradient.shape[1]}
     return np.asarray(update["hidden"], dtype=float), evaluated(optimizer(name).rule, at)  # type: ignore[index]
 
@@ -73,16 +85,17 @@ def matrices() -> tuple[Matrix, Matrix]:
 ENTRYWISE = [
     *("sgd", "momentum", "nesterov", "adam", "adamw", "rmsprop", "adam-ps", "lion", "sign-sgd", "lamb", "lars"),
     *("adam-atan2", "normalised-sgd"),
+    *("scion-sign", "scion-row", "adopt", "ademamix", "mars", "cautious", "schedule-free"),
 ]
 
 
-@pytest.mark.parametrize("name", [*ENTRYWISE, "shampoo", "soap"])
+@pytest.mark.parametrize("name", [*ENTRYWISE, "shampoo", "soap", "dion", "polargrad", "grafted-shampoo"])
 def test_the_first_step_points_where_the_rule_does(name: str, matrices: tuple[Matrix, Matrix]) -> None:
     trained, rule = first_step(name, *matrices)
     assert cosine(trained, rule) > 1 - 1e-5
 
 
-@pytest.mark.parametrize("name", ["muon", "muon-keller", "muon-rms"])
+@pytest.mark.parametrize("name", ["muon", "muon-keller", "muon-rms", "scion"])
 def test_muons_first_step_is_the_polar_factor_up_to_newton_and_schulz(
     name: str, matrices: tuple[Matrix, Matrix]
 ) -> None:
@@ -93,6 +106,16 @@ def test_muons_first_step_is_the_polar_factor_up_to_newton_and_schulz(
     inside = left.T @ trained @ right.T
     assert np.all((np.diag(inside) > 0.65 * scale * sigma) & (np.diag(inside) < 1.25 * scale * sigma))
     assert np.linalg.norm(trained) ** 2 - np.linalg.norm(inside) ** 2 < 1e-6 * np.linalg.norm(trained) ** 2
+
+
+@pytest.mark.parametrize("name", ["normuon", "adamuon"])
+def test_evened_out_polar_factors_first_step(name: str, matrices: tuple[Matrix, Matrix]) -> None:
+    """Outputs, or entries, are alike in size; AdaMuon makes signs of what Newton and Schulz leave of small ones."""
+    trained, rule = first_step(name, *matrices)
+    assert cosine(trained, rule) > {"normuon": 0.98, "adamuon": 0.85}[name]
+    assert np.sqrt(np.mean(trained**2)) == pytest.approx(0.2) == np.sqrt(np.mean(rule**2))
+    sizes = np.linalg.norm(trained, axis=0) if name == "normuon" else np.abs(trained)
+    assert np.allclose(sizes, sizes.flat[0], rtol=1e-4)
 
 
 def test_adafactors_first_step_where_factoring_is_exact() -> None:
@@ -118,7 +141,7 @@ def test_the_operator_norm_on_a_rank_one_gradient(name: str) -> None:
 def test_every_trainable_row_has_a_transform_and_a_rate() -> None:
     trainable = {row.name for row in REGISTRY if row.trainable}
     assert trainable == set(DIRECTIONS) == set(BASE_RATES)
-    assert {row.name for row in REGISTRY} - trainable == {"kfac", "sophia"}
+    assert {row.name for row in REGISTRY} - trainable == {"kfac", "sophia", "prodigy", "galore"}
 
 
 THEIRS = {

@@ -17,7 +17,10 @@ RATE_SHIFT_PER_THETA = {  # THEORY 6, written out by hand: 1 + k - m
     **dict.fromkeys(["sgd", "momentum", "nesterov"], 2),
     **dict.fromkeys(["adam", "adamw", "rmsprop", "lion", "sign-sgd", "adam-atan2", "normalised-sgd", "sophia"], 1),
     **dict.fromkeys(["muon", "muon-keller", "muon-rms", "shampoo", "soap", "soap-left", "soap-right"], 1),
-    **dict.fromkeys(["adafactor", "adam-ps", "lamb", "lars", "kfac"], 0),
+    **dict.fromkeys(["adafactor", "adam-ps", "lamb", "lars", "kfac", "muon-hyperball"], 0),
+    **dict.fromkeys(["scion", "scion-sign", "scion-row", "normuon", "adamuon", "dion", "grafted-shampoo"], 1),
+    **dict.fromkeys(["adopt", "ademamix", "mars", "cautious", "schedule-free", "prodigy", "galore"], 1),
+    "polargrad": 2,
 }
 
 

@@ -1,5 +1,6 @@
 """Exponents of expressions against power counting: evaluate at huge n and read off the slope."""
 
+from dataclasses import replace
 from typing import Any
 
 import mpmath
@@ -10,13 +11,17 @@ from sympy import Abs, Expr, Max, Min, Rational, S, Symbol, atan2, sign, sqrt
 
 from derive.errors import DeriveError
 from derive.exponents import (
+    CHANGE,
     EPSILON,
+    EPSILONS,
     FAN_EXPONENTS,
     FAN_IN,
     FAN_OUT,
     FIRST_MOMENT,
     GRADIENT,
     KINDS,
+    PREVIOUS_GRADIENT,
+    SECOND_EPSILON,
     SECOND_MOMENT,
     SIGMA,
     WEIGHT,
@@ -31,10 +36,11 @@ from derive.registry import REGISTRY
 
 mpmath.mp.dps = 400
 FACTORS = {GRADIENT: "1.7", FIRST_MOMENT: "0.6", SECOND_MOMENT: "2.3", WEIGHT: "1.1", EPSILON: "0.4"}
+FACTORS |= {SECOND_EPSILON: "0.3", PREVIOUS_GRADIENT: "0.5", CHANGE: "0.2"}
 
 
 def number(expression: Any, at: dict[Symbol, Any]) -> Any:
-    """The value at one typical entry, by plain arithmetic that knows nothing of exponents."""
+    """The value at one typical entry of a gradient of rank one, by plain arithmetic that knows nothing of exponents."""
     if expression.is_Number or expression.is_NumberSymbol:
         return mpmath.mpf(expression.p) / expression.q if expression.is_Rational else mpmath.mpf(str(expression.n(50)))
     if isinstance(expression, Symbol):
@@ -42,7 +48,8 @@ def number(expression: Any, at: dict[Symbol, Any]) -> Any:
     name = type(expression).__name__
     if name == "spectral":
         matrix, singular_map = expression.args
-        return number(singular_map, {**at, SIGMA: number(matrix, at) * mpmath.sqrt(at[FAN_IN] * at[FAN_OUT])})
+        whole = mpmath.sqrt(at[FAN_IN] * at[FAN_OUT])
+        return number(singular_map, {**at, SIGMA: abs(number(matrix, at)) * whole}) / whole
     parts = [number(part, at) for part in expression.args]
     if name == "Add":
         return mpmath.fsum(parts)
@@ -60,6 +67,12 @@ def number(expression: Any, at: dict[Symbol, Any]) -> Any:
         "rms": lambda: abs(parts[0]),
         "norm": lambda: abs(parts[0]) * mpmath.sqrt(at[FAN_IN] * at[FAN_OUT]),
         "opnorm": lambda: abs(parts[0]) * mpmath.sqrt(at[FAN_IN] * at[FAN_OUT]),
+        "nucnorm": lambda: abs(parts[0]) * mpmath.sqrt(at[FAN_IN] * at[FAN_OUT]),
+        "rownorm": lambda: abs(parts[0]) * mpmath.sqrt(at[FAN_IN]),
+        "colnorm": lambda: abs(parts[0]) * mpmath.sqrt(at[FAN_OUT]),
+        "first": lambda: parts[0],
+        "second": lambda: parts[0] ** 2,
+        "lowrank": lambda: parts[0],
     }
     return simple[name]()
 
@@ -109,40 +122,43 @@ def test_numbers_are_clipped_at_once() -> None:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("row", REGISTRY, ids=lambda row: row.name)
 def test_update_sizes_of_the_registry_by_power_counting(row: Any, kind: Any) -> None:
-    """Entrywise rules: RMS; matrix rules: the operator norm on a rank-one gradient."""
+    """RMS on a rank-one gradient; of matrix rules the operator norm, which is as of entries there."""
     fan_in, fan_out = FAN_EXPONENTS[kind]
     for g, b in ((Rational(1, 2), S.Zero), (Rational(3, 2), Rational(1, 2)), (S.Zero, S.One)):
-        sizes = {
-            GRADIENT: g,
-            FIRST_MOMENT: g,
-            SECOND_MOMENT: 2 * g,
-            WEIGHT: b,
-            FAN_IN: S(-fan_in),
-            FAN_OUT: S(-fan_out),
-        }
-        epsilon = row.epsilon(kind, g, b)
-        measured = slope(row.rule, {**sizes, EPSILON: S.Zero if epsilon is None else epsilon})
-        is_matrix_rule = "spectral" in row.update
-        predicted = -row.operator_norm(kind, g, b) if is_matrix_rule else row.size(kind, g, b)
+        sizes = {GRADIENT: g, PREVIOUS_GRADIENT: g, FIRST_MOMENT: g, SECOND_MOMENT: 2 * g, WEIGHT: b, CHANGE: S(1000)}
+        sizes |= {FAN_IN: S(-fan_in), FAN_OUT: S(-fan_out)}
+        of_rank_one = replace(row, rank=S.Zero)
+        for symbol in EPSILONS:
+            epsilon = of_rank_one.epsilon(kind, g, b, symbol)
+            sizes[symbol] = S.Zero if epsilon is None else epsilon
+        measured = slope(row.rule, sizes)
+        predicted = of_rank_one.size(kind, g, b)
+        if row.is_spectral:
+            predicted = -of_rank_one.operator_norm(kind, g, b) + Rational(fan_in + fan_out, 2)
         assert abs(measured - float(predicted)) < 0.05, (row.name, kind, g)
 
 
 @pytest.mark.parametrize("row", REGISTRY, ids=lambda row: row.name)
 def test_degrees_by_scaling_the_gradient_and_the_weights(row: Any) -> None:
-    """U(t g, t m, t^2 v, t^j eps) = t^k U, and the same for w, at t = 10^-50 (Sophia's clip binds there)."""
+    """U(t g, t m, t^2 v, t^j eps) = t^k U, and the same for w, at t = 10^-50: Sophia's clip binds, MARS's does not."""
     t = mpmath.mpf(10) ** -50
     at: dict[Any, Any] = {symbol: mpmath.mpf(factor) for symbol, factor in FACTORS.items()} | {FAN_IN: 5, FAN_OUT: 3}
     at[SECOND_MOMENT], at[EPSILON] = mpmath.mpf("0.02"), mpmath.mpf("1e-9")
     for symbols, expected in (
-        ({GRADIENT: 1, FIRST_MOMENT: 1, SECOND_MOMENT: 2}, row.gradient_degree("hidden", S.One, S.Zero)),
+        (
+            {GRADIENT: 1, PREVIOUS_GRADIENT: 1, FIRST_MOMENT: 1, SECOND_MOMENT: 2},
+            row.gradient_degree("hidden", S.One, S.Zero),
+        ),
         ({WEIGHT: 1}, row.weight_degree),
     ):
         scaled = dict(at)
         for symbol, power in symbols.items():
             scaled[symbol] *= t**power
-        companion = row.epsilon_companion
-        if companion is not None:
-            scaled[EPSILON] *= t ** int(degree(companion, {s: S(p) for s, p in symbols.items()}))
+        degrees = {symbol: S(power) for symbol, power in symbols.items()}
+        for symbol, companion in row.epsilon_companions.items():
+            small = companion.replace(Max, lambda *_: S.One)  # a threshold of 1, as in MARS
+            degrees[symbol] = degree(small, degrees)  # type: ignore[arg-type]
+            scaled[symbol] *= t ** int(degrees[symbol])
         ratio = number(row.rule, scaled) / number(row.rule, at)
         assert abs(mpmath.log10(abs(ratio)) / -50 - int(expected)) < 1e-6
 

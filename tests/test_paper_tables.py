@@ -385,6 +385,10 @@ NORMS = {
     "muon-rms": (Fraction(1, 2),) * 3,
     "soap-left": (ZERO, Fraction(1, 2), Fraction(1, 2)),
     "soap-right": (Fraction(1, 2), Fraction(1, 2), ZERO),
+    **dict.fromkeys(["adopt", "ademamix", "mars", "cautious", "schedule-free", "prodigy"], DIMENSIONS),
+    **dict.fromkeys(["normuon", "adamuon", "grafted-shampoo"], DIMENSIONS),  # as Adam's step, and of rank one
+    **dict.fromkeys(["scion", "scion-sign", "scion-row", "dion"], (Fraction(1, 2), ZERO, Fraction(-1, 2))),
+    "galore": (Fraction(1, 2),) * 3,  # one direction of the shorter side has the longer side's signs
 }
 
 
@@ -400,6 +404,11 @@ def test_table_8_rates_follow_from_operator_norms(data: Path, scheme: str) -> No
     norms |= dict.fromkeys(
         ["adafactor", "adam-ps", "lamb", "lars"], tuple(size - b_l for size, b_l in zip(DIMENSIONS, b, strict=True))
     )
+    # Nuclear norm n^(1/2) ||G||_F at the full rank at which the rate is smallest; ||W||_F at rank one.
+    norms["polargrad"] = tuple(
+        size - g_l + half for size, g_l, half in zip(DIMENSIONS, g, (ZERO, Fraction(1, 2), ZERO), strict=True)
+    )
+    norms["muon-hyperball"] = tuple(size - b_l for size, b_l in zip(DIMENSIONS, b, strict=True))
     norms["kfac"] = tuple(g_l - size for size, g_l in zip(DIMENSIONS, g, strict=True))
     rows = table(data, "table_8_other_optimizers")
     assert [row["optimizer"] for row in rows] == [rule.name for rule in REGISTRY for _ in KINDS]
@@ -416,6 +425,9 @@ def test_table_8_rates_follow_from_operator_norms(data: Path, scheme: str) -> No
 
 
 EPSILONS = {"adam": 1, "adamw": 1, "rmsprop": 1, "adam-ps": 1, "lamb": 1, "adafactor": 2, "sophia": 2}
+EPSILONS |= dict.fromkeys(["grafted-shampoo", "adopt", "ademamix", "cautious", "schedule-free", "prodigy"], 1)
+OF_POLAR_FACTORS = {"muon", "muon-keller", "muon-rms", "soap", "normalised-sgd", "lars"}
+OF_POLAR_FACTORS |= {"scion", "normuon", "adamuon", "dion", "muon-hyperball"}
 
 
 def test_table_8_epsilon_takes_the_power_of_what_it_is_added_to(data: Path) -> None:
@@ -425,8 +437,15 @@ def test_table_8_epsilon_takes_the_power_of_what_it_is_added_to(data: Path) -> N
             norm = g - DIMENSIONS[KINDS.index(row["layer"])]
             if row["optimizer"] in EPSILONS:
                 assert Fraction(said) == EPSILONS[row["optimizer"]] * g
-            elif row["optimizer"] in {"muon", "muon-keller", "muon-rms", "soap", "normalised-sgd", "lars"}:
+            elif row["optimizer"] in OF_POLAR_FACTORS:
                 assert Fraction(said) == norm
+            elif row["optimizer"] == "polargrad":  # sqrt(n) less on hidden layers, at full rank
+                assert Fraction(said) == norm + Fraction(row["layer"] == "hidden", 2)
+            elif row["optimizer"] in {"galore", "scion-row"}:  # a singular value spread over one side
+                side = {"galore": Fraction(1, 2), "scion-row": Fraction(row["layer"] != "readout", 2)}
+                assert Fraction(said) == norm + side[row["optimizer"]]
+            elif row["optimizer"] == "mars":
+                assert Fraction(said) == max(g, g - norm)
             elif row["optimizer"] in {"shampoo", "kfac"}:
                 assert Fraction(said) == 2 * norm
             elif not row["optimizer"].startswith("soap"):

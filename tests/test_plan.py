@@ -115,7 +115,13 @@ def moments(optimizer: str, shape: tuple[int, int]) -> int:
     copies |= dict.fromkeys(("muon", "muon-keller", "muon-rms"), 1) | dict.fromkeys(
         ("soap", "soap-left", "soap-right"), 2
     )
+    copies |= dict.fromkeys(("scion", "scion-sign", "scion-row", "normuon", "polargrad", "muon-hyperball"), 1)
+    copies |= dict.fromkeys(("adamuon", "adopt", "cautious", "schedule-free", "grafted-shampoo"), 2)
+    copies |= {"ademamix": 3, "mars": 3, "dion": 1}
     rest = {
+        "normuon": columns,
+        "dion": rows * -(-min(rows, columns) // 4),
+        "grafted-shampoo": rows**2 + columns**2,
         "adafactor": rows + columns,
         "shampoo": rows**2 + columns**2,
         "soap": 2 * (rows**2 + columns**2),
@@ -171,6 +177,7 @@ def test_flops_of_matrix_rules(optimizer: str) -> None:
     arguments = weights, jax.eval_shape(transform.init, weights), weights
     flops = xla_flops(jax.jit(transform.update).lower(*arguments).compile())
     sides = {"shampoo": rows**3 + columns**3, "soap": (rows**3 + columns**3) / 10, "soap-left": columns**3 / 10}
+    sides |= {"grafted-shampoo": sides["shampoo"], "dion": 4 * columns * 64**2 / 9}
     decomposed = 9 * {**sides, "soap-right": rows**3 / 10}.get(optimizer, 0)
     assert 1 < flops / (MATRIX_FLOPS[optimizer](rows, columns) - decomposed) < 1.015
 

@@ -57,9 +57,11 @@ def test_matrix_rules_are_those_of_theory() -> None:
     named = {row.name for row in REGISTRY if row.is_matrix_rule}
     assert named == {
         *("muon", "muon-keller", "muon-rms", "shampoo", "kfac", "normalised-sgd"),
-        *("soap", "soap-left", "soap-right"),
+        *("soap", "soap-left", "soap-right", "galore"),
+        *("scion", "normuon", "adamuon", "dion", "polargrad", "grafted-shampoo", "muon-hyperball"),
+        "mars",  # its gradient is clipped by its norm
     }
-    assert {row.name for row in REGISTRY if row.is_spectral} == named - {"normalised-sgd"}
+    assert {row.name for row in REGISTRY if row.is_spectral} == named - {"normalised-sgd", "mars"}
 
 
 def test_muons_operator_norm_and_gain_hold() -> None:

@@ -37,7 +37,10 @@ def updates(
     ] = None,
     seeds: Annotated[int, typer.Option(help="Networks per width.")] = 3,
     steps: Annotated[int, typer.Option(help="Training steps; measured after the first and the last.")] = 10,
-    batch: Annotated[int, typer.Option(help="Examples per training step.")] = 256,
+    batch: Annotated[
+        int,
+        typer.Option(help="Examples per training step; no more than the smallest width make a gradient of fixed rank."),
+    ] = 256,
     context: Annotated[int, typer.Option(help="Tokens read at once.")] = 8,
     depth: Annotated[int, typer.Option(help="Hidden layers.")] = 2,
     corpus: Annotated[Path | None, typer.Option(help="Text file, folder, or *.bin token shards.")] = None,

@@ -47,28 +47,42 @@ from verify.terms import single_width_ratio as single_width_ratio
 from verify.terms import total_ratio as total_ratio
 
 RANK = "depends on the gradient's rank; operator_norm and gain do not"
+ANY_RANK = "depends on the gradient's rank, which grows with the steps, or lies between one and full"
 ANSWER = "says how far the loss has fallen at each width"
 BLAMED = "the assumed alignments, or the prescription"
 
 
 def update_laws(
-    widths: Sequence[int], sizes: Mapping[str, Sizes], layer: Layer, rule: Optimizer
+    widths: Sequence[int], sizes: Mapping[str, Sizes], layer: Layer, rule: Optimizer, rank_known: bool = True
 ) -> Iterator[tuple[Quantity, Slope, Expr, str | None]]:
     """(quantity, exponent x of size n^-x, predicted x, why it cannot fail) of one layer's updates (THEORY 3).
 
     RMS(DW) ~ n^-(c + s), and for matrix rules, where measured, ||DW||_op ~ n^-(c - p) and
     RMS(DW z_0) / RMS(z_0) ~ n^-(c + s - alpha) with alpha as capped. Where the rule acts on singular values s is that
     of full rank, and open; but for a lookup, whose rank is at most its fixed number of rows, and which has no z_0.
+    A rule whose p is another at another rank is judged where the rank is that of `rule` and known to be so.
     """
     looked_up = "input" not in sizes
-    opened = RANK if rule.is_spectral and not looked_up else None
+    by_rank = {"s": rule.is_spectral, "p": False}
+    if rule.needs_rank:
+        known = rank_known and rule.rank is not None
+        by_rank = {name: not known and _differs_by_rank(rule, layer, name) for name in by_rank}
+    opened = RANK if by_rank["s"] and not looked_up else None
     yield "delta_w", slope(widths, sizes["delta_w"]).negated(), layer.c + layer.s, opened
+    opened = ANY_RANK if by_rank["p"] and not looked_up else None
     if "operator_norm" in sizes:
         largest = rule.operator_norm(layer.kind, layer.g, layer.b)
-        yield "operator_norm", slope(widths, sizes["operator_norm"]).negated(), layer.c - largest, None
+        yield "operator_norm", slope(widths, sizes["operator_norm"]).negated(), layer.c - largest, opened
         if not looked_up:
             gain = slope(widths, sizes["term_alpha"] / sizes["input"]).negated()
-            yield "gain", gain, layer.c + layer.s - layer.alpha, None  # type: ignore[operator]
+            yield "gain", gain, layer.c + layer.s - layer.alpha, opened  # type: ignore[operator]
+
+
+def _differs_by_rank(rule: Optimizer, layer: Layer, exponent: str) -> bool:
+    """Whether s or p of the layer's updates is another for a gradient of full rank than for one of rank one."""
+    one, full = (rule.at_rank(beta) for beta in (S.Zero, S.One))
+    at = (layer.kind, layer.g, layer.b)
+    return one.size(*at) != full.size(*at) if exponent == "s" else one.operator_norm(*at) != full.operator_norm(*at)
 
 
 def implied_change(

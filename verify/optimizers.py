@@ -23,7 +23,17 @@ from derive.exponents import KINDS
 from derive.registry import REGISTRY, spelled
 from derive.registry import optimizer as read_optimizer
 from derive.solve import Prescription
+from verify.adaptive import cautious, scale_by_adopt, scale_by_mars, scion_outer
 from verify.atan2 import scale_by_adam_atan2
+from verify.orthogonal import (
+    back_on_sphere,
+    grafted_shampoo,
+    hyperball,
+    scale_by_dion,
+    scale_by_normuon,
+    scale_by_polar,
+    scale_by_polargrad,
+)
 from verify.preconditioners import normalise_by_norm, scale_by_shampoo, scale_by_soap
 from verify.rule_transform import ORIENTED, check_runnable, rule_transform
 
@@ -60,6 +70,15 @@ def _muon(epsilon: Rate, scale: Callable[[int, int], float] = lambda _fan_in, _f
     return optax.chain(polar, optax.stateless_with_tree_map(scaled))
 
 
+def _scion(epsilon: Rate) -> optax.GradientTransformation:
+    """The polar factor times sqrt(fan_out / fan_in)."""
+
+    def scaled(update: Any, _: Any) -> Any:
+        return update * (update.shape[1] / update.shape[0]) ** 0.5
+
+    return optax.chain(scale_by_polar(epsilon), optax.stateless_with_tree_map(scaled))
+
+
 DIRECTIONS: Mapping[str, Direction] = {
     "sgd": lambda _: optax.identity(),
     "momentum": lambda _: optax.trace(0.9),
@@ -82,8 +101,28 @@ DIRECTIONS: Mapping[str, Direction] = {
     "soap": scale_by_soap,
     "soap-left": lambda epsilon: scale_by_soap(epsilon, rotate_in=False),
     "soap-right": lambda epsilon: scale_by_soap(epsilon, rotate_out=False),
+    "scion": _scion,
+    "scion-sign": lambda _: scion_outer(None),
+    "scion-row": scion_outer,
+    "normuon": scale_by_normuon,
+    "adamuon": lambda epsilon: scale_by_normuon(epsilon, per_entry=True),
+    "dion": scale_by_dion,
+    "polargrad": scale_by_polargrad,
+    "grafted-shampoo": grafted_shampoo,
+    "muon-hyperball": hyperball,
+    "adopt": scale_by_adopt,
+    "ademamix": lambda epsilon: optax.contrib.scale_by_ademamix(eps=epsilon),  # type: ignore[arg-type]
+    "mars": scale_by_mars,
+    "cautious": lambda epsilon: cautious(_adam(epsilon)),
+    "schedule-free": lambda epsilon: optax.scale_by_adam(b1=0.0, eps=epsilon),  # type: ignore[arg-type]
 }
-"""epsilon -> the transform of gradients into U, by the optimizer's name in `derive list`: DW = -rate (U + decay W)."""
+"""epsilon -> the transform of gradients into U, by the optimizer's name in `derive list`: DW = -rate (U + decay W).
+
+A second epsilon (eps2 of the rule) is taken to 0 here, with 0/0 = 0.
+"""
+
+FINISHES: Mapping[str, Callable[[], optax.GradientTransformation]] = {"muon-hyperball": back_on_sphere}
+"""What comes after rate and decay, of optimizers that say where a step may end."""
 
 BASE_RATES: Mapping[str, float] = {
     "sgd": 0.1,
@@ -107,6 +146,20 @@ BASE_RATES: Mapping[str, float] = {
     "soap": 1e-3,
     "soap-left": 1e-3,
     "soap-right": 1e-3,
+    "scion": 0.05,
+    "scion-sign": 0.1,
+    "scion-row": 0.1,
+    "normuon": 5e-3,
+    "adamuon": 5e-3,
+    "dion": 0.05,
+    "polargrad": 4e-3,
+    "grafted-shampoo": 1e-3,
+    "muon-hyperball": 0.02,
+    "adopt": 1e-3,
+    "ademamix": 1e-3,
+    "mars": 1e-3,
+    "cautious": 1e-3,
+    "schedule-free": 1e-3,
 }
 """Rates at the base width at which the two models here move but do not diverge; a start, not a tuned value."""
 
@@ -117,6 +170,8 @@ BASE_EPSILON: Mapping[str, float] = {
     "soap": 3e-4,
     "soap-left": 3e-4,
     "soap-right": 3e-4,
+    "dion": 3e-4,
+    "adopt": 1e-6,
 }
 
 
@@ -225,10 +280,12 @@ class ScaledRule:
         """W <- W - rate (U + decay W): decay is decoupled from the rule, whichever it is."""
         own = direction(self.rule)(self.epsilon)
         own = of_transposes(own) if self.transposed else own
+        finish = FINISHES[self.rule]() if self.rule in FINISHES else None
         return optax.chain(
             along_stack(own) if self.stacked else own,
             *([] if isinstance(self.decay, float) and self.decay == 0 else [optax.add_decayed_weights(self.decay)]),  # type: ignore[arg-type]
             optax.scale_by_learning_rate(self.rate),
+            *([along_stack(finish) if self.stacked else finish] if finish else []),
         )
 
 

@@ -240,6 +240,11 @@ def _shampoo(rows: int, columns: int) -> float:
     return 2 * _both(rows, columns) + 2 * (rows**3 + columns**3) + 9 * (rows**3 + columns**3)
 
 
+def _dion(rows: int, columns: int) -> float:
+    rank = -(-min(rows, columns) // 4)
+    return 8 * rows * columns * rank + 4 * columns * rank**2
+
+
 MATRIX_FLOPS: Mapping[str, Callable[[int, int], float]] = {
     "muon": _muon,
     "muon-keller": _muon,
@@ -248,12 +253,16 @@ MATRIX_FLOPS: Mapping[str, Callable[[int, int], float]] = {
     "soap": lambda rows, columns: 4 * _both(rows, columns) + 0.9 * (rows**3 + columns**3),
     "soap-left": lambda rows, columns: 8 * rows * columns**2 + 0.9 * columns**3,
     "soap-right": lambda rows, columns: 8 * rows**2 * columns + 0.9 * rows**3,
+    **dict.fromkeys(("scion", "normuon", "adamuon", "muon-hyperball"), _muon),
+    "polargrad": lambda rows, columns: 12 / 5 * _muon(rows, columns),
+    "dion": _dion,
+    "grafted-shampoo": _shampoo,
 }
 """FLOPs of one step of a matrix rule on [rows, columns]; the other rules are entrywise, or sums, and count as none.
 
 Muon: five steps of Newton and Schulz, x x^T, its square and a product with x each. Shampoo and SOAP: Gram matrices and
 rotations, and 9 n^3 for an eigendecomposition (Golub & Van Loan, Matrix Computations, 8.3), which SOAP does every
-tenth step.
+tenth step. Dion: four products with its basis, and 4 n r^2 for a QR decomposition (5.2). PolarGrad: twelve steps.
 """
 
 

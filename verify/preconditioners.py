@@ -21,7 +21,7 @@ Sides = tuple[Square | None, Square | None]
 """One matrix for the input's side and one for the output's; None where a side is left as it is."""
 
 
-def _for_each_matrix(
+def for_each_matrix(
     init: Callable[[Matrix], Any], update: Callable[[Matrix, Any], tuple[Matrix, Any]]
 ) -> optax.GradientTransformation:
     """The rule of one matrix, (gradient, state) -> (U, state), applied to every matrix of a tree."""
@@ -63,7 +63,7 @@ def normalise_by_norm(epsilon: Epsilon) -> optax.GradientTransformation:
     def update(gradient: Matrix, state: optax.EmptyState) -> tuple[Matrix, optax.EmptyState]:
         return gradient / (jnp.linalg.norm(gradient) + epsilon), state
 
-    return _for_each_matrix(lambda _: optax.EmptyState(), update)
+    return for_each_matrix(lambda _: optax.EmptyState(), update)
 
 
 def _grams(matrix: Matrix) -> tuple[Square, Square]:
@@ -105,7 +105,7 @@ def scale_by_shampoo(epsilon: Epsilon) -> optax.GradientTransformation:
         before, after = (_inverse_fourth_root(gram, epsilon) for gram in state)
         return before @ gradient @ after, state
 
-    return _for_each_matrix(init, update)
+    return for_each_matrix(init, update)
 
 
 class SoapState(NamedTuple):
@@ -189,4 +189,4 @@ def scale_by_soap(
         )
         return _rotated_back(adam, basis), SoapState(steps, moment, second, grams, basis)
 
-    return _for_each_matrix(init, update)
+    return for_each_matrix(init, update)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from sympy import Expr
+from sympy import Expr, Rational, S
 
 from derive import __version__
 from derive.emit import layer_names
@@ -69,9 +69,22 @@ class Conditions:
         scheme, rate = prescription.problem.parameterization.name, base_rate(*names.values())
         return cls(prescription.optimizer_name, scheme, base_rate=rate, epsilon=epsilon, **shared)
 
+    @property
+    def rank(self) -> Rational | None:
+        """beta of a gradient of rank n^beta: 0 where the smallest network has more units than there are examples, 1
+        where the largest has fewer, None between."""
+        if self.batch <= self.widths[0]:
+            return S.Zero
+        return S.One if self.batch >= self.widths[-1] else None
+
     def prescription(self) -> Prescription:
-        """The largest stable rates under full alignment, per layer kind."""
-        return solve_kinds(prescribe(self.optimizer, self.parameterization, "full").problem)
+        """The largest stable rates under full alignment at the rank of the gradient, per layer kind."""
+        problem = prescribe(self.optimizer, self.parameterization, "full").problem
+        rank = self.rank
+        if rank is not None:
+            rows = {kind: row.at_rank(rank) for kind, row in problem.optimizers.items()}
+            problem = replace(problem, optimizers=rows)
+        return solve_kinds(problem)
 
     def differences(self, stored: Mapping[str, Any]) -> list[str]:
         """One "name: that, not this" for every entry in which a stored study differs."""
@@ -180,7 +193,10 @@ class Row:
 
 
 def rows(updates: Updates) -> list[Row]:
-    """Every exponent that holds at any rank of the gradient, judged; the rate's c is taken out of sizes of DW."""
+    """Every exponent that holds at any rank of the gradient, judged; the rate's c is taken out of sizes of DW.
+
+    Of rules for which the rank matters every exponent is shown, and open where the rank is not known.
+    """
     prescription = updates.conditions.prescription()
     layers = dict(zip(layer_names(prescription), prescription.layers, strict=True))
     found = []
@@ -189,10 +205,11 @@ def rows(updates: Updates) -> list[Row]:
             kind = updates.kinds[name]
             layer, rule = layers[kind], prescription.problem.optimizers[kind]
             with np.errstate(divide="ignore", invalid="ignore"):
-                laws = list(update_laws(updates.conditions.widths, sizes, layer, rule))
+                laws = list(update_laws(updates.conditions.widths, sizes, layer, rule, rank_known=step == 1))
             for quantity, exponent, value, opened in laws:
-                if opened is None:
+                if opened is None or rule.needs_rank:
                     verdict, reason = _judged(exponent, float(value), TOLERANCES[quantity])
+                    verdict, reason = (verdict, reason) if opened is None else ("open", opened)
                     # n^-x of DW is n^-(x - c) of U.
                     measured, predicted = exponent.plus(-float(layer.c)), value - layer.c
                     if quantity != "delta_w":
