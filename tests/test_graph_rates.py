@@ -244,8 +244,11 @@ def test_the_answer_carries_its_proof():
 
 
 BAD: dict[str, tuple[Any, str]] = {
-    "unused": (lambda p, x: jnp.tanh(x @ p["in"]) @ p["out"], "w does not reach the output"),
-    "fft": (lambda p, x: jnp.fft.fft(x @ p["in"] @ p["w"]).real @ p["out"], "fft is not understood"),
+    "igamma": (lambda p, x: jax.lax.igamma(x @ p["in"], x @ p["in"] @ p["w"]) @ p["out"], "igamma is not understood"),
+    "an eigenvector": (
+        lambda p, x: jnp.linalg.qr(x @ p["in"] @ p["w"])[1] @ p["out"],
+        "householder_product is not understood",
+    ),
     "weights of weights": (lambda p, x: x @ p["in"] @ jnp.tanh(p["w"]) @ p["out"], "computed from parameter w by tanh"),
     "two in one": (lambda p, x: x @ (p["in"] @ p["w"]) @ p["out"], "computed from parameter in and parameter w"),
     "growing": (lambda p, x: jnp.tanh((x @ p["in"] @ p["w"]).sum(-1, keepdims=True) * p["out"][0]), "grows as n^1/2"),
@@ -253,22 +256,17 @@ BAD: dict[str, tuple[Any, str]] = {
         lambda p, x: (x @ p["in"] @ p["w"]) / jnp.linalg.norm(p["w"], axis=0) @ p["out"],
         "what meets activations entry by entry, (5, 64) -> (5, 256), is computed from parameter w by reduce_sum",
     ),
-    "a matrix looked up": (
-        lambda p, x: jnp.einsum("bi,bio->bo", x @ p["in"], p["w"][None][jnp.argmax(x, axis=1)]) @ p["out"],
-        "w is looked up matrix by matrix",
+    "a matrix looked up and changed": (
+        lambda p, x: jnp.einsum("bi,bio->bo", x @ p["in"], jnp.tanh(p["w"])[None][jnp.argmax(x, axis=1)]) @ p["out"],
+        "is computed from parameter w by tanh",
     ),
-    "sign": (lambda p, x: jnp.sign(x @ p["in"] @ p["w"]) @ p["out"], "in does not reach the output (nor do 1 others)"),
-    "stopped": (
-        lambda p, x: jnp.tanh(jax.lax.stop_gradient(x @ p["in"]) @ p["w"]) @ p["out"],
-        "in does not reach the output by steps that pass on small changes and gradients",
+    "merged": (
+        lambda p, x: jnp.tanh(x @ p["in"]) @ (p["w"] + p["in"].T @ p["in"]) @ p["out"],
+        "computed from parameter in and parameter w",
     ),
-    "frozen": (
-        lambda p, x: x @ p["in"] @ jax.lax.stop_gradient(p["w"]) @ p["out"],
-        "parameter w passes stop_gradient before it is used",
-    ),
-    "branch": (
-        lambda p, x: jax.lax.cond(x.sum() > 0, lambda z: z @ p["w"], lambda z: z, x @ p["in"]) @ p["out"],
-        "cond is not understood",
+    "a gain of a gain": (
+        lambda p, x: x @ p["in"] @ (p["w"] * (p["w"].T @ p["out"])[:, :1]) @ p["out"],
+        "computed from parameter out and parameter w by dot_general",
     ),
 }
 

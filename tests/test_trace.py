@@ -450,13 +450,6 @@ def test_a_weight_made_of_two_parameters_is_refused_and_such_a_product_alone_is_
     assert names(traced) == ["c"]
 
 
-def test_a_ragged_product_of_experts_is_refused():
-    def apply(experts: Array, x: Array) -> Array:
-        return jax.lax.ragged_dot(x, experts, jnp.array([2, BATCH - 2]))
-
-    assert "ragged_dot" in message(apply, normal(0, 2, FEATURES, WIDTH), INPUT)
-
-
 def test_a_convolution_over_a_parameter_is_refused():
     def apply(image: Array, kernel: Array) -> Array:
         return jax.lax.conv_general_dilated(image, kernel, (1, 1), "SAME")

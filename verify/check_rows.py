@@ -56,11 +56,15 @@ def _op_rows(
         measured, said = _measured(widths, sizes["output"], float(op.after), ZERO)
         target = float(op.size)
         yield row("size", measured, op.size, target, said or _said(measured, target, TOLERANCES["size"]))
-    update = next(row.c + row.s for row in answer.parameters if row.path == op.path)
-    measured, still = _measured(widths, sizes["delta_w"], 0.0, STILL)
-    said = still or judge(measured, float(update), TOLERANCES["delta_w"])
-    yield row("delta_w", measured, update, float(update), said)
-    moves = bool((np.asarray(sizes["delta_w"]) > 0).any())
+    weight = next(row for row in answer.parameters if row.path == op.path)
+    if weight.is_trained:
+        update = weight.c + weight.s
+        measured, still = _measured(widths, sizes["delta_w"], 0.0, STILL)
+        said = still or judge(measured, float(update), TOLERANCES["delta_w"])
+        yield row("delta_w", measured, update, float(update), said)
+    if not op.terms:
+        return  # nothing that is trained enters
+    moves = bool((np.asarray(sizes["delta_w"]) > 0).any()) or not weight.is_trained
     aligned = alignment_slopes(widths, sizes) if op.kind != "embedding" and moves else {}
     for quantity, exponent in aligned.items():
         assumed = getattr(op, quantity)
@@ -88,11 +92,15 @@ def _parameter_rows(
     """Starts and changes of the parameters in no dense op, and how every parameter decays."""
     dense = {op.path for op in answer.ops}
     for each in answer.parameters:
+        if not each.is_trained:
+            continue
         sizes = table[f"parameter {each.path}"]
 
         def row(quantity: str, measured: Slope, value: Any, said: tuple[Verdict, str | None]) -> Row:
             name, kind = f"parameter {each.path}", each.role  # noqa: B023
-            return Row(name, kind, step, cast("Quantity", quantity), str(value), measured, float(value), *said)
+            return Row(
+                name, cast("Kind", kind), step, cast("Quantity", quantity), str(value), measured, float(value), *said
+            )
 
         if step == 1 and np.isfinite(decay := sizes["decay"]).all() and (decay > 0).any():
             wanted = each.c + each.decay

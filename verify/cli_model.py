@@ -20,6 +20,7 @@ ModelArgument = Annotated[
 OptimizerOption = Annotated[str, typer.Option(help="A name of derive list, or one per kind: adam,hidden=muon.")]
 ParameterizationOption = Annotated[str, typer.Option(help="sp, ntk, mup or mfp.")]
 AlignmentOption = Annotated[str, typer.Option(help="full, none, ... as in derive, or measured:FILE by dense op.")]
+FrozenOption = Annotated[str, typer.Option(help="Paths that are not trained: base,blocks.*.norm.")]
 FormatOption = Annotated[str, typer.Option("--format", help="table or json.")]
 
 
@@ -34,6 +35,7 @@ def prescribe(
     loss: Annotated[str, typer.Option(help="mse, or ce: with cross-entropy the logits may diverge.")] = "mse",
     decay: Annotated[str, typer.Option(help=DECAY_HELP)] = "independent",
     gauge: Annotated[str, typer.Option(help="0: no multipliers; own: the parameterization's, by wrap().")] = "0",
+    frozen: FrozenOption = "",
     every: Annotated[bool, typer.Option("--every", help="List every parameter, blocks that are alike too.")] = False,
     out: Annotated[Path | None, typer.Option(help="File for the prescription as JSON.")] = None,
     certificate: Annotated[
@@ -60,6 +62,7 @@ def prescribe(
         loss=read_choice("--loss", loss, LOSSES),  # type: ignore[arg-type]
         decay=decay,
         gauge=read_choice("--gauge", gauge, GAUGES),  # type: ignore[arg-type]
+        frozen=_paths(frozen),
     )
     if certificate is not None and answer.proof is not None:
         write(answer.proof, certificate)
@@ -69,6 +72,10 @@ def prescribe(
             raise DeriveError(f"--out {shorten(str(out))} exists already; give another file, or move that one")
         out.write_text(answer.to_json(), encoding="utf-8")
     write_out(answer.to_json() if chosen == "json" else _table(answer, base_rate, every))
+
+
+def _paths(text: str) -> list[str]:
+    return [each.strip() for each in text.split(",") if each.strip()]
 
 
 def _grouped(rows: Sequence["ParameterRow"], every: bool) -> list[list["ParameterRow"]]:
@@ -106,9 +113,9 @@ def _table(answer: "ModelPrescription", base_rate: float | None, every: bool) ->
                 row.role,
                 _start(group, answer),
                 _number(answer.factor(row.a)),
-                _number(answer.factor(row.c) * (base_rate or 1.0)),
+                _number(answer.factor(row.c) * (base_rate or 1.0)) if row.is_trained else "-",
                 "-" if row.epsilon is None else _number(answer.factor(row.epsilon)),
-                _number(answer.factor(row.decay)),
+                _number(answer.factor(row.decay)) if row.is_trained else "-",
                 row.why,
             ]
         )
@@ -123,7 +130,8 @@ def _table(answer: "ModelPrescription", base_rate: float | None, every: bool) ->
             for name, x in answer.multipliers.items()
         ),
         *(f"note: {note}" for note in answer.notes),
-        f"proved optimal: sum of c = {answer.certificate['optimum']} over {len(answer.parameters)} parameters, "
+        f"proved optimal: sum of c = {answer.certificate['optimum']} over "
+        f"{sum(row.is_trained for row in answer.parameters)} parameters, "
         f"{answer.certificate['constraints']} constraints, exact duals in --format json",
     ]
     return "\n".join(lines) + "\n"
@@ -164,6 +172,7 @@ def check(
     ] = None,
     decay: Annotated[str, typer.Option(help=DECAY_HELP)] = "independent",
     loss: Annotated[str, typer.Option(help="mse, or ce: with cross-entropy the logits may diverge.")] = "mse",
+    frozen: FrozenOption = "",
     out: Annotated[Path | None, typer.Option(help="Folder for check.json and measured.json.")] = None,
     output_format: FormatOption = "table",
 ) -> None:
@@ -201,6 +210,7 @@ def check(
         alignment=alignment,
         loss=read_choice("--loss", loss, LOSSES),  # type: ignore[arg-type]
         decay=decay,
+        frozen=_paths(frozen),
     )
     transform = None if own is None else load_make(own)
     with Progress("training and measuring", len(sizes) * (1 if own is None else 2)) as bar:

@@ -111,7 +111,7 @@ def coordinate_check(
     for a model or an optimizer that does not run.
     """
     answer = prescription or prescribe(make, base_width=widths[0], width=widths[-1])
-    rate = base_rate or usual_rate(*(row.rule for row in answer.parameters))
+    rate = base_rate or usual_rate(*(row.rule for row in answer.parameters if row.is_trained))
     found, starts, entries = _trained(make, answer, widths, rate, seeds, steps, epsilon, transform, setups, progress)
     after = _behind(make, widths, next(iter(found.values()))[widths[0]][1])
     measured: dict[Setup, Measured] = {}
@@ -228,6 +228,8 @@ def _advice(answer: ModelPrescription, widths: Sequence[int], own: Measured, has
         return []
     lines: list[str] = []
     for row in answer.parameters:
+        if not row.is_trained:
+            continue
         changes = []
         sizes = np.array([own.starts[width][row.path].size for width in widths])[:, None]
         if (sizes > 0).all():

@@ -13,9 +13,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cache
-from typing import Any, Literal
+from typing import Literal
 
-from verify.trace import DensePrimitive, Shape, TraceError
+from verify.equations import DensePrimitive, Shape, TraceError
 
 ZERO = Fraction(0)
 HALF = Fraction(1, 2)
@@ -55,7 +55,8 @@ class Use:
     constants that its output is multiplied by before anything else; scale, input_size and trailing are multipliers in
     the user's own code, n^-found together. `address` is its place in the program: the index of its equation, within the
     equation that holds that one, and so on. `shared` is the power of n in the number of positions that this one weight
-    is used at, over which its gradient sums. `asked` is the smallest exponent by which a consumer multiplies it.
+    is used at, over which its gradient sums. `asked` is the smallest exponent by which a consumer multiplies it. Where
+    the code normalises the weight, `fixed` is the exponent of its size. `stopped`: this use has no gradient.
     """
 
     name: str
@@ -74,6 +75,8 @@ class Use:
     shared: Fraction = ZERO
     trailing: Fraction | None = None
     asked: Fraction = FAR
+    fixed: Fraction | None = None
+    stopped: bool = False
 
     @property
     def is_dense(self) -> bool:
@@ -154,8 +157,9 @@ class Requirement:
 class Graph:
     """All that the width does to a function: nodes in order of computation, uses of parameters, what must stay finite.
 
-    `outputs` are (node, shift, back, power of n in their number) of the function's results. `problems` are what could
-    not be understood, `notes` what was decided and is worth saying.
+    `outputs` are (node, shift, back, power of n in their number) of the function's results. `untrained` are the
+    parameters without a use, with the exponents of the sizes that they have, `stopped` those that are frozen in some
+    use. `problems` are what could not be understood, `notes` what was decided and is worth saying.
     """
 
     ratio: Fraction
@@ -165,6 +169,8 @@ class Graph:
     all_products: list[Product] = field(default_factory=list)
     requirements: list[Requirement] = field(default_factory=list)
     outputs: list[tuple[int, Fraction, Fraction, Fraction]] = field(default_factory=list)
+    untrained: dict[str, Fraction] = field(default_factory=dict)
+    stopped: set[str] = field(default_factory=set)
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -235,90 +241,6 @@ def scalar_power(base: float, target: float, ratio: Fraction) -> Fraction:
     # Constants are stored in float32, or in bfloat16 with 8 bits.
     simple = Fraction(exponent).limit_denominator(24)
     return simple if abs(float(simple) - exponent) < 2e-3 else Fraction(round(exponent * 10**4), 10**4)
-
-
-@dataclass(frozen=True, eq=False)
-class Constant:
-    """A value made of nothing but numbers; `arrays` computes it at both widths, when that is asked for."""
-
-    shapes: tuple[Shape, Shape]
-    arrays: Any
-
-
-@dataclass(frozen=True, eq=False)
-class Weight:
-    """A value made of parameters alone: `sources` gives the exponent of the constants that multiply each.
-
-    `obstacle` names the operation that made it something else than a multiple of its one parameter's entries.
-    """
-
-    shapes: tuple[Shape, Shape]
-    sources: Mapping[str, Fraction]
-    obstacle: str | None = None
-
-
-@dataclass(frozen=True, eq=False)
-class Activation:
-    """A value that depends on the inputs: r = r_node + shift, and d loss/d node = n^-(back + that of the value).
-
-    Its size is n^-size once what it sums has aligned, beside what the `owners` have: the uses whose output it still is,
-    times constants n^-their value, and which the initialisation brings to size 1. As drawn it is smaller by
-    n^-cancelled: a mean over n channels has size 0 and cancelled 1/2. `node` is None where nothing that it is made of
-    changes. `chosen`: along an axis that grows entries are 0 but for those that a comparison picks, no one knows how
-    many.
-    """
-
-    shapes: tuple[Shape, Shape]
-    node: int | None = None
-    shift: Fraction = ZERO
-    back: Fraction = ZERO
-    size: Fraction = ZERO
-    cancelled: Fraction = ZERO
-    owners: tuple[tuple[Owner, Fraction], ...] = ()
-    nonnegative: bool = False
-    chosen: bool = False
-
-
-Value = Constant | Weight | Activation
-
-
-def growth(shapes: tuple[Shape, Shape], ratio: Fraction) -> Fraction:
-    """The power of n in the number of entries."""
-    return power(math.prod(shapes[0]), math.prod(shapes[1]), ratio)
-
-
-def settle(value: Activation) -> Fraction:
-    """The exponent of the value's size, once its owners' multipliers end here."""
-    if not value.owners:
-        return value.size
-    # What joins a sum whose other terms have their sizes already comes to the size that they have there.
-    size = min((m - owner.trailing for owner, m in value.owners if owner.trailing is not None), default=ZERO)
-    found = []
-    for owner, multiplier in value.owners:
-        own = _left(owner, multiplier)
-        if owner.trailing is None:
-            owner.trailing = multiplier - (own or size)
-        owner.asked = min(owner.asked, owner.trailing, multiplier - own)
-        found.append(multiplier - owner.trailing)
-    return min(found)
-
-
-def _left(owner: Owner, multiplier: Fraction) -> Fraction:
-    """What is left of a product's multipliers once they made it an average: no assumption asks for more than that."""
-    if not isinstance(owner, Product):
-        return ZERO
-    return max(ZERO, owner.input_size + multiplier - owner.fan_in.power)
-
-
-def sizes(value: Activation) -> tuple[Fraction, Fraction]:
-    """(what its consumer lets it grow to, what it is as drawn) as exponents.
-
-    What only cancels may grow, as far as size 1: features that align do. What constants make small may not (THEORY 11).
-    """
-    aligned = settle(value)
-    averaged = (owner.cancelled if isinstance(owner, Product) else ZERO for owner, _ in value.owners)
-    drawn = aligned + value.cancelled + min(averaged, default=ZERO)
-    return min(drawn, max(aligned, ZERO)), drawn
 
 
 def roles_note(fans: Sequence[Fan]) -> list[str]:

@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from verify.graph import ZERO, Constant, scalar_power
-from verify.trace import DensePrimitive, Shape
+from verify.equations import DensePrimitive, Shape, dot_numbers
+from verify.graph import ZERO, scalar_power
+from verify.value import Constant
 
 STEPS = 30
 """Of the power iteration for an operator norm."""
@@ -52,6 +53,8 @@ def uniform(value: Constant) -> float | None:
     pair = entries(value)
     if pair is None:
         return None
+    if any(np.iscomplexobj(each) for each in pair):
+        return None
     small, large = (np.asarray(each, dtype=np.float64) for each in pair)
     same = small.size and (small == small.flat[0]).all() and (large == small.flat[0]).all()
     return float(small.flat[0]) if same else None
@@ -60,7 +63,7 @@ def uniform(value: Constant) -> float | None:
 def nonnegative(value: Constant) -> bool:
     """Whether no entry is below zero."""
     pair = entries(value)
-    return pair is not None and all((each >= 0).all() for each in pair)
+    return pair is not None and all(not np.iscomplexobj(each) and (each >= 0).all() for each in pair)
 
 
 def size_power(value: Constant, ratio: Fraction) -> Fraction | None:
@@ -71,7 +74,7 @@ def size_power(value: Constant, ratio: Fraction) -> Fraction | None:
     pair = entries(value)
     if pair is None:
         return None
-    squares = [np.square(np.asarray(each, dtype=np.float64)) for each in pair]
+    squares = [np.square(np.abs(each).astype(np.float64)) for each in pair]
     means = [float(each.mean()) if each.size else 0.0 for each in squares]
     if not all(0 < mean < math.inf for mean in means) or ratio == 1:
         return ZERO
@@ -94,15 +97,25 @@ def _scatter(squares: Any) -> float:
     return found / float(squares.mean()) / 2
 
 
+def as_matrices(label: DensePrimitive, params: Mapping[str, Any], array: Any, position: int) -> Any:
+    """The operand of a product as (batch, fan_in, fan_out); the rows of a table are its fan_in."""
+    batch: Sequence[int] = ()
+    if label == "conv":
+        out = params["dimension_numbers"].rhs_spec[0]
+        summed = [axis for axis in range(array.ndim) if axis != out]
+    elif label == "gather":
+        summed = list(params["dimension_numbers"].collapsed_slice_dims)
+    else:
+        summed, batch = (axes[position] for axes in dot_numbers(params))
+    first = [*batch, *summed]
+    array = array.transpose([*first, *(axis for axis in range(array.ndim) if axis not in first)])
+    sizes = array.shape[: len(batch)], array.shape[len(batch) : len(first)], array.shape[len(first) :]
+    return array.reshape(*map(math.prod, sizes))
+
+
 def as_matrix(label: DensePrimitive, params: Mapping[str, Any], array: Any, position: int) -> Any:
     """The operand of a product as (fan_in, fan_out), the first one of a batch."""
-    if label == "conv":
-        matrix = np.moveaxis(array, params["dimension_numbers"].rhs_spec[0], -1)
-        return np.reshape(matrix, (-1, matrix.shape[-1])).astype(np.float64)
-    contracted, batch = (axes[position] for axes in params["dimension_numbers"])
-    matrix = np.moveaxis(array, [*batch, *contracted], range(len(batch) + len(contracted)))
-    matrix = matrix[(0,) * len(batch)]
-    return np.reshape(matrix, (math.prod(matrix.shape[: len(contracted)]), -1)).astype(np.float64)
+    return as_matrices(label, params, array, position)[0].real.astype(np.float64)
 
 
 def is_random(matrix: Any, narrows: bool) -> bool:

@@ -40,10 +40,16 @@ LINEAR = frozenset(
         "sort",
         "top_k",
         "name",
+        "pmax",
+        "pmin",
+        "conj",
+        "reduce_and",
+        "reduce_or",
+        "reduce_xor",
     ]
 )
 """Moves entries or picks among them: sizes and changes stay."""
-SUMS = frozenset(["reduce_sum", "cumsum", "reduce_window_sum"])
+SUMS = frozenset(["reduce_sum", "cumsum", "reduce_window_sum", "psum"])
 ADDITIVE = frozenset(
     [
         "add",
@@ -54,6 +60,8 @@ ADDITIVE = frozenset(
         "select_n",
         "clamp",
         "concatenate",
+        "stack",
+        "complex",
         "atan2",
         "nextafter",
         "rem",
@@ -61,9 +69,16 @@ ADDITIVE = frozenset(
         "scatter",
         "scatter-add",
         "scatter_add",
+        "scatter-sub",
+        "scatter-min",
+        "scatter_min",
+        "scatter-max",
+        "scatter_max",
         "select_and_gather_add",
         "reduce_window_max",
+        "reduce_window_min",
         "reduce_window",
+        "clamp",
     ]
 )
 """The change is the largest of the operands' changes."""
@@ -128,8 +143,45 @@ DISCRETE = frozenset(
     ]
 )
 """Functions whose value is one of few, or random bits: it does not follow small changes."""
+JOINS = frozenset(["concatenate", "stack", "add", "add_any", "sub", "dynamic_update_slice", "select_n", "complex"])
+"""Results that are sums of their operands in the places that these have."""
 COMPARISONS = frozenset(["eq", "ne", "lt", "le", "gt", "ge"])
-SCATTERS = frozenset(["scatter", "scatter-add", "scatter_add"])
+SCATTERS = frozenset(
+    [
+        "scatter",
+        "scatter-add",
+        "scatter_add",
+        "scatter-sub",
+        "scatter-min",
+        "scatter_min",
+        "scatter-max",
+        "scatter_max",
+        "scatter-mul",
+        "scatter_mul",
+    ]
+)
+EXTREMES = frozenset(["scatter-min", "scatter_min", "scatter-max", "scatter_max"])
+"""Scatters that begin from a number that no entry reaches."""
+FACTORISATIONS = frozenset(
+    [
+        "cholesky",
+        "cumprod",
+        "cumlogsumexp",
+        "eig",
+        "eigh",
+        "householder_product",
+        "lu",
+        "lu_pivots_to_permutation",
+        "qr",
+        "reduce_prod",
+        "schur",
+        "svd",
+        "triangular_solve",
+        "tridiagonal",
+        "tridiagonal_solve",
+    ]
+)
+"""Functions of several entries without a degree; only where no axis of theirs grows can it be told what they do."""
 NONNEGATIVE = frozenset(["square", "abs", "exp", "exp2", "logistic", "sqrt", "rsqrt"])
 BROADCAST = PRODUCTS | {"add", "add_any", "sub", "max", "min", "rem", "pow", "atan2"}
 """Takes operands of one entry along an axis for as many as the others have."""

@@ -1,5 +1,6 @@
 """What products do: dense ops, each a use of its parameter, and products of two activations."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from fractions import Fraction
 from math import prod
@@ -8,26 +9,12 @@ from typing import Any, cast
 import numpy as np
 from jax.extend.core import JaxprEqn
 
-from verify.graph import (
-    ZERO,
-    Activation,
-    Constant,
-    Edge,
-    Fan,
-    Node,
-    Product,
-    Use,
-    Value,
-    Weight,
-    growth,
-    power,
-    settle,
-    sizes,
-)
+from verify.equations import LABELS, RAGGED, DensePrimitive, Shape, dot_numbers, fans
+from verify.graph import ZERO, Edge, Fan, Node, Product, Use, power
 from verify.graph_constants import as_matrix, entries, is_random, nonnegative
 from verify.graph_rules import Rules
-from verify.graph_values import Shapes, shape_text
-from verify.trace import LABELS, Shape, fans
+from verify.graph_weights import Shapes, UnreadableError, shape_text, unreadable
+from verify.value import Activation, Constant, Lookup, Term, Value, Weight, growth, settle, sizes
 
 
 class Products(Rules):
@@ -37,26 +24,51 @@ class Products(Rules):
         self, eqn: JaxprEqn, wide: JaxprEqn, inputs: list[Value], shape: Shapes, iteration: tuple[int, ...]
     ) -> Value:
         """A product that sums: a dense op, a lookup, a product of two activations or with a constant."""
-        label = LABELS[eqn.primitive.name]
+        label = label_of(eqn)
         left, right = inputs[0], inputs[1]
+        if eqn.primitive.name in RAGGED and (isinstance(left, Weight) or not dot_numbers(eqn.params)[1][1]):
+            self.graph.problem(
+                f"{eqn.primitive.name} is understood with groups of rows of an activation first and a matrix for each "
+                "group second; write it so, or as a product with a one-hot code of the groups"
+            )
         indices = "".join(f"[{index}]" for index in iteration)
         if label == "gather":
-            if isinstance(left, Weight) and isinstance(right, Activation):
-                return self.dense(eqn, wide, 0, left, right, shape, indices)
-            if isinstance(left, Constant):
-                return Activation(shape, size=self.constant_power(left))
-            return replace(cast("Activation", self.activations([left])[0]), shapes=shape)
+            return self.lookup(eqn, wide, inputs, shape, indices)
         if isinstance(left, Activation) and isinstance(right, Activation):
             return self.product(eqn, wide, left, right, shape, label + indices)
         position = 0 if isinstance(right, Activation) else 1
         weight, value = inputs[position], inputs[1 - position]
         if not isinstance(value, Activation):
             raise TypeError(value)
-        if isinstance(weight, Weight) and weight.sources:
-            return self.dense(eqn, wide, position, weight, value, shape, indices)
-        return self.frozen(eqn, wide, position, cast("Constant", weight), value, shape)
+        if isinstance(weight, Weight) and weight.terms:
+            return self.weighted(eqn, wide, position, weight, value, shape, indices)
+        return self.constant_layer(eqn, wide, position, cast("Constant", weight), value, shape)
 
-    def frozen(
+    def lookup(self, eqn: JaxprEqn, wide: JaxprEqn, inputs: list[Value], shape: Shapes, indices: str) -> Value:
+        """Rows at indices that depend on the inputs; of whole matrices it is left open what they are."""
+        source, places = inputs[0], inputs[1]
+        if isinstance(source, Weight) and isinstance(places, Activation):
+            slices = tuple(tuple(each.params["slice_sizes"]) for each in (eqn, wide))
+            if sum(size > 1 for size in slices[1]) > 1 and source.obstacle is None and not source.gains:
+                rows = Lookup(cast("tuple[Shape, Shape]", slices), self.address)
+                return replace(source, shapes=shape, lookup=rows, compute=unreadable)
+            return self.weighted(eqn, wide, 0, source, places, shape, indices)
+        if isinstance(source, Constant):
+            return Activation(shape, size=self.constant_power(source))
+        return replace(cast("Activation", self.activations([source])[0]), shapes=shape)
+
+    def vector(self, value: Weight) -> Activation:
+        """A parameter that meets activations entry by entry, or the rows of a table that were looked up."""
+        if value.lookup is None:
+            return super().vector(value)
+        (path, term), *_ = value.terms.items()
+        fans = self.graph.fan(1, 1), self.graph.fan(*map(prod, value.lookup.slices))
+        seen = growth(self.graph.shapes[path], self.graph.ratio) - fans[1].power
+        use = self.used(path, term, "gather", fans, Activation(value.shapes), "", -seen)
+        use.address = value.lookup.address
+        return self.output(use, value.shapes)
+
+    def constant_layer(
         self, eqn: JaxprEqn, wide: JaxprEqn, position: int, weight: Constant, value: Activation, shape: Shapes
     ) -> Activation:
         """A product with a constant matrix: as a layer that is not trained where it is random, else a weighted sum.
@@ -89,13 +101,59 @@ class Products(Rules):
         if pair is None or self.graph.ratio == 1:
             return False
         array = np.broadcast_to(pair[1], weight.shapes[1])
-        return is_random(as_matrix(LABELS[wide.primitive.name], wide.params, array, position), narrows)
+        return is_random(as_matrix(label_of(wide), wide.params, array, position), narrows)
 
     def fan_pair(self, eqn: JaxprEqn, wide: JaxprEqn, position: int) -> list[Fan]:
         """(fan_in, fan_out) of the operand at that place."""
-        label = LABELS[eqn.primitive.name]
+        label = label_of(eqn)
         small, large = (fans(label, each.params, each.invars[position].aval.shape, position) for each in (eqn, wide))  # type: ignore[union-attr]
         return [self.graph.fan(first, second) for first, second in zip(small, large, strict=True)]
+
+    def weighted(
+        self,
+        eqn: JaxprEqn,
+        wide: JaxprEqn,
+        position: int,
+        weight: Weight,
+        value: Activation,
+        shape: Shapes,
+        indices: str,
+    ) -> Activation:
+        """A product of what is made of parameters with an activation: a use of each, times its gains."""
+        label, fans = label_of(eqn), self.fan_pair(eqn, wide, position)
+        if weight.obstacle is not None and label == "dot" and not weight.mixed and not fans[0].grows:
+            # Entries that meet without a sum that grows: a function of parameters, as a vector.
+            spread, vector = self.moved("broadcast_in_dim", value, shape), self.vector(replace(weight, shapes=shape))
+            return self.multiplied("mul", spread, vector, shape, [value, weight])
+        wrong = weight.obstacle
+        if wrong is None and any(term.degree not in (0, 1) for term in weight.terms.values()):
+            wrong = "its own norm"
+        sides = [self.side(gain, label, eqn, position) for gain in weight.gains]
+        if wrong is None and (None in sides or (label == "gather" and weight.gains)):
+            wrong = "mul"
+        if wrong is not None:
+            self.computed_weight(weight, label, wrong)
+            sides = []
+        for gain, side in zip(weight.gains, sides, strict=False):
+            if side == "input":
+                by = self.vector(replace(gain, shapes=value.shapes))
+                value = self.multiplied("mul", value, by, value.shapes, [value, gain])
+        found = self.dense(eqn, wide, position, weight, value, shape, indices)
+        for gain, side in zip(weight.gains, sides, strict=False):
+            if side == "output":
+                by = self.vector(replace(gain, shapes=shape))
+                found = self.multiplied("mul", found, by, shape, [found, gain])
+        return found
+
+    def computed_weight(self, weight: Weight, label: str, what: str) -> None:
+        """Say of which parameters a weight is computed, and how."""
+        paths = {*weight.terms, *(path for gain in weight.gains for path in gain.terms)}
+        made = " and ".join(f"parameter {each}" for each in sorted(paths))
+        self.graph.problem(
+            f"the weight of a {label}, {shape_text(weight.shapes)}, is computed from {made} by {what}; a weight "
+            "has to be parameters times constants, side by side or added, times vectors or divided by their norms: "
+            "multiply by one at a time, or make the computed weight the parameter"
+        )
 
     def dense(
         self,
@@ -107,24 +165,54 @@ class Products(Rules):
         shape: Shapes,
         indices: str,
     ) -> Activation:
-        """A use of a parameter: a weight on an activation."""
-        label = LABELS[eqn.primitive.name]
-        (path, scale), *others = weight.sources.items()
-        if others or weight.obstacle:
-            made = " and ".join(f"parameter {each}" for each in sorted(weight.sources))
-            self.graph.problem(
-                f"the weight of a {label}, {shape_text(weight.shapes)}, is computed from {made} by "
-                f"{weight.obstacle or 'several operations'}; a weight has to be one parameter times a constant: "
-                "multiply by one at a time, or make the computed weight the parameter"
-            )
-        if label == "gather":
-            self.vectors(eqn, wide, path)
-        fan_in, fan_out = self.fan_pair(eqn, wide, position)
+        """The uses of a weight's parameters on an activation; each has its own part of the fans."""
+        label, whole, found = label_of(eqn), self.fan_pair(eqn, wide, position), []
+        for path, term in weight.terms.items():
+            fans = whole
+            if len(weight.terms) > 1 and weight.obstacle is None:
+                fans = self.part_fans(weight, path, label, (eqn, wide), position, whole)
+            if fans[0].grows and value.chosen:
+                self.uncounted(path, fans[0])
+            size, drawn = sizes(value)
+            self.grown(drawn, f"the dense op of {path}")
+            self.require(value, f"the input of {path}", size)
+            shared = self.shared(eqn, wide, position, path, weight)
+            use = self.used(path, term, label, fans, value, indices, shared)
+            found.append(self.output(use, shape))
+        return found[0] if len(found) == 1 else self.added(found, shape)
+
+    def output(self, use: Use, shape: Shapes) -> Activation:
+        """What a use makes: of size 1 by its weight's initial size, or what a normalised weight leaves of its input."""
+        left = ZERO if use.fixed is None else use.fixed + use.input_size - use.fan_in.power / 2
+        if left <= 0:
+            return Activation(shape, use.node, cancelled=use.cancelled, owners=((use, ZERO),))
+        use.trailing = ZERO
+        return Activation(shape, use.node, size=left, cancelled=use.cancelled)
+
+    def part_fans(
+        self, weight: Weight, path: str, label: DensePrimitive, equations: Any, position: int, whole: Sequence[Fan]
+    ) -> Sequence[Fan]:
+        """The fans of the part that one of several parameters has in a weight; the whole's where it cannot be read."""
+        try:
+            small, large = self.part(weight, path, label, equations, position)
+        except UnreadableError:
+            self.computed_weight(weight, label, "an array whose numbers cannot be read")
+            return whole
+        return [self.graph.fan(*pair) for pair in zip(small, large, strict=True)]
+
+    def used(
+        self,
+        path: str,
+        term: Term,
+        label: DensePrimitive,
+        fans: Sequence[Fan],
+        value: Activation,
+        indices: str,
+        shared: Fraction,
+    ) -> Use:
+        """A use of a parameter as a weight, with its node."""
         size, drawn = sizes(value)
-        if fan_in.grows and value.chosen:
-            self.uncounted(path, fan_in)
-        self.grown(drawn, f"the dense op of {path}")
-        self.require(value, f"the input of {path}", size)
+        fan_in, fan_out = fans
         use = Use(
             self.unique(path + indices),
             path,
@@ -132,46 +220,42 @@ class Products(Rules):
             fan_in,
             fan_out,
             len(self.graph.nodes),
-            scale,
+            term.scale if term.degree else ZERO,
             self.address,
             value.node,
             value.shift,
             value.back,
             size,
             drawn - size,
-            self.shared(eqn, wide, position, path),
+            shared,
             self.asked.get(len(self.graph.nodes)),
+            fixed=None if term.degree else term.scale,
+            stopped=term.stopped,
         )
-        node = self.graph.add(Node(use=use))
+        self.graph.add(Node(use=use))
         self.graph.uses.append(use)
-        return Activation(shape, node, cancelled=drawn - size, owners=((use, ZERO),))
+        return use
 
-    def shared(self, eqn: JaxprEqn, wide: JaxprEqn, position: int, path: str) -> Fraction:
+    def shared(self, eqn: JaxprEqn, wide: JaxprEqn, position: int, path: str, source: Weight) -> Fraction:
         """The power of n in the number of positions at which a product uses each of the parameter's entries.
 
         Those are the output's entries, per entry of one position's output; copies of the parameter count as well. Of a
         table that grows it is negative: a row is looked up ever less often.
         """
-        label, counts = LABELS[eqn.primitive.name], []
+        label, counts = label_of(eqn), []
         for each in (eqn, wide):
             out, weight = (_shape(atom) for atom in (each.outvars[0], each.invars[position]))
-            batch = each.params["dimension_numbers"][1][position] if label == "dot" else ()
+            batch = dot_numbers(each.params)[1][position] if label == "dot" else ()
             groups = each.params["feature_group_count"] if label == "conv" else 1
             fan_out = fans(label, each.params, weight, position)[1]
             counts.append((prod(out), fan_out * groups * prod(weight[axis] for axis in batch), prod(weight)))
         all_out, one_out, copied = (power(*pair, self.graph.ratio) for pair in zip(*counts, strict=True))
         if label == "gather":  # every row is seen by its share of the positions
             return all_out - one_out - (growth(self.graph.shapes[path], self.graph.ratio) - one_out)
-        return all_out - one_out + max(ZERO, copied - growth(self.graph.shapes[path], self.graph.ratio))
-
-    def vectors(self, eqn: JaxprEqn, wide: JaxprEqn, path: str) -> None:
-        """A lookup has to give rows, which grow in one dimension."""
-        sizes = zip(eqn.params["slice_sizes"], wide.params["slice_sizes"], strict=True)
-        if sum(small != large for small, large in sizes) > 1:
-            self.graph.problem(
-                f"{path} is looked up matrix by matrix, so that whether it is a table or a layer cannot be told; "
-                "multiply by a one-hot code of the indices, as in einsum('be,bd,edf->bf', chosen, z, weights)"
-            )
+        entries = growth(self.graph.shapes[path], self.graph.ratio)
+        if source.lookup is not None:  # every matrix by its share of them
+            return all_out - one_out - (entries - growth(source.lookup.slices, self.graph.ratio))
+        return all_out - one_out + max(ZERO, copied - entries)
 
     def product(
         self, eqn: JaxprEqn, wide: JaxprEqn, left: Activation, right: Activation, shape: Shapes, name: str
@@ -205,6 +289,11 @@ class Products(Rules):
             product.trailing = ZERO
             return Activation(shape, node, size=size, cancelled=cancelled, nonnegative=coherent, chosen=chosen)
         return Activation(shape, node, cancelled=cancelled, owners=((product, ZERO),), nonnegative=coherent)
+
+
+def label_of(eqn: JaxprEqn) -> DensePrimitive:
+    """Of which kind a product is."""
+    return "dot" if eqn.primitive.name in RAGGED else LABELS[eqn.primitive.name]
 
 
 def _shape(atom: Any) -> Shape:

@@ -18,7 +18,7 @@ from typing import cast
 
 from derive.alignments import Ratios
 from derive.exponents import Kind
-from verify.graph import OUTPUT, ZERO, Graph, GraphError, Node, Requirement, Use
+from verify.graph import FAR, OUTPUT, ZERO, Graph, GraphError, Node, Requirement, Use
 from verify.graph_start import Start, Wanted, fraction, key
 from verify.linear_program import Row, Solution, minimise
 
@@ -46,7 +46,8 @@ class UseRates:
     """What holds for one use: alignments as exponents of n, multiplier of this use alone, and r of its output.
 
     `total` is a + b with the multipliers in the user's code; `r` that of the output after them, the smallest of
-    `terms`: DW z (alpha), W Dz (omega) and DW Dz (u). `tied`: a readout whose input holds its own table's rows.
+    `terms`: DW z (alpha), W Dz (omega) and DW Dz (u), or 0 where nothing that is trained enters. `tied`: a readout
+    whose input holds its own table's rows.
     """
 
     kind: Kind
@@ -62,7 +63,10 @@ class UseRates:
 
 @dataclass(frozen=True)
 class Rates:
-    """The solution: exponents per parameter and per use, multipliers of products, and the program that proves it."""
+    """The solution: exponents per parameter and per use, multipliers of products, and the program that proves it.
+
+    `starts` are the initial sizes of all that are used, trained or not.
+    """
 
     parameters: Mapping[str, ParameterRates]
     uses: Mapping[str, UseRates]
@@ -71,6 +75,7 @@ class Rates:
     rows: tuple[Row, ...]
     solution: Solution
     notes: tuple[str, ...]
+    starts: Mapping[str, Fraction]
 
 
 def solve_graph(graph: Graph, wanted: Wanted) -> Rates:
@@ -90,6 +95,8 @@ class _Program(Start):
         if not use.is_dense or kind == "embedding":
             return ZERO, ZERO, ZERO
         ratios = self.wanted.measured.get(use.name) or cast("Ratios", self.wanted.alignment.at(kind))
+        if use.path not in self.update:
+            return ZERO, power * fraction(ratios.omega), ZERO
         # What ||U||_op allows hangs on the way round in which the weight is used.
         main = self.main[use.path]
         turned = use.fan_in.power - use.fan_out.power - main.fan_in.power + main.fan_out.power
@@ -124,7 +131,7 @@ class _Program(Start):
     def solved(self) -> Rates:
         """State the program, solve it, and read the answer."""
         held, free = self._held(self.graph.requirements), self._free()
-        paths = list(self.uses)
+        paths = list(self.gradient)
         variables: dict[str | int, int] = {name: index for index, name in enumerate(paths)}
         variables |= {index: len(paths) + place for place, index in enumerate(i for i, each in enumerate(held) if each)}
         rows: list[Row] = []
@@ -142,14 +149,17 @@ class _Program(Start):
             if use is None:
                 continue
             alpha, omega, u = self.alignments(use)
-            change = self.update[use.path][0] + self.multiplier(use)
-            row(f"{key(use)}: dW z", change + use.input_size - alpha, (index, 1), (use.path, -1))
-            if use.input_node is not None:
+            trained, change = use.path in self.update, ZERO
+            if trained:
+                change = self.update[use.path][0] + self.multiplier(use)
+                row(f"{key(use)}: dW z", change + use.input_size - alpha, (index, 1), (use.path, -1))
+            if use.input_node is not None and held[use.input_node]:
                 z, arriving = use.input_node, use.input_shift
                 if not free[index]:
                     forward = self.b[use.path] + self.multiplier(use) + arriving
                     row(f"{key(use)}: W dz", forward - omega, (index, 1), (z, -1))
-                row(f"{key(use)}: dW dz", change + arriving - u, (index, 1), (use.path, -1), (z, -1))
+                if trained:
+                    row(f"{key(use)}: dW dz", change + arriving - u, (index, 1), (use.path, -1), (z, -1))
         kept = any(self.update[path][2] > 0 for path in paths if self.role[path] != "readout")
         for path in paths:
             outgrows = self.wanted.optimizers[self.role[path]].weight_degree > 0
@@ -200,19 +210,19 @@ class _Program(Start):
         uses = {}
         for use in self.graph.uses:
             trailing = use.trailing or ZERO
-            total = self.b[use.path] + self.a[use.path] + self.extra[use] + use.found
+            total = self.b[use.path] + self.multiplier(use) + use.input_size + trailing
             terms = {name: value + trailing for name, value in self.terms(use, c, r).items()}
             uses[key(use)] = UseRates(
                 self.kind[use],
                 self.extra[use],
                 *self.alignments(use),
                 total,
-                r[use.node] + trailing,
+                r[use.node] + trailing if r[use.node] < FAR / 2 else ZERO,
                 self.tied(use),
                 terms,
             )
         products = {product.name: self.extra[product] for product in self.graph.products}
-        return Rates(parameters, uses, products, objective, tuple(rows), solution, tuple(self.notes))
+        return Rates(parameters, uses, products, objective, tuple(rows), solution, tuple(self.notes), self.b)
 
     def residuals(self, c: Mapping[str, Fraction]) -> list[Fraction]:
         """r of every node at the rates n^-c: the smallest of its terms, in the order of computation."""
@@ -221,16 +231,20 @@ class _Program(Start):
             terms = [found[edge.source] + edge.forward + self._aligned(node) for edge in node.edges]
             if node.use is not None:
                 terms += self.terms(node.use, c, found).values()
-            found.append(min(terms))
+            found.append(min(terms, default=FAR))  # where nothing that is trained enters, nothing changes
         return found
 
     def terms(self, use: Use, c: Mapping[str, Fraction], r: Sequence[Fraction]) -> dict[str, Fraction]:
         """The exponents of DW z, W Dz and DW Dz of one use at the rates n^-c, from r of the nodes before it."""
         alpha, omega, u = self.alignments(use)
-        change = c[use.path] + self.update[use.path][0] + self.multiplier(use)
-        found = {"alpha": change + use.input_size - alpha}
-        if use.input_node is not None:
+        found: dict[str, Fraction] = {}
+        trained, change = use.path in c, ZERO
+        if trained:
+            change = c[use.path] + self.update[use.path][0] + self.multiplier(use)
+            found["alpha"] = change + use.input_size - alpha
+        if use.input_node is not None and r[use.input_node] < FAR / 2:
             arriving = r[use.input_node] + use.input_shift
             found["omega"] = self.b[use.path] + self.multiplier(use) + arriving - omega
-            found["u"] = change + arriving - u
+            if trained:
+                found["u"] = change + arriving - u
         return found

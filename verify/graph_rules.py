@@ -11,18 +11,7 @@ from typing import cast
 
 from jax.extend.core import JaxprEqn
 
-from verify.graph import (
-    FAR,
-    ZERO,
-    Activation,
-    Constant,
-    Fan,
-    Value,
-    Weight,
-    growth,
-    settle,
-    sizes,
-)
+from verify.graph import FAR, ZERO, Fan
 from verify.graph_constants import uniform
 from verify.graph_operations import (
     ADDITIVE,
@@ -30,6 +19,8 @@ from verify.graph_operations import (
     BROADCAST,
     COMPARISONS,
     DISCRETE,
+    EXTREMES,
+    FACTORISATIONS,
     LINEAR,
     NONNEGATIVE,
     POWERS,
@@ -38,7 +29,9 @@ from verify.graph_operations import (
     SMOOTH,
     SUMS,
 )
-from verify.graph_values import Shapes, Values
+from verify.graph_values import Values
+from verify.graph_weights import Shapes
+from verify.value import Activation, Constant, Value, Weight, growth, settle, sizes
 
 
 class Rules(Values):
@@ -68,15 +61,19 @@ class Rules(Values):
             sources = moving if len(moving) == len(shapes) else [first] * len(shapes)
             return [*(self.moved(name, value, each) for value, each in zip(sources, shapes, strict=True))]
         if name in SUMS:
-            return [self.summed(first, shape, self.running(name, eqn, wide))]
+            return [
+                self.summed(each, to, self.running(name, eqn, wide)) for each, to in zip(moving, shapes, strict=True)
+            ]
+        if name == "fft":
+            return [self.transformed(eqn, wide, first, shape)]
+        if name in SCATTERS:
+            return [self.scattered(name, inputs, shape)]
         if name in ADDITIVE:
             nonnegative = name == "max" and any(isinstance(v, Constant) or v.nonnegative for v in inputs)  # type: ignore[union-attr]
             nonnegative |= name in ("add", "add_any", "concatenate", "select_n") and all(v.nonnegative for v in moving)
             if name == "select_n":
                 picked = self.picks(name, inputs[:1], shape) and any(isinstance(v, Constant) for v in inputs)
                 return [replace(self.added(inputs[1:], each, nonnegative), chosen=picked) for each in shapes]
-            if name in SCATTERS:
-                return [self.scattered(name, inputs, shape)]
             if name == "dynamic_update_slice":
                 inputs = inputs[:2]
             if name == "max" and len(moving) == 1 and isinstance(inputs[1], Constant | Activation):
@@ -89,7 +86,11 @@ class Rules(Values):
             return [self.homogeneous(first, POWERS[name], shape, name in NONNEGATIVE)]
         if name in BOUNDED or name in SMOOTH:
             return [self.function(name, moving, shape)]
-        paths = sorted({path for value in given if isinstance(value, Weight) for path in value.sources})
+        if name in FACTORISATIONS and all(growth(each.shapes, self.graph.ratio) == 0 for each in moving):
+            return [self.function(name, moving, each) for each in shapes]
+        if all(each.node is None and growth(each.shapes, self.graph.ratio) == 0 for each in moving):
+            return [Activation(each) for each in shapes]  # data that nothing trained enters
+        paths = sorted({path for value in given if isinstance(value, Weight) for path in value.terms})
         self.graph.problem(
             f"{name} is not understood"
             + (f" (parameter {paths[0]} enters it)" if paths else "")
@@ -191,13 +192,35 @@ class Rules(Values):
         return self.graph.fan(*lengths).power
 
     def scattered(self, name: str, inputs: list[Value], shape: Shapes) -> Activation:
-        """Updates written into an array, or added up where several meet in one place, as in a segment's sum."""
-        values = [inputs[0], inputs[2]]
-        updates = inputs[2]
+        """Updates written into an array, or added up or multiplied where several meet in one place.
+
+        Of a segment's sum each entry sums its share of the updates; of the largest or the smallest each is one of them.
+        """
+        operand, updates = inputs[0], inputs[2]
         over = growth(updates.shapes, self.graph.ratio) - growth(shape, self.graph.ratio)
-        if name != "scatter" and over > 0 and isinstance(updates, Activation):
-            values[1] = self.summed(updates, shape, running=over)
-        return replace(self.added(values, shape), chosen=not isinstance(inputs[1], Constant) and over < 0)
+        chosen = not isinstance(inputs[1], Constant) and over < 0
+        if name in EXTREMES and isinstance(operand, Constant):
+            return replace(self.added([updates], shape), chosen=chosen)
+        if name in ("scatter-mul", "scatter_mul"):
+            if over > 0:
+                self.graph.problem(
+                    f"{name} multiplies a number of entries that grows, so that their size cannot be told"
+                )
+            value = [each for each in (operand, updates) if isinstance(each, Activation)]
+            if any(settle(each) != 0 for each in value):
+                self.graph.problem(
+                    f"{name} of entries that are not of size 1 cannot be told; multiply without a scatter"
+                )
+        elif name not in ("scatter", *EXTREMES) and over > 0 and isinstance(updates, Activation):
+            updates = self.summed(updates, shape, running=over)
+        return replace(self.added([operand, updates], shape), chosen=chosen)
+
+    def transformed(self, eqn: JaxprEqn, wide: JaxprEqn, value: Activation, shape: Shapes) -> Activation:
+        """A Fourier transform over n^f entries keeps the sum of squares but for n^f, or its inverse on the way back."""
+        lengths = (math.prod(each.params["fft_lengths"]) for each in (eqn, wide))
+        half = self.graph.fan(*lengths).power / 2 * (-1 if "I" in eqn.params["fft_type"].name else 1)
+        size, (_, drawn) = settle(value) - half, sizes(value)
+        return self.merged([(value, -half, -half)], shape, size=size, cancelled=drawn - half - size)
 
     def picks(self, name: str, given: list[Value], shape: Shapes) -> bool:
         """Whether a comparison may pick few of entries that grow in number: by their place, or among one another.

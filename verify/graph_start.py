@@ -104,7 +104,9 @@ class Start:
         for product in graph.all_products:
             aligned = product.fan_in.power * fraction(wanted.alignment.hidden.alpha)
             self.extra[product] = max(ZERO, aligned - product.found) if product.fan_in.grows else ZERO
-        self.gradient = self._gradients()
+        found = self._gradients()
+        self.gradient = {path: g for path, g in found.items() if g < FAR}
+        self._untrained([path for path in graph.shapes if path not in self.gradient])
         self.update = {
             path: _update(
                 wanted.optimizers[self.role[path]],
@@ -112,13 +114,26 @@ class Start:
                 self.gradient[path],
                 self.b[path],
             )
-            for path in self.uses
+            for path in self.gradient
         }
         self._rarely_seen()
 
+    def _untrained(self, paths: Sequence[str]) -> None:
+        """Say to which parameters no gradient flows; GraphError where there is none that is trained."""
+        if not self.gradient:
+            raise GraphError(
+                f"no parameter is trained: none of {len(paths)} reaches the output by steps that pass on small changes "
+                "and gradients (sign, argmax and stop_gradient do not); give one that does"
+            )
+        if paths:
+            self.notes.append(
+                f"not trained, since no gradient reaches {'it' if len(paths) == 1 else 'them'} (unused, frozen, or "
+                f"behind sign, argmax or stop_gradient): {', '.join(paths)}"
+            )
+
     def _rarely_seen(self) -> None:
         """Say which rows are seen ever less often; GraphError where a step's size follows from how often."""
-        rare = [f"{use.path} has rows" for use in self.graph.uses if use.primitive == "gather" and use.shared < 0]
+        rare = [f"{use.path} has rows" for use in self.graph.uses if use.shared < 0]
         if self.wanted.loss == "ce" and any(count > 0 for *_, count in self.graph.outputs):
             rare.append("the output has classes")
         if not rare:
@@ -151,15 +166,20 @@ class Start:
         main = min(uses, key=lambda use: (order.index(self.kind[use]), not use.is_dense))
         role = self.kind[main]
         self.main[path], self.role[path] = main, role
+        free = [use for use in uses if use.fixed is None]
         multiplier = ZERO
-        if self.wanted.own_multipliers:
+        if self.wanted.own_multipliers and len(free) == len(uses):
             powers = {"embedding": main.fan_out.power, "hidden": main.fan_in.power, "readout": main.fan_in.power}
             multiplier = fraction(self.wanted.parameterization.at(role)[0]) * powers[role] - main.found
         self.a[path] = multiplier
         demands = {use: self.total(use) - use.found - multiplier for use in uses}
-        self.b[path] = min(demands.values())
+        # What is normalised starts at any size; that which normalising leaves as it is.
+        self.b[path] = min((demands[use] for use in free), default=main.fixed or ZERO)
         for use, demand in demands.items():
-            self.extra[use] = demand - self.b[path]
+            self.extra[use] = demand - self.b[path] if use.fixed is None else max(ZERO, demand - use.fixed)
+        if not free:
+            self.notes.append(f"{path} is divided by its own norm: its rate is for a start of size n^{-self.b[path]}")
+            return
         if len(uses) > 1 and len(set(demands.values())) > 1:
             wants = ", ".join(f"{self.kind[use]} wants n^{-demand}" for use, demand in demands.items())
             tied = "; its readout aligns with what it embedded, as n^1" if any(map(self.tied, uses)) else ""
@@ -172,7 +192,8 @@ class Start:
 
     def multiplier(self, use: Use) -> Fraction:
         """The exponent of all that multiplies the weight in this use, before what trails it."""
-        return use.scale + self.a[use.path] + self.extra[use]
+        normalising = ZERO if use.fixed is None else use.fixed - self.b[use.path]
+        return use.scale + self.a[use.path] + self.extra[use] + normalising
 
     def _gradients(self) -> dict[str, Fraction]:
         """g of every parameter at initialisation: back through the graph, the largest gradient that arrives counts."""
@@ -194,17 +215,10 @@ class Start:
                 continue
             # A vector's own scale is part of the way back from its node already.
             scale = self.multiplier(use) - (ZERO if use.is_dense else use.scale)
-            found[use.path] = min(found[use.path], now + scale + use.input_size + use.cancelled - use.shared / 2)
+            if not use.stopped:
+                found[use.path] = min(found[use.path], now + scale + use.input_size + use.cancelled - use.shared / 2)
             if use.input_node is not None:
                 forward = self.b[use.path] + self.multiplier(use)
                 arriving = now + forward - use.fan_out.power / 2 + use.input_back
                 back[use.input_node] = min(back[use.input_node], arriving)
-        lost = [path for path in self.graph.shapes if found.get(path, FAR) >= FAR]
-        if lost:
-            raise GraphError(
-                f"{lost[0]} does not reach the output"
-                + (f" (nor do {len(lost) - 1} others)" if lost[1:] else "")
-                + " by steps that pass on small changes and gradients (sign, argmax and stop_gradient do not), so "
-                "nothing fixes its rate; leave it out of params"
-            )
         return found

@@ -4,123 +4,72 @@ sum: r = min(r_x, r_y), size the larger of both
 """
 
 import math
-from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from fractions import Fraction
 from functools import partial
 from typing import Any
 
-from verify.graph import (
-    ZERO,
-    Activation,
-    Constant,
-    Edge,
-    Graph,
-    Node,
-    Owner,
-    Requirement,
-    Use,
-    Value,
-    Weight,
-    growth,
-    settle,
-)
+import jax.numpy as jnp
+
+from verify.graph import ZERO, Edge, Node, Owner, Requirement, Use
 from verify.graph_constants import is_zero, size_power, stacked
-from verify.graph_operations import (
-    ENTRYWISE,
-    LINEAR,
-    PRODUCTS,
-)
-from verify.trace import Shape
-
-Shapes = tuple[Shape, Shape]
+from verify.graph_weights import Operation, Shapes, Weights, shape_text
+from verify.value import Activation, Constant, Term, Value, Weight, growth, settle
 
 
-@dataclass
-class Values:
-    """What values become, with the graph that they add to."""
-
-    graph: Graph
-    names: Counter[str] = field(default_factory=Counter)
-    address: tuple[int, ...] = ()
-    asked: Mapping[int, Fraction] = field(default_factory=dict)
-    # Values made of parameters alone
-
-    def of_weights(self, name: str, inputs: list[Value], shapes: Shapes) -> Value:
-        """What is made of parameters and constants."""
-        weights = [value for value in inputs if isinstance(value, Weight)]
-        sources: dict[str, Fraction] = {}
-        for weight in weights:
-            for path, scale in weight.sources.items():
-                sources[path] = min(sources.get(path, scale), scale)
-        if name == "stop_gradient" and sources:
-            self.graph.problem(
-                f"parameter {min(sources)} passes stop_gradient before it is used, and is not trained by that use; "
-                "keep what is frozen out of params"
-            )
-        obstacle = next((weight.obstacle for weight in weights if weight.obstacle), None)
-        if obstacle in ENTRYWISE and name not in ENTRYWISE and name not in LINEAR:
-            obstacle = name  # the one that rules out more
-        if len(weights) == 1 and name in PRODUCTS and (name == "mul" or inputs[0] is weights[0]):
-            other = next(value for value in inputs if value is not weights[0])
-            scale = self.constant_power(other) * (1 if name == "mul" else -1)
-            return Weight(shapes, {path: was + scale for path, was in sources.items()}, obstacle)
-        picks = name in LINEAR or name in ("gather", "concatenate", "select_n", "dynamic_update_slice")
-        if not picks or len(sources) > 1:
-            obstacle = obstacle or name
-        return Weight(shapes, sources, obstacle)
-
-    def constant_power(self, value: Value) -> Fraction:
-        """m of a constant that is n^-m; one whose numbers cannot be read is a problem."""
-        if not isinstance(value, Constant):
-            return ZERO
-        found = size_power(value, self.graph.ratio)
-        if found is None and self.graph.ratio != 1:
-            self.graph.problem(
-                f"how the numbers of an array, {shape_text(value.shapes)}, go with the width cannot be told: it is not "
-                "in params, and too large to be worked out; give smaller widths, at which exponents are the same"
-            )
-        return found or ZERO
-
-    # Activations
+class Values(Weights):
+    """What values become where there are activations among them."""
 
     def vector(self, value: Weight) -> Activation:
         """A parameter that meets activations entry by entry: a node of its own."""
-        if not value.sources:
+        if not value.terms:
             return Activation(value.shapes)
-        if value.obstacle is not None and value.obstacle not in ENTRYWISE:
-            made_of = " and ".join(f"parameter {path}" for path in sorted(value.sources))
+        if value.mixed:
+            made_of = " and ".join(f"parameter {path}" for path in sorted(value.terms))
             self.graph.problem(
                 f"what meets activations entry by entry, {shape_text(value.shapes)}, is computed from {made_of} by "
                 f"{value.obstacle}; it has to be a parameter, or a function of its entries: make it one of its own"
             )
-        made: list[Activation] = []
-        for path, scale in value.sources.items():
-            entries = self.graph.shapes[path]
-            name = self.unique(path, "as a vector")
-            use = Use(
-                name,
-                path,
-                "vector",
-                self.graph.fan(1, 1),
-                self.graph.fan(*map(math.prod, entries)),
-                len(self.graph.nodes),
-                scale,
-            )
-            node = self.graph.add(Node(use=use))
-            self.graph.uses.append(use)
-            spread = growth(value.shapes, self.graph.ratio) - growth(entries, self.graph.ratio)
-            back = scale - max(ZERO, spread) / 2
-            owners = ((use, ZERO),) if value.obstacle is None else ()
-            if value.obstacle is not None:
-                use.trailing = ZERO
-            made.append(Activation(value.shapes, node, ZERO, back, owners=owners))
-        return made[0] if len(made) == 1 else self.merged([(each, ZERO, ZERO) for each in made], value.shapes)
+        terms = [value.terms, *(gain.terms for gain in value.gains)]
+        alone = value.obstacle is None and len(terms) == 1
+        made = [self._vector(*each, value.shapes, alone) for part in terms for each in part.items()]
+        if len(made) == 1:
+            return made[0]
+        return self.added(made, value.shapes) if alone else self.merged([(x, ZERO, ZERO) for x in made], value.shapes)
+
+    def _vector(self, path: str, term: Term, shapes: Shapes, alone: bool) -> Activation:
+        """One parameter as a vector; of a function of several, or of a function, no multiplier is its own."""
+        entries = self.graph.shapes[path]
+        normalised = alone and term.degree == 0
+        scale = ZERO if normalised else term.scale
+        use = Use(
+            self.unique(path, "as a vector"),
+            path,
+            "vector",
+            self.graph.fan(1, 1),
+            self.graph.fan(*map(math.prod, entries)),
+            len(self.graph.nodes),
+            scale,
+            fixed=term.scale if normalised else None,
+            stopped=term.stopped,
+        )
+        node = self.graph.add(Node(use=use))
+        self.graph.uses.append(use)
+        spread = growth(shapes, self.graph.ratio) - growth(entries, self.graph.ratio)
+        small = max(use.fixed or ZERO, ZERO)
+        owners = ((use, ZERO),) if alone and not small else ()
+        if not owners:
+            use.trailing = ZERO
+        return Activation(shapes, node, ZERO, scale - max(ZERO, spread) / 2, size=small, owners=owners)
 
     def activations(self, inputs: list[Value]) -> list[Value]:
         """The values, with parameters that meet activations entry by entry as nodes."""
         return [self.vector(value) if isinstance(value, Weight) else value for value in inputs]
+
+    def moving(self, inputs: list[Value]) -> list[Activation]:
+        """The values, with constants as activations of their size."""
+        made = self.activations(inputs)
+        return [Activation(v.shapes, size=self.constant_power(v)) if isinstance(v, Constant) else v for v in made]  # type: ignore[misc]
 
     def merged(
         self, terms: list[tuple[Activation, Fraction, Fraction]], shapes: Shapes, layer: bool = False, **kept: Any
@@ -143,7 +92,7 @@ class Values:
         if len(constants) == len(values):
             return Constant(shapes, partial(stacked, constants, shapes))
         if not any(isinstance(value, Activation) for value in values):
-            return self.of_weights("concatenate", list(values), shapes)
+            return self.made(Operation("stack", stack), values, shapes)
         return self.added(self.activations(list(values)), shapes)
 
     def added(self, values: Sequence[Value], shapes: Shapes, nonnegative: bool = False) -> Activation:
@@ -183,13 +132,7 @@ class Values:
                 "divide the sum that it comes from by that power of the width"
             )
 
-    def unique(self, name: str, what: str = "") -> str:
-        """The name, numbered where it was given before."""
-        self.names[name + what] += 1
-        count = self.names[name + what]
-        return name if count == 1 else f"{name}#{count}"
 
-
-def shape_text(shapes: Shapes) -> str:
-    """A shape at both widths."""
-    return str(shapes[0]) if shapes[0] == shapes[1] else f"{shapes[0]} -> {shapes[1]}"
+def stack(_: int, rows: Sequence[Any]) -> Any:
+    """The rows of a loop as one array."""
+    return jnp.stack(rows)

@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from fractions import Fraction
 from functools import partial
@@ -15,21 +15,25 @@ from jax.core import Tracer
 from jax.extend.core import ClosedJaxpr, JaxprEqn
 from jax.extend.core import Literal as Literal_
 
-from verify.graph import FAR, OUTPUT, ZERO, Activation, Constant, Graph, GraphError, Value, Weight, growth, settle
-from verify.graph_constants import is_zero
-from verify.graph_products import Products
-from verify.graph_values import Shapes
-from verify.trace import BODIES, CALLS, LABELS, Shape, Tree, as_closed, bind_equation, scan_split
+from verify.equations import BODIES, CALLS, LABELS, RAGGED, Shape, as_closed, bind_equation, scan_split
+from verify.graph import FAR, OUTPUT, ZERO, Graph, GraphError
+from verify.graph_branches import Branches
+from verify.graph_constants import is_zero, size_power
+from verify.graph_weights import Operation, Shapes, unreadable
+from verify.trace import Tree
+from verify.value import Activation, Constant, Value, Weight, growth, settle
 
 LARGEST_CONSTANT = 2**24
 """Entries of a constant up to which its values are worked out."""
 
 
-def walk(programs: Sequence[ClosedJaxpr], params: Sequence[Tree], widths: Sequence[int]) -> Graph:
+def walk(
+    programs: Sequence[ClosedJaxpr], params: Sequence[Tree], widths: Sequence[int], frozen: Collection[str] = ()
+) -> Graph:
     """The graph of the two programs of apply(params, inputs), made at the base width and at the target width.
 
-    Trees may hold jax.ShapeDtypeStruct. What is not understood is in Graph.problems. GraphError where the two widths
-    are not the same program.
+    Trees may hold jax.ShapeDtypeStruct. The parameters at the paths in `frozen` are not trained. What is not understood
+    is in Graph.problems. GraphError where the two widths are not the same program.
     """
     leaves = [jax.tree_util.tree_leaves_with_path(each) for each in params]
     paths = [[path_name(path) for path, _ in each] for each in leaves]
@@ -46,30 +50,45 @@ def walk(programs: Sequence[ClosedJaxpr], params: Sequence[Tree], widths: Sequen
         path: (_shape(leaf), _shape(large)) for (_, leaf), (_, large), path in zip(*leaves, paths[0], strict=True)
     }
     ratio = Fraction(widths[1], widths[0])
-    graph = _traced(programs, Graph(ratio, shapes), {})
+    arrays = {path: (leaf, large) for (_, leaf), (_, large), path in zip(*leaves, paths[0], strict=True)}
+    known = {
+        path for path, pair in arrays.items() if not any(isinstance(x, jax.ShapeDtypeStruct | Tracer) for x in pair)
+    }
+    graph = Graph(ratio, shapes)
+    state = _Walk(graph, given={path: arrays[path] for path in known}, frozen=frozen)
+    _traced(programs, state)
+    both = state.stopped & {use.path for use in graph.uses if not use.stopped}
     owners = [*graph.uses, *graph.all_products]
-    if any(owner.trailing is not None and owner.asked < owner.trailing for owner in owners):
+    asks = any(owner.trailing is not None and owner.asked < owner.trailing for owner in owners)
+    if both:  # what one use trains changes in the others as well, where no gradient flows
+        state = replace(state, given={path: pair for path, pair in state.given.items() if path not in both})
+    if asks:
         # One of several consumers multiplies the output by less than the first: it has size 1 where it is largest.
-        asked = {owner.node: owner.asked for owner in owners if owner.asked < FAR}
-        graph = _traced(programs, Graph(ratio, shapes), asked)
+        state = replace(state, asked={owner.node: owner.asked for owner in owners if owner.asked < FAR})
+    if both or asks:
+        graph = Graph(ratio, shapes)
+        _traced(programs, replace(state, graph=graph, names=Counter(), address=(), stopped=set()))
+    graph.stopped |= state.stopped
+    for path in {*shapes} - {use.path for use in graph.uses}:
+        own = _constant(*arrays[path]) if path in known else None
+        graph.untrained[path] = (size_power(own, ratio) if own and ratio != 1 else None) or ZERO
     return graph
 
 
-def _traced(programs: Sequence[ClosedJaxpr], graph: Graph, asked: Mapping[int, Fraction]) -> Graph:
-    """The graph filled; `asked` are the exponents that trail outputs, by node, where they are known already."""
-    values: list[Value] = [Weight(shapes, {path: ZERO}) for path, shapes in graph.shapes.items()]
+def _traced(programs: Sequence[ClosedJaxpr], state: "_Walk") -> None:
+    """The graph of the state filled."""
+    graph = state.graph
+    given = zip(graph.shapes.items(), programs[0].jaxpr.invars, strict=False)
+    values: list[Value] = [state.start(path, shapes, var.aval.dtype) for (path, shapes), var in given]  # type: ignore[attr-defined]
     extra = [each.jaxpr.invars[len(values) :] for each in programs]
     values += [Activation((_shape(a.aval), _shape(b.aval))) for a, b in zip(*extra, strict=True)]
-    state = _Walk(graph, asked=asked)
-    outputs = state.program(programs[0], programs[1], values, ())
-    for value in outputs:
+    for value in state.program(programs[0], programs[1], values, ()):
         if isinstance(value, Activation):
             settle(value)
             if value.node is not None:
                 count = growth(value.shapes, graph.ratio)
                 graph.outputs.append((value.node, value.shift, value.back, count))
                 state.require(value, OUTPUT)
-    return graph
 
 
 def path_name(path: Any) -> str:
@@ -81,7 +100,7 @@ def _shape(leaf: Any) -> Shape:
     return tuple(leaf.shape)
 
 
-class _Walk(Products):
+class _Walk(Branches):
     """One walk over both programs; what it finds goes into the graph."""
 
     def program(
@@ -126,18 +145,21 @@ class _Walk(Products):
             return self.program(as_closed(eqn.params[body]), as_closed(wide.params[body]), inputs, iteration)
         if name == "scan":
             return self.scan(eqn, wide, inputs, iteration, shapes)
-        if name in LABELS and LABELS[name] != "gather" and any(isinstance(value, Constant) for value in inputs):
+        if name in ("cond", "while"):
+            return self.branches(eqn, wide, inputs, iteration, shapes)
+        product = name in LABELS or name in RAGGED
+        if product and name != "gather" and any(isinstance(value, Constant) for value in inputs[:2]):
             if is_zero(next(value for value in inputs if isinstance(value, Constant))):
                 return [self.filled(shape) for shape in shapes]  # such as the first turn of a recurrent loop
             if any(isinstance(value, Weight) for value in inputs):
                 inputs = [
                     Activation(v.shapes, size=self.constant_power(v)) if isinstance(v, Constant) else v for v in inputs
                 ]
-        if name == "dynamic_slice" and isinstance(inputs[0], Weight):
-            inputs = inputs[:1]  # wherever the slice begins
+        if name == "dynamic_slice" and isinstance(inputs[0], Weight) and isinstance(inputs[1], Activation):
+            return [self.made(Operation(name, unreadable), inputs[:1], shapes[0])]  # wherever the slice begins
         if not any(isinstance(value, Activation) for value in inputs):
-            return [self.of_weights(name, inputs, shape) for shape in shapes]
-        if name in LABELS:
+            return self.of_weights(eqn, wide, inputs, shapes)
+        if product:
             return [self.contraction(eqn, wide, inputs, shapes[0], iteration)]
         if not any(jax.numpy.issubdtype(var.aval.dtype, jax.numpy.inexact) for var in eqn.outvars):  # type: ignore[attr-defined]
             # Integers and truth values follow no small change.
@@ -218,6 +240,8 @@ class _Walk(Products):
                 return None if pair is None else (pair[0][step], pair[1][step])
 
             return Constant(shapes, arrays)
+        if isinstance(value, Weight):
+            return self.made(Operation("slice", lambda _, arrays: arrays[0][step]), [value], shapes)
         return replace(value, shapes=shapes)
 
 

@@ -11,10 +11,11 @@ import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr
 from jax.extend.core import Literal as Constant
 
+from verify.equations import BODIES, CALLS, CUSTOM, TraceError, as_closed, bind_equation, scan_split
 from verify.graph import Graph
 from verify.graph_start import key
 from verify.graph_walk import walk
-from verify.trace import BODIES, CALLS, CUSTOM, TraceError, Tree, as_closed, bind_equation, scan_split
+from verify.trace import Tree
 from verify.user_model import Apply
 
 Address = tuple[int, ...]

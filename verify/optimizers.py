@@ -307,10 +307,15 @@ def of_transposes(transform: optax.GradientTransformation) -> optax.GradientTran
     return optax.GradientTransformation(lambda params: transform.init(turned(params)), update)
 
 
-def per_layer(rules: Sequence[ScaledRule], labels: Any) -> optax.GradientTransformation:
-    """The transform that applies to every parameter the rule of its label; DeriveError for a rule without one."""
+def per_layer(rules: Sequence[ScaledRule], labels: Any, still: str | None = None) -> optax.GradientTransformation:
+    """The transform that applies to every parameter the rule of its label; DeriveError for a rule without one.
+
+    Parameters of the label `still` stay as they are.
+    """
     check_trainable({each.label: each.rule for each in rules})
     transforms: dict[Hashable, optax.GradientTransformation] = {each.label: each.transform() for each in rules}
+    if still is not None:
+        transforms[still] = optax.set_to_zero()
     return optax.multi_transform(transforms, labels)
 
 

@@ -1,7 +1,7 @@
 """The prescription for make(width) -> (params, apply, inputs): from its graph and the program's solution to rows."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -21,7 +21,7 @@ from derive.registry import optimizers as read_optimizers
 from verify.graph import ZERO, Graph, Use, roles_note
 from verify.graph_rates import Rates, solve_graph
 from verify.graph_start import Wanted, key
-from verify.prescription import GAUGES, Gauge, ModelPrescription, OpRow, ParameterRow
+from verify.prescription import GAUGES, NOT_TRAINED, Gauge, ModelPrescription, OpRow, ParameterRow
 from verify.trace import Tree
 from verify.user_model import Drawn, Make, drawn, graph_of
 
@@ -37,19 +37,21 @@ def prescribe(
     loss: Loss = "mse",
     decay: Decay = "independent",
     gauge: Gauge = "0",
+    frozen: Sequence[str] = (),
 ) -> ModelPrescription:
     """The prescription for make(width) -> (params, apply, inputs), tuned at `base_width` and wanted at `width`.
 
     Roles come from how dimensions grow between the two widths, rates from the linear program over the function's
     graph (THEORY 4). `alignment` may be a mapping from names of dense ops to Ratios, or `measured:FILE` as `verify
     check` wrote it. `gauge` "0" leaves the model's own multipliers as they are and asks for none; "own" puts the
-    parameterization's in, and `wrap` applies them. DeriveError, or TraceError of the same kind, for what cannot be
-    decided: nothing is guessed.
+    parameterization's in, and `wrap` applies them. `frozen` are paths of parameters that are not trained, beginnings of
+    paths or patterns with *; they and those that no gradient reaches are rows "not trained". DeriveError, or TraceError
+    of the same kind, for what cannot be decided: nothing is guessed.
     """
     decay = read_decay(decay)
     if loss not in LOSSES or gauge not in GAUGES:
         raise DeriveError(f"loss is one of {LOSSES}, gauge of {GAUGES}; got {loss}, {gauge}")
-    graph, model, shapes = graph_of(make, base_width, width)
+    graph, model, shapes = graph_of(make, base_width, width, frozen)
     measured: Mapping[str, Ratios] = {}
     if isinstance(alignment, str) and alignment.strip().lower().startswith("measured:"):
         measured, name = measured_by_op(Path(alignment.strip()[len("measured:") :])), alignment.strip()
@@ -83,8 +85,12 @@ def _assembled(
 ) -> ModelPrescription:
     uses = graph.of_path()
     rows = []
-    for path, found in rates.parameters.items():
+    for path in graph.shapes:
+        found = rates.parameters.get(path)
         start = starts[path]
+        if found is None:
+            rows.append(_untrained(graph, rates, path, start, [key(use) for use in uses[path]]))
+            continue
         rows.append(
             ParameterRow(
                 path,
@@ -144,6 +150,15 @@ def _assembled(
         structure,
         solution.certificate,
     )
+
+
+def _untrained(graph: Graph, rates: Rates, path: str, start: Drawn | None, uses: list[str]) -> ParameterRow:
+    """The row of a parameter to which no gradient flows."""
+    why = "frozen" if path in graph.stopped else "no gradient reaches it" if uses else "not used"
+    size = graph.untrained[path] if path in graph.untrained else rates.starts[path]
+    exponents = (ZERO, ZERO, size, ZERO, ZERO, ZERO, None, ZERO)  # a, found, b, c, g, s, epsilon, decay
+    drawn = (start and start.mean, start and start.std)
+    return ParameterRow(path, *graph.shapes[path], NOT_TRAINED, why, "none", *drawn, *exponents, (), tuple(uses))
 
 
 def _why(uses: list[Use], rates: Rates) -> str:

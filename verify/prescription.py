@@ -23,14 +23,17 @@ from derive.errors import DeriveError, shorten, unknown_name
 from derive.exponents import Kind
 from derive.propagation import Loss
 from derive.registry import optimizer as read_optimizer
+from verify.equations import Shape
 from verify.graph_walk import path_name
 from verify.multipliers import multiplied
 from verify.optimizers import ScaledRule, base_epsilon, check_trainable, is_oriented, per_layer
 from verify.rule_transform import OF_MATRICES
-from verify.trace import Shape, Tree
+from verify.trace import Tree
 from verify.user_model import Apply, Drawn
 
 Gauge = Literal["0", "own"]
+Role = Kind | Literal["not trained"]
+NOT_TRAINED: Literal["not trained"] = "not trained"
 GAUGES: tuple[Gauge, ...] = get_args(Gauge)
 SCHEMA = 1
 
@@ -41,13 +44,14 @@ class ParameterRow:
 
     `a` is the multiplier to put before it, `found` that of the multipliers in the model's own code, `b` the initial
     size, `c` the rate, `g` the gradient, `s` the update, `epsilon` and `decay` those of Adam's epsilon and of lambda.
-    `mean` and `std` are None where the model at the base width had shapes instead of numbers.
+    `mean` and `std` are None where the model at the base width had shapes instead of numbers. One that is "not trained"
+    has that for its role and its rule, no rate, and starts as in the model.
     """
 
     path: str
     base_shape: Shape
     shape: Shape
-    role: Kind
+    role: Role
     why: str
     rule: str
     mean: float | None
@@ -62,6 +66,11 @@ class ParameterRow:
     decay: Fraction
     binding: tuple[str, ...]
     uses: tuple[str, ...]
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether it has a rate."""
+        return self.role != NOT_TRAINED
 
     @property
     def start(self) -> Drawn:
@@ -179,6 +188,8 @@ class ModelPrescription:
         """
 
         def scale(row: ParameterRow, leaf: Any) -> Any:
+            if not row.is_trained:
+                return leaf
             target = row.start.size * self.factor(row.b)
             size = jnp.sqrt(jnp.mean(jnp.square(leaf.astype(jnp.float32))))
             if not isinstance(size, Tracer) and target > 0 and float(size) == 0:
@@ -214,11 +225,14 @@ class ModelPrescription:
         All at the base width as given; `epsilon` is by default the optimizer's usual one. DeriveError for an optimizer
         that cannot be trained, and for matrix rules on parameters that are no matrices.
         """
-        check_trainable({row.path: row.rule for row in self.parameters})
+        check_trainable({row.path: row.rule for row in self.parameters if row.is_trained})
         self._check_matrices()
         rules: dict[tuple[Any, ...], ScaledRule] = {}  # exponents tell them apart also where the width is traced
         labels: dict[str, str] = {}
         for row in self.parameters:
+            if not row.is_trained:
+                labels[row.path] = NOT_TRAINED
+                continue
             start = base_epsilon(row.rule) if epsilon is None else epsilon
             decay = weight_decay * self.factor(row.decay) if weight_decay else 0.0
             numbers = (self.factor(row.c), start * self.factor(row.epsilon), decay)
@@ -233,11 +247,11 @@ class ModelPrescription:
         def label(params: Tree) -> Tree:
             return self._each(lambda row, _: labels[row.path], params)
 
-        return per_layer(list(rules.values()), label)
+        return per_layer(list(rules.values()), label, still=NOT_TRAINED)
 
     def _check_matrices(self) -> None:
         for row in self.parameters:
-            if len(row.shape) != 2 and read_optimizer(row.rule).rule.has(*OF_MATRICES):
+            if row.is_trained and len(row.shape) != 2 and read_optimizer(row.rule).rule.has(*OF_MATRICES):
                 raise DeriveError(
                     f"{row.rule} updates matrices, and {row.path} has shape {row.shape}; give another optimizer for "
                     f"its kind, such as adam,hidden=muon, or reshape the parameter"

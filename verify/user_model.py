@@ -8,9 +8,10 @@ import hashlib
 import math
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -21,10 +22,11 @@ import numpy as np
 from jax.core import Tracer
 from jax.extend.core import ClosedJaxpr
 
-from derive.errors import DeriveError, shorten
+from derive.errors import DeriveError, shorten, unknown_name
+from verify.equations import TraceError
 from verify.graph import Graph
 from verify.graph_walk import path_name, walk
-from verify.trace import TraceError, Tree
+from verify.trace import Tree
 
 Make = Callable[[int], Any]
 Apply = Callable[[Tree, Tree], Tree]
@@ -144,8 +146,11 @@ def abstract(make: Make, width: int) -> UserModel:
     return model
 
 
-def graph_of(make: Make, base_width: int, width: int) -> tuple[Graph, UserModel, Tree]:
-    """(graph between the two widths, model at the base width, shapes of the parameters at the width)."""
+def graph_of(make: Make, base_width: int, width: int, frozen: Sequence[str] = ()) -> tuple[Graph, UserModel, Tree]:
+    """(graph between the two widths, model at the base width, shapes of the parameters at the width).
+
+    `frozen` are paths, beginnings of paths or patterns with * of parameters that are not trained.
+    """
     if base_width == width:
         raise ModelError(f"both widths are {width}; the roles show between two widths, so give two that differ")
     if not 0 < base_width < width:
@@ -158,8 +163,29 @@ def graph_of(make: Make, base_width: int, width: int) -> tuple[Graph, UserModel,
             large = build(make, width)
         elif _leaked(_program(large, width)) and _entries(large.params) <= LARGEST_MODEL:
             large = build(make, width)  # the values of what apply closes over are needed
-    graph = walk((narrow, _program(large, width)), (small.params, large.params), (base_width, width))
+    paths = matching(small.params, frozen)
+    graph = walk((narrow, _program(large, width)), (small.params, large.params), (base_width, width), paths)
+    values = graph.stopped and _abstract(large.params) and not _abstract(small.params)
+    if values and _entries(large.params) <= LARGEST_MODEL:
+        large = build(make, width)  # and of what is frozen
+        graph = walk((narrow, _program(large, width)), (small.params, large.params), (base_width, width), paths)
     return graph, small, jax.eval_shape(lambda tree: tree, large.params)
+
+
+def matching(params: Tree, frozen: Sequence[str]) -> list[str]:
+    """The paths of the parameters that are meant; DeriveError for one that means none."""
+    paths = [path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+    found: list[str] = []
+    for each in frozen:
+        meant = [path for path in paths if fnmatchcase(path, each) or path.startswith(f"{each}.")]
+        if not meant:
+            raise unknown_name("parameter in frozen", each, paths)
+        found += meant
+    return found
+
+
+def _abstract(params: Tree) -> bool:
+    return any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(params))
 
 
 def _leaked(program: Any) -> bool:
