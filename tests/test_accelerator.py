@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,6 +24,7 @@ HEADING = {"step": "toy", "device": "A Chip"}
 SLOW = """
 import sys, time
 from pathlib import Path
+from typing import Any
 from benchmarks.accelerator.adopt import FOLDER, adopt
 from benchmarks.accelerator.ledger import Cost, Ledger
 ledger = Ledger(Path(sys.argv[1]), {"step": "toy", "device": "A Chip"}, time.time() + 60, time.time())
@@ -158,7 +160,7 @@ def test_adopted_studies_are_a_figure_by_device_and_go_with_their_folder(tmp_pat
     pretended_chip = tmp_path / "pretended-chip-9"
     pretended_chip.mkdir()
     for name in ("2_widths.json", "6_study.json"):
-        kept = read(source / name) | {"device": "Pretended Chip 9"}
+        kept: dict[str, Any] = read(source / name) | {"device": "Pretended Chip 9"}
         if name.startswith("2"):
             kept["result"] = {"adam mup": kept["result"]["adam mup"]}
             for part in kept["parts"].values():

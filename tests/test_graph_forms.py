@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import pytest
 
 from derive.alignments import FULL
-from derive.optimizers import optimizers
 from derive.parameterizations import MUP
+from derive.registry import optimizers
 from tests.zoo import normal
 from verify.graph import Graph, GraphError
 from verify.graph_rates import Rates, solve_graph

@@ -247,7 +247,7 @@ BAD: dict[str, tuple[Any, str]] = {
     "igamma": (lambda p, x: jax.lax.igamma(x @ p["in"], x @ p["in"] @ p["w"]) @ p["out"], "igamma is not understood"),
     "an eigenvector": (
         lambda p, x: jnp.linalg.qr(x @ p["in"] @ p["w"])[1] @ p["out"],
-        "householder_product is not understood",
+        "qr is not understood",
     ),
     "weights of weights": (lambda p, x: x @ p["in"] @ jnp.tanh(p["w"]) @ p["out"], "computed from parameter w by tanh"),
     "two in one": (lambda p, x: x @ (p["in"] @ p["w"]) @ p["out"], "computed from parameter in and parameter w"),

@@ -22,8 +22,11 @@ INSIDE = "VERIFY_INSIDE"
 """Set in the environment of the process that does the work."""
 
 AUTOMATIC = "auto"
-NOISE = re.compile(r"\[Gloo\] |[IWEF]\d{4} \d\d:\d\d:\d\d|\*\*\* Check failure|    @ |Additional GRPC error|:UNKNOWN:")
-"""How lines begin that JAX's libraries write from below Python."""
+NOISE = re.compile(
+    r".*(\[Gloo\] |connected peer ranks)|[IWEF]\d{4} \d\d:\d\d:\d\d|\*\*\* Check failure|    @ "
+    r"|Additional GRPC error|:UNKNOWN:"
+)
+"""How lines begin that JAX's libraries write from below Python; Gloo's threads write into each other's lines."""
 
 
 @dataclass(frozen=True)
