@@ -24,7 +24,6 @@ HEADING = {"step": "toy", "device": "A Chip"}
 SLOW = """
 import sys, time
 from pathlib import Path
-from typing import Any
 from benchmarks.accelerator.adopt import FOLDER, adopt
 from benchmarks.accelerator.ledger import Cost, Ledger
 ledger = Ledger(Path(sys.argv[1]), {"step": "toy", "device": "A Chip"}, time.time() + 60, time.time())
