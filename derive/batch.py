@@ -46,7 +46,10 @@ HORIZONS: tuple[Horizon, ...] = ("none", "sde")
 
 
 def batch_rate(optimizer: Optimizer, memory: Expr) -> tuple[Expr, Sizes]:
-    """(x of rate B^-x, the sizes it comes from) where the first moment's noise is B^-memory."""
+    """(x of rate B^-x, the sizes it comes from) where the first moment's noise is B^-memory.
+
+    DeriveError for a rule of negative degree in the gradient.
+    """
     sizes: Sizes = {
         RANK: S.Zero,
         SPREAD: S.Zero,
@@ -60,6 +63,11 @@ def batch_rate(optimizer: Optimizer, memory: Expr) -> tuple[Expr, Sizes]:
     }
     sizes = optimizer.with_epsilons(sizes)
     size = optimizer.size_at(sizes)
+    if optimizer.gradient_degree((S.Zero, S.Zero), HALF).is_negative:
+        raise DeriveError(
+            f"{optimizer.name} turns a gradient's size round, and the inverse of signal and noise does not go along "
+            "the signal: its batch rule depends on what its factors average, which the rule does not say"
+        )
     directed = dominant(optimizer.first_rule, sizes)
     share = memory if directed.has(FIRST_MOMENT) else HALF
     return share - 1 - size, sizes

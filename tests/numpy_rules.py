@@ -49,9 +49,10 @@ def evaluate(expression: Any, values: Mapping[str, Any]) -> Any:
     functions = {
         "Add": lambda *terms: sum(terms[1:], terms[0]),
         "Mul": lambda *factors: np.prod(np.stack(np.broadcast_arrays(*factors)), 0),
-        "Pow": np.power,
+        "Pow": lambda base, power: np.where(base == 0, 0.0, np.where(base == 0, 1.0, base) ** power),  # 0/0 is 0
         "Abs": np.abs,
         "sign": np.sign,
+        "atan": np.arctan,
         "atan2": np.arctan2,
         "Max": lambda *terms: np.stack(np.broadcast_arrays(*terms)).max(0),
         "Min": lambda *terms: np.stack(np.broadcast_arrays(*terms)).min(0),

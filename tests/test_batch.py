@@ -16,6 +16,8 @@ from tests.numpy_rules import update
 from tests.published import BATCH_RATES, HORIZON
 
 WIDTH, DRAWS, NOISE = 8, 400, 100
+SIGNAL = 1e-6
+"""Small, because thresholds compare gradients with constants, and those of large batches are small."""
 BATCHES = (1, 16, 256)
 EVERY_DAY = ("sgd", "momentum", "adam", "lion", "muon", "shampoo")
 
@@ -36,6 +38,10 @@ def test_adam_along_a_longer_run() -> None:
 def test_held_betas_give_the_degree(row: Optimizer) -> None:
     """(1 + k)/2, of the branch of the rule that noise which shrinks with the batch leaves."""
     k = row.gradient_degree((S.Zero, S.Zero), HALF)
+    if k < 0:
+        with pytest.raises(DeriveError, match="turns a gradient's size round"):
+            batch_rate(row, HALF)
+        return
     assert batch_rate(row, HALF)[0] == -(1 + k) / 2
 
 
@@ -51,7 +57,8 @@ def path(rule: object, batch: int, beta: float | None, samples: int = 24) -> flo
     """
     random = np.random.default_rng(7)
     signal, w = random.normal(size=(2, WIDTH, WIDTH))
-    drawn = noise(samples) * NOISE * batch**-0.5
+    signal *= SIGNAL
+    drawn = noise(samples) * SIGNAL * NOISE * batch**-0.5
     weights = [1.0] if beta is None else [(1 - beta) * beta**i for i in range(samples)]
     v = (drawn**2).mean(0) + signal**2
     moved = []
@@ -59,10 +66,14 @@ def path(rule: object, batch: int, beta: float | None, samples: int = 24) -> flo
         gradients = signal + turn * drawn
         m = np.einsum("t,tdij->dij", np.array(weights) / sum(weights), gradients[: len(weights)])
         moved.append(update(rule, gradients[0], np.broadcast_to(w, gradients[0].shape), m, v))
-    return float(np.mean((moved[0] + moved[1]) / 2 * signal) / np.mean(signal**2))
+    return float(np.mean((moved[0] + moved[1]) / 2 * signal) / SIGNAL)
 
 
-NAMES = [pytest.param(row.name, marks=() if row.name in EVERY_DAY else pytest.mark.slow) for row in registry.REGISTRY]
+NAMES = [
+    pytest.param(row.name, marks=() if row.name in EVERY_DAY else pytest.mark.slow)
+    for row in registry.REGISTRY
+    if row.name != "kfac"
+]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -91,6 +102,11 @@ def test_betas_are_said_where_they_count(betas: Betas) -> None:
     assert (row.json()["c"], row.json()["beta"]) == {"constant": ("-1/2", "0"), "scaled": ("-1", "-1")}[betas]
     assert note is not None and "the rate goes as B^" in note
     assert batch_row(registry.optimizer("adam"), betas, "independent")[1] is None
+
+
+def test_what_inverts_one_noisy_gradient_does_not_go_along_the_signal() -> None:
+    """Why there is no answer for it: the inverse of signal and noise goes against the signal, if anywhere."""
+    assert path(registry.optimizer("kfac").first_rule, 1, None) <= 0
 
 
 def test_an_average_of_a_function_of_the_gradient_is_not_guessed() -> None:

@@ -2,11 +2,12 @@
 
 import json
 from fractions import Fraction
+from typing import cast
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from sympy import Rational, S
+from sympy import Rational, S, Symbol
 
 from derive import registry
 from derive.axes import OUT, Axis
@@ -142,8 +143,11 @@ def test_symbols_are_answered_and_agree_with_numbers() -> None:
         (Fraction(1), Fraction(1, 2)),
         (Fraction(3, 4), Fraction(3, 4)),
     ):
-        values = {symbol: Rational(delta if symbol.name == "d" else kappa) for symbol in found.free_symbols}
-        assert found.subs(values) == axis("sgd", str(delta), str(kappa)).rows["hidden"].c
+        numbers = {
+            symbol: Rational(delta if symbol.name == "d" else kappa)
+            for symbol in cast("set[Symbol]", found.free_symbols)
+        }
+        assert substitute(found, numbers) == axis("sgd", str(delta), str(kappa)).rows["hidden"].c
 
 
 def said(
