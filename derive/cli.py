@@ -229,12 +229,15 @@ def _batch(
     batch_sizes = read_sizes("batch", *batches, MAX_WIDTH)
     token_sizes = read_sizes("tokens", *tokens, MAX_TOKENS)
     known: Betas = _choice("--betas", betas, BETAS)
+    wanted = None if horizon is None and token_sizes is None else _choice("--horizon", horizon or "none", HORIZONS)
+    if batch_sizes is None and wanted is None:
+        if known != "published":
+            raise DeriveError("--betas says how they go with the batch; give --base-batch and --batch as well")
+        return []
     along_batch = batch_axis(optimizers, known, decay, batch_sizes)
     found = [] if batch_sizes is None else [along_batch]
-    if token_sizes is not None or horizon is not None:
-        found.append(tokens_axis(along_batch, _choice("--horizon", horizon or "none", HORIZONS), token_sizes))
-    elif known != "published" and not found:
-        raise DeriveError("--betas says how they go with the batch; give --base-batch and --batch as well")
+    if wanted is not None:
+        found.append(tokens_axis(along_batch, wanted, token_sizes))
     return found
 
 

@@ -13,6 +13,7 @@ from derive import registry
 from derive.axes import OUT, Axis
 from derive.cli import main
 from derive.depth import Residual, depth_axis, read_kappa, read_residual
+from derive.exponents import substitute
 from derive.optimizers import Optimizer
 from tests.numpy_rules import update
 from tests.published import DEPTH_EPSILONS, DEPTH_RATES, SHAMPOO_POWERS
