@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 from sympy import Expr
 
-from derive.emit import latex_escape, layer_names, title, verdict
+from derive.emit import layer_names, title, verdict
+from derive.emit_latex import latex_escape
 from derive.exponents import text
 from derive.propagation import Constraint, constraints
 from derive.solve import Prescription, least_residuals
@@ -56,7 +57,11 @@ def derivation(prescription: Prescription) -> list[Step]:
         steps.append(Step("Targets, backward: the least r that later layers can bear", _targets(prescription)))
         steps.append(Step("Rates, forward: the smallest c that reaches the targets", _rates(prescription, numbered)))
     residuals = tuple((f"r_{i} = {layer.r}", layer.kind) for i, layer in enumerate(prescription.layers, 1))
-    return [*steps, Step(f"Residuals, RMS(Delta z_l) = n^-r_l: {verdict(prescription)}", residuals)]
+    along = [
+        Step(f"Along {axis.name} {axis.letter}, exponents of {axis.letter}^-x", axis.lines)
+        for axis in prescription.axes
+    ]
+    return [*steps, Step(f"Residuals, RMS(Delta z_l) = n^-r_l: {verdict(prescription)}", residuals), *along]
 
 
 def _gradients(prescription: Prescription) -> tuple[tuple[str, str], ...]:

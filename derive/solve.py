@@ -17,6 +17,7 @@ from sympy import Expr, Rational, S, Symbol
 
 from derive.alignments import Alignment, Ratios
 from derive.alignments import alignment as read_alignment
+from derive.axes import Axis
 from derive.certificate import certificate, is_unique
 from derive.certify import Certificate, check
 from derive.decays import Decay, decay_exponent, read_decay
@@ -166,7 +167,7 @@ class Prescription:
 
     `unique` and `feature_learning` (r_L = 0) are None where symbols leave them undecided, and so is `certificate`,
     which `certify.check` has checked otherwise. `per_layer` says that the hidden layers were asked for one by one;
-    otherwise the one hidden entry stands for each of them.
+    otherwise the one hidden entry stands for each of them. `axes` are those beside the width that were asked for.
     """
 
     problem: Problem
@@ -178,6 +179,7 @@ class Prescription:
     per_layer: bool = True
     decay: Decay = "independent"
     certificate: Certificate | None = None
+    axes: tuple[Axis, ...] = ()
 
     @property
     def optimizer_name(self) -> str:
