@@ -229,7 +229,8 @@ def _batch(
     batch_sizes = read_sizes("batch", *batches, MAX_WIDTH)
     token_sizes = read_sizes("tokens", *tokens, MAX_TOKENS)
     known: Betas = _choice("--betas", betas, BETAS)
-    wanted = None if horizon is None and token_sizes is None else _choice("--horizon", horizon or "none", HORIZONS)
+    asked = horizon is not None or token_sizes is not None
+    wanted = _choice("--horizon", "none" if horizon is None else horizon, HORIZONS) if asked else None
     if batch_sizes is None and wanted is None:
         if known != "published":
             raise DeriveError("--betas says how they go with the batch; give --base-batch and --batch as well")
