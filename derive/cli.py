@@ -224,13 +224,13 @@ def _batch(
 ) -> "list[Axis]":
     """The axes of batch and tokens where they were asked for."""
     from derive.axes import read_sizes
-    from derive.batch import BETAS, HORIZONS, Betas, batch_axis, tokens_axis
+    from derive.batch import BETAS, HORIZONS, Betas, Horizon, batch_axis, tokens_axis
 
     batch_sizes = read_sizes("batch", *batches, MAX_WIDTH)
     token_sizes = read_sizes("tokens", *tokens, MAX_TOKENS)
     known: Betas = _choice("--betas", betas, BETAS)
-    asked = horizon is not None or token_sizes is not None
-    wanted = _choice("--horizon", "none" if horizon is None else horizon, HORIZONS) if asked else None
+    assumed: Horizon = _choice("--horizon", "none" if horizon is None else horizon, HORIZONS)
+    wanted = None if horizon is None and token_sizes is None else assumed
     if batch_sizes is None and wanted is None:
         if known != "published":
             raise DeriveError("--betas says how they go with the batch; give --base-batch and --batch as well")
