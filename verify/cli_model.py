@@ -22,6 +22,10 @@ ParameterizationOption = Annotated[str, typer.Option(help="sp, ntk, mup or mfp."
 AlignmentOption = Annotated[str, typer.Option(help="full, none, ... as in derive, or measured:FILE by dense op.")]
 FrozenOption = Annotated[str, typer.Option(help="Paths that are not trained: base,blocks.*.norm.")]
 ApartOption = Annotated[str, typer.Option(help="Matrices apart, by path=axis: *.query=1 for one per head, with muon.")]
+ForwardOption = Annotated[
+    bool,
+    typer.Option("--forward-only", help="No parameter's gradient has its multiplier in it, as in unit scaling."),
+]
 FormatOption = Annotated[str, typer.Option("--format", help="table or json.")]
 
 
@@ -38,6 +42,7 @@ def prescribe(
     gauge: Annotated[str, typer.Option(help="0: no multipliers; own: the parameterization's, by wrap().")] = "0",
     frozen: FrozenOption = "",
     apart: ApartOption = "",
+    forward_only: ForwardOption = False,
     every: Annotated[bool, typer.Option("--every", help="List every parameter, blocks that are alike too.")] = False,
     out: Annotated[Path | None, typer.Option(help="File for the prescription as JSON.")] = None,
     certificate: Annotated[
@@ -66,6 +71,7 @@ def prescribe(
         gauge=read_choice("--gauge", gauge, GAUGES),  # type: ignore[arg-type]
         frozen=_paths(frozen),
         apart=_axes(apart),
+        forward_only=forward_only,
     )
     if certificate is not None and answer.proof is not None:
         write(answer.proof, certificate)
@@ -188,6 +194,7 @@ def check(
     loss: Annotated[str, typer.Option(help="mse, or ce: with cross-entropy the logits may diverge.")] = "mse",
     frozen: FrozenOption = "",
     apart: ApartOption = "",
+    forward_only: ForwardOption = False,
     out: Annotated[Path | None, typer.Option(help="Folder for check.json and measured.json.")] = None,
     output_format: FormatOption = "table",
 ) -> None:
@@ -227,6 +234,7 @@ def check(
         decay=decay,
         frozen=_paths(frozen),
         apart=_axes(apart),
+        forward_only=forward_only,
     )
     transform = None if own is None else load_make(own)
     with Progress("training and measuring", len(sizes) * (1 if own is None else 2)) as bar:

@@ -29,7 +29,8 @@ class Wanted:
     """What is asked of the rates, as in `derive.propagation.Problem`; `own_multipliers` folds a's multipliers in.
 
     `measured` are alignments of single dense ops by name, in the place of the assumed ones. `apart` are axes of
-    parameters, by path, along which a matrix rule takes a matrix at every index.
+    parameters, by path, along which a matrix rule takes a matrix at every index. `forward_only`: multipliers, those
+    in the user's code and a's, are in no gradient of the parameter that they multiply.
     """
 
     optimizers: Optimizers
@@ -39,6 +40,7 @@ class Wanted:
     own_multipliers: bool = False
     measured: Mapping[str, Ratios] = field(default_factory=dict)
     apart: Mapping[str, int] = field(default_factory=dict)
+    forward_only: bool = False
 
 
 def fraction(value: Expr) -> Fraction:
@@ -226,6 +228,10 @@ class Start:
         normalising = ZERO if use.fixed is None else use.fixed - self.b[use.path]
         return use.scale + self.a[use.path] + self.extra[use] + normalising
 
+    def _unseen(self, use: Use) -> Fraction:
+        """The exponent of the multipliers around a use that its gradient lacks where they act forward only."""
+        return use.scale + self.a[use.path] + (use.trailing or ZERO)
+
     def _gradients(self) -> dict[str, Fraction]:
         """g of every parameter at initialisation: back through the graph, the largest gradient that arrives counts."""
         back = [FAR] * len(self.graph.nodes)
@@ -247,7 +253,9 @@ class Start:
             # A vector's own scale is part of the way back from its node already.
             scale = self.multiplier(use) - (ZERO if use.is_dense else use.scale)
             if not use.stopped:
-                found[use.path] = min(found[use.path], now + scale + use.input_size + use.cancelled - use.shared / 2)
+                unseen = self._unseen(use) if self.wanted.forward_only else ZERO
+                sums = use.input_size + use.cancelled - use.shared / 2
+                found[use.path] = min(found[use.path], now + scale + sums - unseen)
             if use.input_node is not None:
                 forward = self.b[use.path] + self.multiplier(use)
                 arriving = now + forward - use.fan_out.power / 2 + use.input_back

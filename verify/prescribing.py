@@ -39,6 +39,7 @@ def prescribe(
     gauge: Gauge = "0",
     frozen: Sequence[str] = (),
     apart: Mapping[str, int] | None = None,
+    forward_only: bool = False,
 ) -> ModelPrescription:
     """The prescription for make(width) -> (params, apply, inputs), tuned at `base_width` and wanted at `width`.
 
@@ -48,8 +49,9 @@ def prescribe(
     parameterization's in, and `wrap` applies them. `frozen` are paths of parameters that are not trained, beginnings of
     paths or patterns with *; they and those that no gradient reaches are rows "not trained". A matrix rule, such as
     Muon, takes [in, heads, d] as one matrix; `apart` names axes along which every index is a matrix of its own, by
-    paths as in `frozen`: {"*.query": 1} for one per head. DeriveError, or TraceError of the same kind, for what cannot
-    be decided: nothing is guessed.
+    paths as in `frozen`: {"*.query": 1} for one per head. `forward_only` says that multipliers, those in the code and
+    the parameterization's, are in no gradient of the parameter that they multiply, as in unit scaling. DeriveError, or
+    TraceError of the same kind, for what cannot be decided: nothing is guessed.
     """
     decay = read_decay(decay)
     if loss not in LOSSES or gauge not in GAUGES:
@@ -70,7 +72,7 @@ def prescribe(
     scheme = read_parameterization(parameterization) if isinstance(parameterization, str) else parameterization
     rules = read_optimizers(optimizer)
     axes = {path: axis for each, axis in (apart or {}).items() for path in matching(model.params, [each], "apart")}
-    wanted = Wanted(rules, scheme, assumed, loss, gauge == "own", measured, axes)
+    wanted = Wanted(rules, scheme, assumed, loss, gauge == "own", measured, axes, forward_only)
     rates = solve_graph(graph, wanted)
     return _assembled(graph, rates, wanted, drawn(model.params), shapes, base_width, width, name, decay, gauge)
 
@@ -152,6 +154,7 @@ def _assembled(
         multipliers,
         (*rates.notes, *_odd_fans(graph), *_multiplier_notes(graph, multipliers)),
         certificate,
+        wanted.forward_only,
         structure,
         solution.certificate,
     )

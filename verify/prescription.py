@@ -117,7 +117,8 @@ class ModelPrescription:
 
     `multipliers` are the exponents of single products that no parameter can carry (one table used twice, q k^T), by
     name; where there are any, or where `gauge` is "own", the function has to be wrapped. `proof` is the program with
-    its answer and duals, as `derive.certify` checked it; it stays out of the JSON, which has the duals.
+    its answer and duals, as `derive.certify` checked it; it stays out of the JSON, which has the duals. `forward_only`:
+    multipliers are in no gradient of the parameter that they multiply.
     """
 
     base_width: int
@@ -133,6 +134,7 @@ class ModelPrescription:
     multipliers: Mapping[str, Fraction]
     notes: tuple[str, ...]
     certificate: Mapping[str, Any] = field(repr=False)
+    forward_only: bool = False
     structure: Any = field(default=None, repr=False, compare=False)
     proof: Certificate | None = field(default=None, repr=False, compare=False)
 
@@ -213,8 +215,12 @@ class ModelPrescription:
         if not any(row.a for row in self.parameters):
             return inner
 
+        def scaled(row: ParameterRow, leaf: Any) -> Any:
+            whole = leaf * self.factor(row.a)
+            return leaf + jax.lax.stop_gradient(whole - leaf) if self.forward_only else whole
+
         def wrapped(params: Tree, inputs: Tree) -> Tree:
-            return inner(self._each(lambda row, leaf: leaf * self.factor(row.a), params), inputs)
+            return inner(self._each(scaled, params), inputs)
 
         return wrapped
 
