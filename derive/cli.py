@@ -69,6 +69,9 @@ LayersOption = Annotated[int | None, typer.Option(help="List this many hidden la
 LossOption = Annotated[str, typer.Option(help="mse, or ce: with cross-entropy the logits may diverge.")]
 GlobalOption = Annotated[bool, typer.Option("--global-rate", help="One learning rate for all layers.")]
 ClipOption = Annotated[bool, typer.Option("--clip-global-norm", help="Gradients are clipped by their global norm.")]
+ForwardOption = Annotated[
+    bool, typer.Option("--forward-only", help="No weight's gradient has its multiplier in it, as in unit scaling.")
+]
 EpsilonOption = Annotated[str, typer.Option(help="scaled: eps carries its exponent; constant: it does not.")]
 CertificateOption = Annotated[
     Path | None, typer.Option(help="File for the proof as JSON, which `derive certify FILE` checks.")
@@ -107,6 +110,7 @@ def _problem(
     clip_global_norm: bool = False,
     epsilon: str = "scaled",
     rank: str | None = None,
+    forward_only: bool = False,
 ) -> "Problem":
     from dataclasses import replace
 
@@ -145,6 +149,7 @@ def _problem(
         loss=_choice("--loss", loss, propagation.LOSSES),
         global_rate=global_rate,
         clip_global_norm=clip_global_norm,
+        forward_only=forward_only,
     )
 
 
@@ -266,6 +271,7 @@ def prescription(
     loss: LossOption = "mse",
     global_rate: GlobalOption = False,
     clip_global_norm: ClipOption = False,
+    forward_only: ForwardOption = False,
     epsilon: EpsilonOption = "scaled",
     rank: RankOption = None,
     decay: Annotated[str, typer.Option(help=DECAY_HELP)] = "independent",
@@ -316,6 +322,7 @@ def prescription(
         clip_global_norm,
         epsilon,
         rank,
+        forward_only,
     )
     convention = read_decay(decay)
     axes = (
@@ -430,6 +437,7 @@ def check(
     layers: LayersOption = None,
     loss: LossOption = "mse",
     clip_global_norm: ClipOption = False,
+    forward_only: ForwardOption = False,
     epsilon: EpsilonOption = "scaled",
     rank: RankOption = None,
     output_format: Annotated[str, typer.Option("--format", help="table or json.")] = "table",
@@ -439,7 +447,20 @@ def check(
     from derive.parsing import parse_expression
 
     problem = _problem(
-        optimizer, update, parameterization, a, b, None, alignment, layers, loss, False, clip_global_norm, epsilon, rank
+        optimizer,
+        update,
+        parameterization,
+        a,
+        b,
+        None,
+        alignment,
+        layers,
+        loss,
+        False,
+        clip_global_norm,
+        epsilon,
+        rank,
+        forward_only,
     )
     rates = [parse_expression(part, "--c") for part in c.split(",")]
     if len(rates) == 3:

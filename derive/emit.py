@@ -86,6 +86,7 @@ def as_json(prescription: Prescription, scale: Scale | None = None) -> dict[str,
         "alignment": problem.alignment.name,
         "loss": problem.loss,
         "global_rate": problem.global_rate,
+        "forward_only": problem.forward_only,
         "decay_convention": prescription.decay,
         "certified": prescription.certificate is not None,
         "unique": prescription.unique,
@@ -190,6 +191,7 @@ def title(prescription: Prescription) -> str:
         *(["cross-entropy"] if problem.loss == "ce" else []),
         *(["one global rate"] if problem.global_rate else []),
         *(["gradients clipped by global norm"] if problem.clip_global_norm else []),
+        *(["multipliers forward only"] if problem.forward_only else []),
     ]
     name = problem.alignment.name
     alignment = f"{name} alignment" if "=" not in name and ":" not in name else f"alignment {name}"

@@ -22,7 +22,7 @@ holds as a whole: with a multiplier other than 1, its rate and initialisation ar
 (biases, gains, positions) go with the embedding, its multiplier included.
 """
 
-from fractions import Fraction
+${standard}from fractions import Fraction
 $imports
 EXPONENTS = {
 $entries
@@ -64,7 +64,7 @@ def scale($sizes, base_rate=1.0):
 
 OPTAX = Template('''
 
-def optimizer(base_rate, $sizes, labels, *, epsilon=$epsilon, weight_decay=0.0):
+def optimizer(base_rate, $sizes, labels, *, epsilon=$epsilon, weight_decay=0.0$arguments):
     """The optax transform; `labels` is a tree like the parameters whose leaves are the keys of EXPONENTS.
 
     `base_rate` may be a schedule. Keywords are the values at the base width; weight decay is decoupled.$remarks
@@ -75,7 +75,8 @@ def optimizer(base_rate, $sizes, labels, *, epsilon=$epsilon, weight_decay=0.0):
         rate = (lambda step: base_rate(step) * scaled) if callable(base_rate) else base_rate * scaled
         eps = epsilon * factor(layer, "epsilon", $sizes) if "epsilon" in EXPONENTS[layer] else 0.0
         decay = weight_decay * factor(layer, "decay", $sizes)
-        return optax.chain(RULES[layer]($given), optax.add_decayed_weights(decay), optax.scale_by_learning_rate(rate))
+        rule = RULES[layer]($given)
+        return optax.chain(rule, optax.add_decayed_weights(decay), optax.scale_by_learning_rate(rate))
 
     return optax.multi_transform({layer: transform(layer) for layer in EXPONENTS}, labels)
 $helpers
@@ -122,22 +123,39 @@ OPTAX_RULES = {
     "lars": "optax.chain(optax.scale_by_trust_ratio(eps=eps), optax.trace(0.9))",
     "adam-atan2": "adam_atan2()",
     "normalised-sgd": "optax.stateless_with_tree_map(lambda g, _: g / (jnp.linalg.norm(g) + eps))",
-    "muon": "muon(eps, lambda fan_in, fan_out: 1.0)",
-    "muon-keller": "muon(eps, lambda fan_in, fan_out: max(1, fan_out / fan_in) ** 0.5)",
-    "muon-rms": "muon(eps, lambda fan_in, fan_out: 0.2 * max(fan_in, fan_out) ** 0.5)",
+    "muon": "muon(eps, numbers, lambda fan_in, fan_out: 1.0)",
+    "muon-keller": "muon(eps, numbers, lambda fan_in, fan_out: max(1, fan_out / fan_in) ** 0.5)",
+    "muon-rms": "muon(eps, numbers, lambda fan_in, fan_out: 0.2 * max(fan_in, fan_out) ** 0.5)",
 }
 """eps -> the transform of gradients into U, before decay and rate."""
 MUON = '''
 
-def muon(eps, scale):
+def muon(eps, numbers, scale):
     """The polar factor of the first moment by Newton and Schulz, for matrices of fan_in x fan_out entries."""
+    kind = optax.contrib.MuonDimensionNumbers
+    paths, _ = jax.tree_util.tree_flatten_with_path(numbers, is_leaf=lambda each: isinstance(each, kind))
+    known = {jax.tree_util.keystr(path): each for path, each in paths}
 
-    def matrices(updates):
-        return jax.tree.map(lambda _: optax.contrib.MuonDimensionNumbers(), updates)
+    def number(path, parameter):
+        name = jax.tree_util.keystr(path)
+        if name not in known and parameter.ndim != 2:
+            raise ValueError(f"{name} has shape {parameter.shape}: give its axes of fan-in and fan-out in `numbers`")
+        return known.get(name, kind())
+
+    def matrices(parameters):
+        return jax.tree_util.tree_map_with_path(number, parameters)
+
+    def scaled(update, axes):
+        sides = (axis if isinstance(axis, tuple) else (axis,) for axis in axes)
+        return update * scale(*(math.prod(update.shape[axis] for axis in side) for side in sides))
 
     polar = optax.contrib.scale_by_muon(eps=eps, weight_dimension_numbers=matrices)
-    return optax.chain(polar, optax.stateless_with_tree_map(lambda u, _: u * scale(*u.shape)))
+    return optax.chain(polar, optax.stateless(lambda updates, _: jax.tree.map(scaled, updates, matrices(updates))))
 '''
+NUMBERS = """
+    Of matrices that are not [fan_in, fan_out] `numbers` has the optax.contrib.MuonDimensionNumbers, in a tree like the
+    parameters with None for the others: (0, (1, 2)) for [in, heads, d], ((0, 1, 2), 3) for [k, k, in, out], (1, 2) for
+    one matrix per expert of [experts, in, out]; what verify.prescribe(...).dimension_numbers(params) gives."""
 ADAM_ATAN2 = '''
 
 def adam_atan2(b1=0.9, b2=0.999):
@@ -160,7 +178,12 @@ def adam_atan2(b1=0.9, b2=0.999):
 '''
 HELPERS = {"muon(": MUON, "adam_atan2(": ADAM_ATAN2}
 """What an emitted rule is made of that optax does not have, by what the rule mentions."""
-IMPORTS = {"jax.tree": "jax", "jnp.": "jax.numpy as jnp", "optax.": "optax", "optax.contrib": "optax.contrib"}
+IMPORTS = {
+    "jax.tree": "jax",
+    "jnp.": "jax.numpy as jnp",
+    "optax.": "optax",
+    "optax.contrib": "optax.contrib",
+}
 """Modules by what emitted code mentions."""
 TORCH_RULES = {
     "sgd": ("SGD", '"lr": rate', ""),
@@ -225,7 +248,7 @@ def _scales_betas(prescription: Prescription) -> bool:
     return any(row.beta is not None for axis in prescription.axes for row in axis.rows.values())
 
 
-def _header(prescription: Prescription, imports: str = "") -> str:
+def _header(prescription: Prescription, imports: str = "", standard: str = "") -> str:
     """The module up to its functions: exponents of the width and of the axes, and the factor that they make."""
     named, axes = parts(prescription), prescription.axes
     betas = _scales_betas(prescription)
@@ -247,6 +270,7 @@ def _header(prescription: Prescription, imports: str = "") -> str:
     return HEADER.substitute(
         title=title(prescription).replace("\\", "/").replace('"', "'"),
         verdict=outcome[:1].upper() + outcome[1:],
+        standard=standard,
         imports=imports,
         entries="\n".join(f'    "{name}": {_entry(layer, beside)},' for name, layer, _ in named),
         axes="".join(tables),
@@ -285,7 +309,7 @@ def _lacking(what: str, name: str, known: dict[str, object] | dict[str, str]) ->
 def as_optax(prescription: Prescription, scale: Scale | None = None) -> str:  # noqa: ARG001
     """A module with `optimizer(base_rate, width, base_width, labels)`, an optax transform."""
     betas, sizes = _scales_betas(prescription), _sizes(prescription)
-    rules, epsilons, remarks = [], set(), []
+    emitted, epsilons, remarks = [], set(), []
     for name, layer, _ in parts(prescription):
         rule = prescription.problem.optimizers[layer.kind].name
         if rule not in OPTAX_RULES:
@@ -293,18 +317,24 @@ def as_optax(prescription: Prescription, scale: Scale | None = None) -> str:  # 
         epsilons.add(BASE_EPSILON.get(rule, "1e-8"))
         written, remark = _with_betas(prescription, layer.kind, OPTAX_RULES[rule], _optax_betas(OPTAX_RULES[rule]))
         remarks.append(remark)
-        rules.append(f'    "{name}": lambda {"eps, beta" if betas else "eps"}: {written},')
-    remarks.append(FROM_ZERO if "scale_by_param_block_rms" in "".join(rules) else "")
+        emitted.append((name, written))
+    shaped = any("numbers" in rule for _, rule in emitted)
+    remarks += [FROM_ZERO if any("scale_by_param_block_rms" in rule for _, rule in emitted) else ""]
+    remarks += [NUMBERS if shaped else ""]
+    named = ["eps", *(["numbers"] if shaped else []), *(["beta"] if betas else [])]
+    given = {"beta": f"lambda value: beta(layer, value, {sizes})"}
+    rules = [f'    "{name}": lambda {", ".join(named)}: {rule},' for name, rule in emitted]
     code = OPTAX.substitute(
         rules="\n".join(rules),
+        given=", ".join(given.get(name, name) for name in named),
+        arguments=", numbers=None" if shaped else "",
         epsilon=max(epsilons, key=float),
         remarks="".join(dict.fromkeys(remarks)),
         helpers="".join(code for mark, code in HELPERS.items() if mark in "".join(rules)),
         sizes=sizes,
-        given=f"eps, lambda value: beta(layer, value, {sizes})" if betas else "eps",
     )
     imports = "".join(f"import {module}\n" for mark, module in IMPORTS.items() if mark in code)
-    return _header(prescription, f"\n{imports}") + code
+    return _header(prescription, f"\n{imports}", "import math\n" if "math." in code else "") + code
 
 
 def _optax_betas(rule: str) -> str:

@@ -392,7 +392,8 @@ def trained_gradients(prescription: Prescription) -> tuple[Expr, ...]:
     initial weights, s + c < b, and then by b - s - c on every layer but the readout. Everett et al. 2024, section 3.
     """
     chain = prescription.chain
-    return tuple(gradients(chain.a, trained_readout_gradient(chain, prescription.c)))
+    arriving = trained_readout_gradient(chain, prescription.c)
+    return tuple(gradients(chain.a, arriving, prescription.problem.forward_only))
 
 
 def _spreads(problem: Problem) -> list[tuple[Expr, Expr]] | None:
@@ -429,12 +430,13 @@ def prescribe(
     loss: Loss = "mse",
     global_rate: bool = False,
     clip_global_norm: bool = False,
+    forward_only: bool = False,
     decay: Decay = "independent",
 ) -> Prescription:
     """The prescription for a triple, given by names as on the command line or as objects.
 
     `optimizer` may be a mapping by layer kind; `hidden_layers` is by default the number on which the alignment was
-    measured, or 1.
+    measured, or 1. `forward_only` multipliers do not multiply the gradients of their weights.
 
     >>> [str(c) for c in prescribe("adam", "sp", "full").c]
     ['0', '1', '1']
@@ -450,5 +452,6 @@ def prescribe(
         loss=loss,
         global_rate=global_rate,
         clip_global_norm=clip_global_norm,
+        forward_only=forward_only,
     )
     return solve(problem, decay)
