@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.test_graph_forms import exponents, graph, solve, solved
+from tests.graphs import exponents, graph, solve, solved, three
 from verify.graph_groups import GROUPS, group_of
 from verify.graph_operations import AT_SIZE_1, BOUNDED, POWERS, SMOOTH
 from verify.primitives import NONE, installed, page, rows
@@ -73,10 +73,6 @@ def test_functions_at_size_1_have_a_pole_at_0_or_go_by_the_smaller() -> None:
     assert not np.isfinite(float(jax.lax.lgamma(0.0))) and not np.isfinite(float(jax.lax.digamma(0.0)))
     assert float(jax.lax.atan2(1e-3, 1e-3)) == pytest.approx(np.pi / 4) and float(jax.lax.rem(1.0, 1e-3)) < 1e-3
     assert {"lgamma", "digamma", "atan2", "rem", "pow"} <= AT_SIZE_1
-
-
-def three(n: int) -> dict[str, tuple[int, ...]]:
-    return {"in": (6, n), "w": (n, n), "out": (n, 4)}
 
 
 def through(function: Callable[[Any], Any]) -> Any:
