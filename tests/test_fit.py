@@ -144,7 +144,8 @@ def test_a_row_as_json_has_every_number_where_it_belongs() -> None:
     }
     for verdict, holds in (("holds", True), ("fails", False), ("not measured", None)):
         assert row_json(replace(row, verdict=verdict))["holds"] is holds
-    unknown = row_json(replace(row, reference=None, measured=Slope(*[float("nan")] * 3, ()), implied=None))
+    nothing = Slope(float("nan"), float("nan"), float("nan"), ())
+    unknown = row_json(replace(row, reference=None, measured=nothing, implied=None))
     assert [unknown[name] for name in ("reference", "implied", "measured", "low", "high")] == [None] * 5
     assert row_json(replace(row, implied=None))["implied"] == 0.125
 
