@@ -2,6 +2,7 @@
 
 import gzip
 import json
+from dataclasses import asdict
 from fractions import Fraction
 from functools import cache
 from pathlib import Path
@@ -15,12 +16,13 @@ import pytest
 from sympy import Rational
 
 from derive.cli import run
+from derive.errors import DeriveError
 from verify import phase as module
 from verify.cli import app
 from verify.data import load_corpus, next_token
 from verify.models import Scaling, loss
 from verify.models.mlp import MLP
-from verify.phase import Conditions, grid, read_exponents, train
+from verify.phase import Conditions, grid, read_exponents, train, usual_rate
 from verify.phase_results import Study, Trained, agreements
 
 Capture = pytest.CaptureFixture[str]
@@ -224,6 +226,35 @@ def conditions(**changes: Any) -> Conditions:
     shared |= {"base_width": 16, "base_rate": RATE, "batch": 8, "context": 2, "hidden_layers": 1, "corpus": "text"}
     axes = read_exponents("c", "0,1", Rational(0)), read_exponents("c", "1,2", Rational(0))
     return Conditions(**{**shared, "points": grid(*axes, ("1", "1")), **changes})
+
+
+def test_the_grid_is_that_given_or_one_on_either_side_in_quarters() -> None:
+    assert read_exponents("--c-hidden", None, Rational(1, 2)) == [Rational(k, 4) for k in range(-2, 7)]
+    assert read_exponents("--c-hidden", "-1,0.5,3/4", Rational(0)) == [-1, Rational(1, 2), Rational(3, 4)]
+    for text in ("1,1", "0,1,1/2"):
+        with pytest.raises(DeriveError, match="does not grow"):
+            read_exponents("--c-hidden", text, Rational(0))
+    half, one = Rational(1, 2), Rational(1)
+    four = (("1/2", "1/2"), ("1/2", "1"), ("1", "1/2"), ("1", "1"))
+    assert grid([half, one], [half, one], ("1", "1/2")) == four
+    assert grid([half, one], [half, one], ("1", "2")) == (*four, ("1", "2"))
+
+
+def test_what_conditions_say() -> None:
+    """Adam + muP: c = 1/2, 1, 1/2; two hidden layers of one exponent."""
+    made = conditions(parameterization="mup", c_embedding="1/3", steps=5, hidden_layers=2)
+    assert (made.prescribed, made.marks, conditions(steps=1).marks) == (("1", "1/2"), (1, 5), (1,))
+    assert made.exponents(("3/4", "-1/4")) == [Rational(1, 3), *[Rational(3, 4)] * 2, Rational(-1, 4)]
+    stored = json.loads(json.dumps(asdict(made)))
+    assert made.differences(stored) == []
+    other = {**stored, "seeds": 7, "points": stored["points"][:1]}
+    assert made.differences(other) == [
+        f"points: 1 points, not {len(made.points)} points",
+        f"seeds: 7, not {made.seeds}",
+    ]
+    assert usual_rate("adam") > 0
+    with pytest.raises(DeriveError):
+        usual_rate("sophia")
 
 
 def test_a_diverged_point_has_no_r_and_says_why(tmp_path: Path) -> None:
