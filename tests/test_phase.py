@@ -17,13 +17,16 @@ from sympy import Rational
 
 from derive.cli import run
 from derive.errors import DeriveError
+from derive.solve import solve_kinds
 from verify import phase as module
 from verify.cli import app
 from verify.data import load_corpus, next_token
 from verify.models import Scaling, loss
 from verify.models.mlp import MLP
+from verify.optimizers import base_epsilon
 from verify.phase import Conditions, grid, read_exponents, train, usual_rate
 from verify.phase_results import Study, Trained, agreements
+from verify.train import Config, Trainer
 
 Capture = pytest.CaptureFixture[str]
 WIDTHS, BATCH, CONTEXT, DEPTH, STEPS, RATE = (16, 32), 16, 2, 2, 2, 0.004
@@ -208,8 +211,17 @@ def test_points_of_equal_rates_are_trained_once(monkeypatch: pytest.MonkeyPatch)
     trained: list[Any] = []
 
     def pretended(_function: Any, _axes: Any) -> Any:
-        return lambda _keys, _inputs, _targets, rates, _probe: (np.zeros((2, 2)), trained.append(rates) or {})
+        def run(_keys: Any, inputs: Any, targets: Any, rates: Any, _probe: Any) -> Any:
+            assert inputs.shape == targets.shape == (2, 2, 8) and inputs[0, :, 0].tolist() == [1, 2]  # seeds, steps
+            assert targets[1, :, 3].tolist() == [-1, -2]
+            return np.zeros((2, 2)), trained.append(rates) or {}
 
+        return run
+
+    def batches(_trainer: Any, _corpus: Any, step: int) -> tuple[Any, Any]:
+        return np.full((2, 8), step), np.full((2, 8), -step)
+
+    monkeypatch.setattr(module.Trainer, "batches", batches)
     monkeypatch.setattr(module, "for_each", pretended)
     monkeypatch.setattr(module.jax, "jit", lambda function, **_: function)
     ticks: list[int] = []
@@ -255,6 +267,18 @@ def test_what_conditions_say() -> None:
     assert usual_rate("adam") > 0
     with pytest.raises(DeriveError):
         usual_rate("sophia")
+
+
+def test_each_layer_has_its_rate_and_its_prescribed_epsilon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Adam in SP: gradients of n^-1/2 but on the readout, where they are n^0, and epsilon with them."""
+    monkeypatch.setattr(module, "per_layer", lambda rules, _labels: rules)
+    answer = solve_kinds(conditions().prescription().problem)
+    trainer = Trainer(Config(answer, 16, RATE, batch=8, sizes={"hidden_layers": 1, "vocabulary": 16}), 64, [0])
+    rules: Any = module._transform(trainer, jnp.array([1.0, 2.0, 3.0]))
+    assert [rule.label for rule in rules] == ["embedding", "hidden", "readout"]
+    assert [float(rule.rate) for rule in rules] == [1.0, 2.0, 3.0]
+    assert [rule.epsilon for rule in rules] == pytest.approx([base_epsilon("adam") * part for part in (0.5, 0.5, 1.0)])
+    assert [rule.decay for rule in rules] == [0.0] * 3
 
 
 def test_a_diverged_point_has_no_r_and_says_why(tmp_path: Path) -> None:

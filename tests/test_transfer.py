@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from verify.fit import Slope
-from verify.limit import _fit
+from verify.limit import _fit, shared_power
 from verify.optimum import Estimate
 from verify.outcomes import SettingResult
 from verify.studies import Conditions, Record, Setting, Study
@@ -283,6 +283,14 @@ def test_a_power_law_is_fitted_with_its_amplitude_at_the_first_width() -> None:
     (limit, other), (amplitude, _), (residual, rest) = _fit(np.array([0.6, 1.2]), WIDTHS, losses)
     assert [limit, amplitude, residual] == pytest.approx([2.9, 4 * 64**-0.6, 0.0], abs=1e-9)
     assert abs(other - 2.9) > 0.01 and rest > 1e-6
+
+
+@pytest.mark.parametrize(
+    ("power", "found"), [(0.05, 0.1), (0.1, 0.1), (0.35, 0.35), (1.9, 1.9), (2.0, 2.0), (2.7, 2.0)]
+)
+def test_powers_are_looked_for_from_a_tenth_to_two(power: float, found: float) -> None:
+    losses = 2.9 + 4 * np.array(WIDTHS, dtype=float) ** -power
+    assert shared_power([(WIDTHS, losses)]) == pytest.approx(found, abs=1e-6)
 
 
 def test_a_curve_that_is_no_power_law_leaves_the_limits_of_the_others_alone() -> None:

@@ -147,6 +147,10 @@ def test_the_largest_updates_by_hand() -> None:
     for optimizer in ("sgd", "adam"):  # alpha = u = 1/2 reaches n^-1/2 with DW as large as W in SGD alone bounded
         found = largest_updates(prescribe(optimizer, "mup", "readout.alpha=1/2,readout.u=1/2,readout.omega=1"))
         assert found == [0, 0, HALF if optimizer == "sgd" else 0]
+    # Behind a layer of r = 1/4 the readout's update of d = a + b = 1/2 is n^-(1/2 - max(alpha, u - 1/4)).
+    for u, last in (("1/2", Rational(1, 4)), ("5/8", Rational(1, 8))):
+        behind = prescribe("sgd", "sp", f"readout.omega=3/4,readout.alpha=1/4,readout.u={u}")
+        assert largest_updates(behind) == [Rational(1, 4), Rational(1, 4), last]
 
 
 def test_which_rows_there_are_at_which_step() -> None:
