@@ -350,6 +350,10 @@ def test_equivalent_settings_share_runs_and_count_once() -> None:
     result = analyse(study_of(losses, settings=twice, trained_as={"prior": "full"}))
     assert [each.power.value for each in result] == pytest.approx([alone[0].power.value] * 3)
     assert (result[2].trained_as, result[0].trained_as) == ("adam SP full", None)
+    renamed = study_of(
+        losses, settings={**twice, "another": twice["prior"]}, trained_as=dict.fromkeys(("prior", "another"), "full")
+    )
+    assert [each.trained_as for each in analyse(renamed)] == [None, None, "adam SP full", "adam SP full"]
     assert result[2].drift == result[0].drift
     assert result[2].limit == result[0].limit
 

@@ -219,6 +219,7 @@ def test_an_epsilon_that_does_not_follow_the_gradient_is_rejected_by_name(kind: 
     assert all(layer.epsilon is not None for layer in right.layers)
     rows = judged(with_layer(right, kind, epsilon=by), networks(right))
     assert failing(rows) == {(kind, "epsilon")} and list(rejected_by(rows)) == ["1 optimizer"]
+    assert (" and 1 more" in summary(rows)[1], "more" in summary(rows)[1]) == (kind == "hidden",) * 2
     assert not any(row.quantity == "epsilon" for row in judged(theory("sgd"), networks(theory("sgd"))))
 
 
