@@ -5,7 +5,8 @@
 Networks are drawn as prescribed, but readouts an eighth as large: then logits are as small at these widths as they are
 at great ones. r is after two steps of Adam at a rate at which the change is small. At a finite width the change of an
 output is a mixture of its three terms; `expected` is the exponent of that mixture, from the measured shares of the
-terms and the exponents that each is said to have.
+terms and the exponents that each is said to have. `causes` are what a term consists of: its alignment, and the
+change of what enters, with the exponents measured and said.
 """
 
 import json
@@ -14,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -35,6 +36,15 @@ ROUNDING = 1e-6
 """A gradient of that part of the largest is 0 but for rounding, as that of a bias of keys, which no softmax sees."""
 
 
+class Cause(NamedTuple):
+    """alpha, omega or u as a power of n, or the input's change n^-x; `share` is that of the terms which have it."""
+
+    what: str
+    measured: float
+    said: float
+    share: float
+
+
 @dataclass(frozen=True)
 class Row:
     """One exponent: said, measured with half the 95 % interval over seeds, at the upper pair of widths alone, and
@@ -48,6 +58,7 @@ class Row:
     half: float
     upper: float
     expected: float | None = None
+    causes: tuple[Cause, ...] = ()
 
     @property
     def off(self) -> float:
@@ -65,8 +76,8 @@ class Measured:
 
 
 def widths_of(model: Model) -> tuple[int, ...]:
-    """Three, from twice the base width on, so that parts of a fixed size weigh little."""
-    return tuple(2 * model.base_width * factor for factor in (1, 2, 4))
+    """Three, from twice the base width on, so that parts of a fixed size weigh little; of a heavy model from it on."""
+    return tuple((1 if model.heavy else 2) * model.base_width * factor for factor in (1, 2, 4))
 
 
 def network(model: UserModel, how: ModelPrescription, initial: Any) -> dict[str, dict[str, Any]]:
@@ -89,11 +100,13 @@ def network(model: UserModel, how: ModelPrescription, initial: Any) -> dict[str,
         then, now = before[op.name], after[op.name]
         whole, end = traced.product(op, *then), traced.product(op, *now)
         changed = now.weight - then.weight
-        terms = {"alpha": (then.input, changed)}
+        terms, parts = {"alpha": (then.input, changed)}, {"W": then.weight, "dW": changed}
         if op.primitive != "gather":
             moved = now.input - then.input
+            parts |= {"z": then.input, "dz": moved}
             terms |= {"omega": (moved, then.weight), "u": (moved, changed)}
         sizes[op.name] = {name: mean_square(traced.product(op, *pair)) for name, pair in terms.items()}
+        sizes[op.name] |= {name: mean_square(part) for name, part in parts.items()}
         sizes[op.name] |= {"s": mean_square(whole), "r": mean_square(end - whole)}
     return sizes
 
@@ -124,9 +137,9 @@ def mean_square(x: Any) -> Any:
     return jnp.mean(jnp.square(jnp.abs(x)))
 
 
-def measured(model: Model, seeds: int = SEEDS, widths: Sequence[int] = ()) -> Measured:
-    """Draw and train the networks of one model."""
-    widths = tuple(widths) or widths_of(model)
+def measured(model: Model, seeds: int = 0, widths: Sequence[int] = ()) -> Measured:
+    """Draw and train the networks of one model; of a heavy one half as many."""
+    widths, seeds = tuple(widths) or widths_of(model), seeds or (SEEDS // 2 if model.heavy else SEEDS)
     answer = with_small_readouts(verify.prescribe(model.make, base_width=widths[0], width=widths[-1]))
     found = []
     with jax.default_matmul_precision("highest"):
@@ -156,38 +169,64 @@ def _op_rows(answer: ModelPrescription, widths: Sequence[int], found: Sequence[A
             rows.append(_row("s", op.name, float(op.size - op.after), widths, squares["s"]))
         if op.terms and (squares["r"].mean(1) > 0).all():
             row = _row("r", op.name, float(op.r - op.after), widths, squares["r"])
-            rows.append(replace(row, expected=round(_mixture(op, squares), 3)))
+            shares = _shares(op, squares)
+            mixture = sum(share * float(op.terms[term] - op.after) for term, share in shares.items())
+            rows.append(replace(row, expected=round(mixture, 3), causes=_causes(op, widths, squares, shares)))
     return rows
 
 
-def _mixture(op: OpRow, squares: Mapping[str, Any]) -> float:
-    """The exponent of the sum of the terms at these widths, by the share that each has."""
+def _shares(op: OpRow, squares: Mapping[str, Any]) -> dict[str, float]:
+    """The part of the sum of squares that each of the terms has, over all widths."""
     parts = {term: squares[term].mean(1) for term in op.terms if term in squares}
-    shares = {term: float(np.mean(part / sum(parts.values()))) for term, part in parts.items()}
-    return sum(share * float(op.terms[term] - op.after) for term, share in shares.items())
+    return {term: float(np.mean(part / sum(parts.values()))) for term, part in parts.items()}
+
+
+def _causes(
+    op: OpRow, widths: Sequence[int], squares: Mapping[str, Any], shares: Mapping[str, float]
+) -> tuple[Cause, ...]:
+    """Alignments from the sizes of a term and of its two factors, and how what enters changes against what is said."""
+    found = []
+
+    def exponent(name: str) -> float:
+        return float(_exponent(widths, squares[name].mean(1)))
+
+    for term, factors in (("alpha", ("dW", "z")), ("omega", ("W", "dz")), ("u", ("dW", "dz"))):
+        if term in shares and all(name in squares and squares[name].all() for name in (term, *factors)):
+            aligned = sum(map(exponent, factors)) - exponent(term)
+            found.append(Cause(term, round(aligned, 2), float(getattr(op, term)), round(shares[term], 2)))
+    if any(cause.what == "omega" for cause in found):
+        said = float(op.terms["omega"] - op.after + op.omega) - exponent("W")
+        share = sum(each for term, each in shares.items() if term != "alpha")
+        found.append(Cause("input", round(exponent("dz"), 2), round(said, 2), round(share, 2)))
+    return tuple(found)
 
 
 def _row(quantity: str, name: str, said: float, widths: Sequence[int], squares: Any) -> Row:
     """The slope of the root mean square over all seeds; its error by leaving out one after the other."""
-    x = np.log(np.asarray(widths, float))
-
-    def exponent(means: Any, last: int = 0) -> Any:
-        return -np.polyfit(x[-last:], np.log(means[-last:]) / 2, 1)[0]
-
     seeds = squares.shape[1]
-    without = exponent((squares.sum(1, keepdims=True) - squares) / (seeds - 1))
+    without = _exponent(widths, (squares.sum(1, keepdims=True) - squares) / (seeds - 1))
     half = 2 * float(np.sqrt((seeds - 1) * np.var(without)))
     means = squares.mean(1)
-    return Row(quantity, name, *(round(float(each), 3) for each in (said, exponent(means), half, exponent(means, 2))))
+    fitted, upper = _exponent(widths, means), _exponent(widths[-2:], means[-2:])
+    return Row(quantity, name, *(round(float(each), 3) for each in (said, fitted, half, upper)))
+
+
+def _exponent(widths: Sequence[int], squares: Any) -> Any:
+    """x of n^-x for the root of those mean squares."""
+    return -np.polyfit(np.log(np.asarray(widths, float)), np.log(squares) / 2, 1)[0]
 
 
 def stored(path: Path = STORED) -> dict[str, Measured]:
     """What was measured, by model."""
     content = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     return {
-        name: Measured(tuple(each["widths"]), each["seeds"], tuple(Row(*row) for row in each["rows"]))
+        name: Measured(tuple(each["widths"]), each["seeds"], tuple(_read(*row) for row in each["rows"]))
         for name, each in content.items()
     }
+
+
+def _read(*row: Any) -> Row:
+    return Row(*row[:7], tuple(Cause(*cause) for cause in row[7]))
 
 
 def store(found: dict[str, Measured], path: Path = STORED) -> None:

@@ -21,13 +21,28 @@ def reason(name: str, row: Row) -> str:
             return why
     if row.off <= row.half:
         return "scatter: its interval holds what is said"
-    if row.expected is not None:
-        low, high = sorted((row.said, row.expected))
-        if low - WITHIN <= row.measured <= high + WITHIN and abs(row.expected - row.said) > WITHIN / 2:
-            return f"a mixture: by the shares of its terms it is {row.expected:+.2f} at these widths"
+    if row.expected is not None and (why := of_change(row, row.expected)):
+        return why
     if abs(row.upper - row.said) <= WITHIN:
-        return f"a small width's correction: {row.upper:+.2f} between the two larger widths"
+        return "a small width's correction: within 0.1 between the two larger widths"
     return "?"
+
+
+def of_change(row: Row, expected: float) -> str:
+    """Why a change goes otherwise: a mixture of terms, an alignment that is not as assumed, or what enters."""
+    low, high = sorted((row.said, expected))
+    if low - WITHIN <= row.measured <= high + WITHIN:
+        return "a mixture of its terms, of which another than the one that rules at great widths is large at these"
+    shift = {
+        each: each.share * (each.measured - each.said) * (1 if each.what == "input" else -1) for each in row.causes
+    }
+    if not shift or abs(row.measured - expected - sum(shift.values())) > WITHIN:
+        return ""
+    main = max(shift, key=lambda each: abs(shift[each]))
+    if main.what == "input":
+        return "what enters it changes otherwise, by a row above it"
+    more = "more" if main.measured > main.said else "less"
+    return f"{main.what} aligns {more} than is assumed: the step that is measured, not said (docs/judging.md)"
 
 
 def seen(measured: Measured | None) -> str:

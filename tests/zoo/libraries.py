@@ -176,5 +176,6 @@ MODELS = {
         "conv_?.kernel wider.kernel",
         "head.kernel",
         gradients={"head.bias": 0},
+        heavy=True,
     ),
 }

@@ -23,7 +23,7 @@ class Model:
     `hidden`, `readout` and `untrained` list parameters by the ends of their paths, with * for anything, or by =PATH;
     all others are embeddings or vectors. `rates` and `gradients` are the exponents that differ from those of the role,
     `multipliers` those that the function needs. `refused`: a piece of the one line that is answered instead. `wrong`:
-    parameters of which another rate or gradient is answered today, and why.
+    parameters of which another rate or gradient is answered today, and why. `heavy`: measured at smaller widths.
     """
 
     make: Callable[[int], Any]
@@ -36,6 +36,7 @@ class Model:
     multipliers: Exponents = field(default_factory=dict)
     refused: str = ""
     wrong: Mapping[str, str] = field(default_factory=dict)
+    heavy: bool = False
     base_width: int = 32
     width: int = 128
 

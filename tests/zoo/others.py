@@ -244,6 +244,7 @@ MODELS = {
         "conv_2 shared.w value_1.w gain_1.w",
         "value.w gain.w",
         gradients={"value.b gain.b": 0},
+        heavy=True,
     ),
     "vae": Model(
         vae,
@@ -252,8 +253,8 @@ MODELS = {
         "out.w",
         gradients={"out.b mean.? log_var.?": 0, "enc.? in.?": HALF},
     ),
-    "discriminator": Model(discriminator, "kernels of norm one", "conv_2", "out"),
-    "generator": Model(generator, "style that scales the channels", "map_2.w style.w conv", "out"),
+    "discriminator": Model(discriminator, "kernels of norm one", "conv_2", "out", heavy=True),
+    "generator": Model(generator, "style that scales the channels", "map_2.w style.w conv", "out", heavy=True),
     "highway": Model(highway, "a gate between the layer and its input", "w.w carry.w", "out"),
     "recommender": Model(recommender, "two tables, a dot product beside an MLP", "w.w", "out"),
     "deeponet": Model(operator, "a dot product of two networks as output", "branch_2 trunk_2"),

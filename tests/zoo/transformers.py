@@ -257,6 +257,12 @@ MODELS = {
         },
     ),
     "universal": Model(
-        universal, "one block in a loop, ALiBi, squared relu", f"{ATTENTION} up down", "head", base_width=128, width=512
+        universal,
+        "one block in a loop, ALiBi, squared relu",
+        f"{ATTENTION} up down",
+        "head",
+        base_width=128,
+        width=512,
+        heavy=True,
     ),
 }

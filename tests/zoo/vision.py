@@ -204,21 +204,28 @@ def dit(n: int) -> Any:
 
 ATTENTION = "q k v o"
 MODELS = {
-    "resnet": Model(resnet, "batch norm, two stages", "conv_? short", "head.w", gradients={"head.b": 0}),
+    "resnet": Model(resnet, "batch norm, two stages", "conv_? short", "head.w", gradients={"head.b": 0}, heavy=True),
     "resnet, standardised": Model(
-        bottleneck, "norms first, bottleneck, standardised kernels with gains", "narrow middle wide", "head"
+        bottleneck, "norms first, bottleneck, standardised kernels with gains", "narrow middle wide", "head", heavy=True
     ),
-    "convnext": Model(convnext, "depthwise kernels, layer norm, small layer scale", "up.w down.w shrink", "head"),
+    "convnext": Model(
+        convnext, "depthwise kernels, layer norm, small layer scale", "up.w down.w shrink", "head", heavy=True
+    ),
     "mobilenet": Model(
         mobile,
         "inverted residual, squeeze and excite",
         "wide narrow squeeze.w excite.w",
         "head.w",
         gradients={"head.b": 0},
+        heavy=True,
     ),
-    "densenet": Model(densenet, "all layers joined", "conv_? pass", "head"),
+    "densenet": Model(densenet, "all layers joined", "conv_? pass", "head", heavy=True),
     "u-net": Model(
-        unet, "pictures in, pictures out, with the moment of diffusion", "time_2.w at_1.w down middle up join", "out"
+        unet,
+        "pictures in, pictures out, with the moment of diffusion",
+        "time_2.w at_1.w down middle up join",
+        "out",
+        heavy=True,
     ),
     "mixer": Model(
         mixer,
@@ -228,5 +235,12 @@ MODELS = {
         gradients={"token_down.w token_down.b": HALF},
     ),
     "vit": Model(vit, "class token, layer scale", f"{ATTENTION} up.w down.w", "head.w", gradients={"head.b": 0}),
-    "dit": Model(dit, "adaLN-zero", f"time_2.w up.w down.w adapt.w end.w {ATTENTION}", "out.w", gradients={"out.b": 0}),
+    "dit": Model(
+        dit,
+        "adaLN-zero",
+        f"time_2.w up.w down.w adapt.w end.w {ATTENTION}",
+        "out.w",
+        gradients={"out.b": 0},
+        heavy=True,
+    ),
 }
