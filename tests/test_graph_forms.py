@@ -164,3 +164,43 @@ def test_data_that_no_parameter_enters_may_be_made_in_any_way():
 
     plain = exponents(solved(lambda p, x: jnp.tanh(jnp.tanh(x @ p["in"]) @ p["w"]) @ p["out"], three))
     assert exponents(solved(apply, three)) == plain
+
+
+@pytest.mark.parametrize("guard", [lambda y: y + 1e-12, lambda y: jnp.maximum(y, 1e-6)])
+def test_a_small_number_that_keeps_a_norm_from_0_leaves_its_size(guard: Any):
+    """Heads of 16 entries, n^-1/2 each since all is of norm 1, divided by their norm: 1/4 each, whatever guards it."""
+
+    def divided(norm: Any) -> Apply:
+        def apply(p: Any, x: Any) -> Any:
+            z = jnp.tanh(x @ p["in"])
+            z = z / jnp.linalg.norm(z, axis=-1, keepdims=True)
+            y = (z @ (p["w"] / jnp.linalg.norm(p["w"], axis=0))).reshape(len(x), -1, 16)
+            y = y * jax.lax.rsqrt(norm(jnp.sum(y**2, axis=-1, keepdims=True)))
+            return jnp.tanh(y.reshape(len(x), -1)) @ p["out"]
+
+        return apply
+
+    found = same(divided(lambda y: y), divided(guard), three)
+    assert {path: (row[2], row[3], row[4]) for path, row in found.items()} == {
+        "in": (0, 0, 1),
+        "w": (HALF, 1, 1),
+        "out": (1, 1, 0),
+    }
+
+
+def test_a_product_with_data_is_linear_and_what_enters_it_is_still_a_readout():
+    """Messages along a matrix among the inputs, behind the last weight, as graph networks have them, or before it."""
+
+    def graph_network(behind: bool) -> Apply:
+        def apply(p: Any, inputs: Any) -> Any:
+            x, near = inputs
+            z = jnp.tanh(near @ jnp.tanh(x @ p["in"]) @ p["w"])
+            return near @ (z @ p["out"]) if behind else (near @ z) @ p["out"]
+
+        return apply
+
+    behind, before = (
+        exponents(solved(graph_network(each), three, (shape(5, 6), shape(5, 5)))) for each in (True, False)
+    )
+    assert behind == before
+    assert behind["out"][:4] == ("readout", 0, 1, 1)

@@ -227,7 +227,8 @@ class Graph:
             if node.use is not None and node.use.input_node is not None:
                 feeds[node.use.input_node] = True
             for edge in node.edges:
-                feeds[edge.source] |= feeds[index] or node.product is not None or node.layer
+                # A product with data is linear; one of two values that change is not.
+                feeds[edge.source] |= feeds[index] or (node.product is not None and len(node.edges) > 1) or node.layer
         # A use whose output feeds a later one feeds through its input as well; one sweep reached all, in order.
         return feeds
 

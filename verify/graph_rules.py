@@ -113,6 +113,8 @@ class Rules(Values):
         if name == "select_n":
             picked = self.picks(name, inputs[:1], shapes[0]) and any(isinstance(v, Constant) for v in inputs)
             return [replace(self.added(inputs[1:], each, nonnegative), chosen=picked) for each in shapes]
+        if name in ("add", "add_any") and moving[0].nonnegative and self.guards(inputs):
+            return [replace(moving[0], shapes=shapes[0])]
         if name == "dynamic_update_slice":
             inputs = inputs[:2]
         if name in CLIPS and len(moving) == 1:
@@ -257,6 +259,11 @@ class Rules(Values):
         picks = name in COMPARISONS and not entrywise
         picks |= any(isinstance(each, Activation) and each.chosen for each in given)
         return picks and growth(shape, self.graph.ratio) > 0
+
+    def guards(self, inputs: list[Value]) -> bool:
+        """Whether a small number keeps the other operand from 0, and leaves its size as it is."""
+        numbers = [uniform(each) for each in inputs if isinstance(each, Constant)]
+        return any(number is not None and abs(number) <= GUARD for number in numbers)
 
     def uncounted(self, what: str, fan: Fan) -> None:
         """Say that a sum holds an unknown number of terms."""
