@@ -13,7 +13,7 @@ from sympy import Expr, Rational, S
 
 from derive.certify import Certificate, Refused
 from derive.duals import ALL, NOTHING, POSITIVE, Interval, NoPointError, chain_duals, inside, nearest, other_rates
-from derive.piecewise import Symbols
+from derive.known import Known
 from derive.programs import (
     ChainLayer,
     ChainProblem,
@@ -264,7 +264,7 @@ def _past_the_rule(stated: ChainProblem, chain: Chain, values: Values, slacks: V
     return other
 
 
-def is_unique(problem: Problem, chain: Chain, r: Sequence[Expr], known: Symbols) -> bool | None:
+def is_unique(problem: Problem, chain: Chain, r: Sequence[Expr], known: Known) -> bool | None:
     """Whether no other rates reach the same sum of c, where symbols are left in them; numbers have a certificate.
 
     A tie needs a layer whose c is fixed by the u term alone, or a readout bounded to keep the gradients small.

@@ -7,6 +7,7 @@ Motzkin, Raiffa, Thompson & Thrall 1953.
 
 from dataclasses import dataclass
 from math import gcd
+from operator import mul
 from typing import TypeAlias
 
 Vector: TypeAlias = tuple[int, ...]
@@ -20,7 +21,7 @@ def primitive(vector: Vector) -> Vector:
 
 def dot(first: Vector, second: Vector) -> int:
     """The scalar product."""
-    return sum(x * y for x, y in zip(first, second, strict=True))
+    return sum(map(mul, first, second))
 
 
 def combined(first: Vector, p: int, second: Vector, q: int) -> Vector:
@@ -39,10 +40,9 @@ class Cone:
     rays: tuple[tuple[Vector, int], ...] = ()
     constraints: int = 0
 
-    @property
-    def dimension(self) -> int:
-        """Of the space."""
-        return len(self.lines[0] if self.lines else self.rays[0][0])
+    def middle(self) -> Vector:
+        """A point on no facet."""
+        return tuple(map(sum, zip(*(ray for ray, _ in self.rays), strict=True)))
 
     def sign(self, function: Vector) -> int | None:
         """Of a linear function: 1 where it is nowhere negative, -1 nowhere positive, 0 both, None neither."""

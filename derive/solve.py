@@ -19,11 +19,12 @@ from derive.alignments import alignment as read_alignment
 from derive.certificate import certificate, is_unique
 from derive.certify import Certificate, check
 from derive.decays import Decay, decay_exponent, read_decay
+from derive.errors import DeriveError
 from derive.exponents import CHANGE, Kind
+from derive.known import Known
 from derive.optimizers import Optimizer
 from derive.parameterizations import Parameterization
 from derive.parameterizations import parameterization as read_parameterization
-from derive.piecewise import Symbols
 from derive.propagation import (
     Chain,
     Extremum,
@@ -36,6 +37,8 @@ from derive.propagation import (
 )
 from derive.registry import joined
 from derive.registry import optimizers as read_optimizers
+
+MOST_LAYERS_WITH_SYMBOLS = 60
 
 
 def least_residuals(
@@ -108,10 +111,10 @@ def _global_rate(chain: Chain, maximum: Extremum, minimum: Extremum) -> Expr:
     before: dict[Expr, Expr] = {}
 
     def lowest(pieces: list[tuple[Expr, Expr]]) -> dict[Expr, Expr]:
-        kept: dict[Expr, Expr] = {}
+        kept: dict[Expr, list[Expr]] = {}
         for slope, intercept in pieces:
-            kept[slope] = minimum(kept[slope], intercept) if slope in kept else intercept
-        return kept
+            kept.setdefault(slope, []).append(intercept)
+        return {slope: minimum(*each) if len(each) > 1 else each[0] for slope, each in kept.items()}
 
     last = chain.depth - 1
     for layer in range(chain.depth):
@@ -195,6 +198,11 @@ def solve(problem: Problem, decay: Decay = "independent") -> Prescription:
     Where no symbols are left they carry a certificate, checked; `certify.Refused` would be a mistake in here.
     """
     chain, decay = problem.chain(), read_decay(decay)
+    if not chain.is_numeric and problem.hidden_layers > MOST_LAYERS_WITH_SYMBOLS:
+        raise DeriveError(
+            f"{problem.hidden_layers} hidden layers with symbols: the answer would fill pages; give numbers, or "
+            f"--layers up to {MOST_LAYERS_WITH_SYMBOLS}"
+        )
     known = known_symbols(problem)
     c, r = _rates(problem, chain, known)
     proof = certificate(problem, chain, c, r, _targets(chain)) if chain.is_numeric else None
@@ -312,17 +320,17 @@ def _rank_notes(problem: Problem, c: Sequence[Expr]) -> list[str]:
     return list(found.values())
 
 
-def known_symbols(problem: Problem) -> Symbols:
+def known_symbols(problem: Problem) -> Known:
     """What is known of the symbols: every alignment is at most 1."""
     ratios = [problem.alignment.at(kind, index - 1) for index, kind in enumerate(problem.kinds)]
-    return Symbols(value for each in ratios if each is not None for value in (each.alpha, each.omega, each.u))
+    return Known(value for each in ratios if each is not None for value in (each.alpha, each.omega, each.u))
 
 
 def _targets(chain: Chain) -> list[Expr]:
     return least_residuals(chain.a, chain.b, chain.omega, cross_entropy=chain.loss == "ce")
 
 
-def _rates(problem: Problem, chain: Chain, known: Symbols) -> tuple[list[Expr], list[Expr]]:
+def _rates(problem: Problem, chain: Chain, known: Known) -> tuple[list[Expr], list[Expr]]:
     """(c, r) of the problem."""
     maximum, minimum = (max, min) if chain.is_numeric else (known.largest, known.smallest)
     if problem.global_rate:
@@ -372,7 +380,7 @@ def _spreads(problem: Problem) -> list[tuple[Expr, Expr]] | None:
     if intervals is None:
         return None
     ends: list[list[Expr]] = []
-    known = Symbols(())
+    known = Known()
     for alpha, omega, u in product((0, 1), repeat=3):
         at_corner = replace(problem, alignment=_corner(intervals, (alpha, omega, u)))
         ends.append(_rates(at_corner, at_corner.chain(), known)[0])
