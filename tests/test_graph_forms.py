@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from tests.graphs import HALF, Apply, exponents, same, solved, three
+from tests.graphs import HALF, Apply, exponents, same, shape, solved, three
 from verify.graph import GraphError
 
 
