@@ -16,6 +16,7 @@ from sympy import Expr, Rational, S
 
 from derive.alignments import Alignment, Ratios
 from derive.alignments import alignment as read_alignment
+from derive.axes import Axis
 from derive.certificate import certificate, is_unique
 from derive.certify import Certificate, check
 from derive.decays import Decay, decay_exponent, read_decay
@@ -168,7 +169,7 @@ class Prescription:
 
     `unique` and `feature_learning` (r_L = 0) are None where symbols leave them undecided, and so is `certificate`,
     which `certify.check` has checked otherwise. `per_layer` says that the hidden layers were asked for one by one;
-    otherwise the one hidden entry stands for each of them.
+    otherwise the one hidden entry stands for each of them. `axes` are those beside the width that were asked for.
     """
 
     problem: Problem
@@ -180,6 +181,7 @@ class Prescription:
     per_layer: bool = True
     decay: Decay = "independent"
     certificate: Certificate | None = None
+    axes: tuple[Axis, ...] = ()
 
     @property
     def optimizer_name(self) -> str:
@@ -371,7 +373,8 @@ def trained_gradients(prescription: Prescription) -> tuple[Expr, ...]:
     initial weights, s + c < b, and then by b - s - c on every layer but the readout. Everett et al. 2024, section 3.
     """
     chain = prescription.chain
-    return tuple(gradients(chain.a, trained_readout_gradient(chain, prescription.c)))
+    arriving = trained_readout_gradient(chain, prescription.c)
+    return tuple(gradients(chain.a, arriving, prescription.problem.forward_only))
 
 
 def _spreads(problem: Problem) -> list[tuple[Expr, Expr]] | None:
@@ -409,12 +412,13 @@ def prescribe(
     loss: Loss = "mse",
     global_rate: bool = False,
     clip_global_norm: bool = False,
+    forward_only: bool = False,
     decay: Decay = "independent",
 ) -> Prescription:
     """The prescription for a triple, given by names as on the command line or as objects.
 
     `optimizer` may be a mapping by layer kind; `hidden_layers` is by default the number on which the alignment was
-    measured, or 1.
+    measured, or 1. `forward_only` multipliers do not multiply the gradients of their weights.
 
     >>> [str(c) for c in prescribe("adam", "sp", "full").c]
     ['0', '1', '1']
@@ -430,5 +434,6 @@ def prescribe(
         loss=loss,
         global_rate=global_rate,
         clip_global_norm=clip_global_norm,
+        forward_only=forward_only,
     )
     return solve(problem, decay)

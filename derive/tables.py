@@ -7,6 +7,7 @@ from sympy import Expr, S, latex
 
 from derive import emit
 from derive.alignments import ASSUMPTIONS
+from derive.emit_latex import latex_escape, latex_text
 from derive.epsilon import Onset
 from derive.exponents import KINDS, largest, smallest, text
 from derive.optimizers import RULE_FUNCTIONS, RULE_NAMES
@@ -72,7 +73,7 @@ def _markdown(problems: Problems, listed: bool) -> str:
 
 def _latex(problems: Problems, listed: bool) -> str:
     columns, rows, sections = whole_table(problems, listed, lambda value: f"${latex(value)}$")
-    return emit.latex_text([emit.latex_escape(column) for column in columns], emit.unrepeated(rows), sections)
+    return latex_text([latex_escape(column) for column in columns], emit.unrepeated(rows), sections)
 
 
 FORMATS: dict[str, Callable[[Problems, bool], str]] = {
