@@ -118,7 +118,7 @@ class Known:
         """Where all that is known of these atoms holds; of too many, only what is known of one alone."""
         if atoms not in self._cones:
             cone = everywhere(len(atoms) + 1)
-            facts = [{ONE: Fraction(1)}, *({atom: Fraction(1)} for atom in atoms if atom.is_nonnegative)]
+            facts: list[Linear] = [{ONE: Fraction(1)}, *({atom: Fraction(1)} for atom in atoms if atom.is_nonnegative)]
             facts += (fact for fact in self._facts if set(fact) <= {ONE, *atoms})
             for fact in facts:
                 form = _form(fact, atoms)[1:]

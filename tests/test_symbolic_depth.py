@@ -1,6 +1,8 @@
 """Answers with three symbols stay short, are found at once, and are the numbers' answers at 2,000 values each."""
 
+import math
 import time
+from collections.abc import Callable
 from fractions import Fraction
 from random import Random
 from typing import Any
@@ -22,22 +24,30 @@ X, Y, Z = (Symbol(name, real=True) for name in "xyz")
 FEW = ("sgd", "adafactor", "muon", "adam,hidden=lars")
 
 
-def value(expression: Expr, at: dict[Symbol, Fraction]) -> Fraction:
-    """The expression at these values: plain arithmetic, of which sympy does nothing."""
+Values = dict[Symbol, Fraction]
+
+
+def plain(expression: Any) -> Callable[[Values], Fraction]:
+    """The expression as arithmetic in fractions, of which sympy does nothing."""
     if isinstance(expression, Rational):
-        return Fraction(int(expression.p), int(expression.q))
+        number = Fraction(int(expression.p), int(expression.q))
+        return lambda _: number
     if isinstance(expression, Symbol):
-        return at[expression]
-    parts = [value(part, at) for part in expression.args]  # type: ignore[arg-type]
+        return lambda at: at[expression]
+    parts = [plain(part) for part in expression.args]
     if isinstance(expression, Max | Min):
-        return (max if isinstance(expression, Max) else min)(parts)
-    product = Fraction(1)
-    for part in parts:
-        product *= part
-    return sum(parts, Fraction(0)) if expression.is_Add else product
+        extremum = max if isinstance(expression, Max) else min
+        return lambda at: extremum([part(at) for part in parts])
+    combine = sum if expression.is_Add else math.prod
+    return lambda at: combine([part(at) for part in parts], start=Fraction(0 if expression.is_Add else 1))
 
 
-def points(count: int, seed: int) -> list[dict[Symbol, Fraction]]:
+def value(expression: Expr, at: Values) -> Fraction:
+    """The expression at these values."""
+    return plain(expression)(at)
+
+
+def points(count: int, seed: int) -> list[Values]:
     """Values up to 1, half of them near 1/2, where most of the cases meet."""
     generator = Random(seed)
 
@@ -53,7 +63,8 @@ def mistakes(optimizer: str, scheme: str, layers: int, count: int) -> list[str]:
     answer = prescribe(optimizer, scheme, SYMBOLS, hidden_layers=layers)
     chain = answer.chain
     a, b, s = ([value(each, {}) for each in values] for values in (chain.a, chain.b, chain.s))
-    found = []
+    found = [f"decay of layer {index}" for index, each in enumerate(answer.layers) if each.decay != -each.c]
+    rates, changes = ([plain(getattr(layer, name)) for layer in answer.layers] for name in ("c", "r"))
     for at in points(count, seed=layers):
         alpha, omega, u = (
             [Fraction(0), *(value(each, at) for each in values[1:])] for values in (chain.alpha, chain.omega, chain.u)
@@ -62,9 +73,8 @@ def mistakes(optimizer: str, scheme: str, layers: int, count: int) -> list[str]:
         d = [a_l + c_l + s_l for a_l, c_l, s_l in zip(a, c, s, strict=True)]
         if r != residuals(a, b, d, alpha, omega, u):
             found.append(f"the recursion's own r at {at}")
-        for index, layer in enumerate(answer.layers):
-            if (value(layer.c, at), value(layer.r, at), value(layer.decay, at)) != (c[index], r[index], -c[index]):
-                found.append(f"layer {index} at {at}")
+        if [each(at) for each in rates] != c or [each(at) for each in changes] != r:
+            found.append(f"values at {at}")
     return found
 
 
