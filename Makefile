@@ -22,10 +22,10 @@ test: .venv/installed
 test-slow: .venv/installed
 	$(BIN)/python -m pytest -m slow
 
-# Nightly: faults planted in what predicts and what judges, and the score in docs/mutants.md; SAMPLE=25 tries 25 of every
-# module instead of all. mutmut is installed here alone, so that no other job waits for it.
+# Nightly: faults planted in what predicts and what judges, and the score in docs/mutants.md; SAMPLE=25 tries 25 places
+# of every module instead of all. cosmic-ray is installed here alone, so that no other job waits for it.
 mutants: .venv/installed
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check mutmut==3.8.1
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check cosmic-ray==8.7.0
 	$(BIN)/python -m tests.mutants $(if $(SAMPLE),--sample $(SAMPLE))
 
 # Every table and figure of the paper, from stored results; with RERUN=1 the studies are run again first.
@@ -39,7 +39,7 @@ check: .venv/installed
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 # Every benchmark in turn, each into its section of benchmarks/results/<device>.json; then the table of all.
-BENCHMARKS := transformer measure sweep online atan2 derive prescribe
+BENCHMARKS := transformer measure sweep online atan2 derive symbols prescribe
 bench: .venv/installed
 	for each in $(BENCHMARKS); do $(BIN)/python -m benchmarks.$$each --out benchmarks/results || exit 1; done
 	$(BIN)/python -m benchmarks.results

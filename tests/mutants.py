@@ -1,97 +1,192 @@
-"""Faults planted by mutmut in what predicts and in what judges: how many the tests notice, by module.
+"""Faults planted in what predicts and in what judges: how many the tests notice, by module.
 
-    python -m tests.mutants [--sample N]      writes the table of docs/mutants.md; exit 1 below 85 %
+    python -m tests.mutants [MODULE ...] [--sample N]     tries them
+    python -m tests.mutants --table                       writes the table of docs/mutants.md; exit 1 below 85 %
 
-A mutant is one small change of one function: a sign, a comparison, a number, an argument left out. It is killed where a
-test fails or never ends. With a sample, N are drawn at random of every module's; without, all are tried (hours). The
-modules and the tests are those of [tool.mutmut] in pyproject.toml; what mutmut leaves alone are lines outside of
-functions and decorated functions.
+A mutant is one small change of one module (`tests.mutations`). It is killed where one of the module's quick tests fails
+or does not end. Modules, tests and the reviewed mutants that change nothing are listed in tests/mutants.toml; outcomes
+are added to tests/mutants.jsonl as they come. A mutant killed before is not tried again while its module stays as it
+is; survivors are, since a test may have been added.
+
+Sympy and JAX are imported once. Every mutant has a process of its own, forked from there, in which the module's
+changed text is imported in place of the file: nothing is written to the tree.
 """
 
 import argparse
+import hashlib
 import json
-import random
-import subprocess
+import os
+import signal
 import sys
-from collections import Counter
-from collections.abc import Mapping
+import tempfile
+import time
+import tomllib
+from collections.abc import Iterator, Sequence
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec, SourceFileLoader
+from importlib.util import spec_from_file_location
 from pathlib import Path
+from types import CodeType
+from typing import Any
+
+import pytest
+
+from tests.mutations import Mutant, drawn
 
 FLOOR = 0.85
-PAGE = Path("docs/mutants.md")
+LISTED, OUTCOMES, PAGE = Path("tests/mutants.toml"), Path("tests/mutants.jsonl"), Path("docs/mutants.md")
 BEGIN, END = "<!-- score -->\n", "<!-- end of score -->\n"
-SURVIVED, UNREACHED, NOT_TRIED = 0, (5, 33), (None, 2)
+SLACK = 20  # seconds that a mutant's tests may take beyond three times what they take without it
+BUSY = 3.0  # a load beyond which one process at a time has to do
 
 
-def outcomes() -> dict[str, dict[str, int | None]]:
-    """The exit code of every mutant by module, as mutmut keeps them: None where it has not been tried."""
-    found = {}
-    for path in sorted(Path("mutants").rglob("*.py.meta")):
-        codes: dict[str, int | None] = json.loads(path.read_text())["exit_code_by_key"]
-        if codes:
-            found[str(path.relative_to("mutants")).removesuffix(".meta")] = codes
-    return found
+class Planted(MetaPathFinder, SourceFileLoader):
+    """Imports one module from a changed text."""
+
+    def __init__(self, mutant: Mutant) -> None:
+        super().__init__(mutant.module, mutant.path)
+        self.text = mutant.text
+
+    def find_spec(self, fullname: str, path: object = None, target: object = None) -> ModuleSpec | None:  # noqa: ARG002
+        """That module; the others are found as usual."""
+        return spec_from_file_location(fullname, self.path, loader=self) if fullname == self.name else None
+
+    def get_code(self, fullname: str) -> CodeType:  # noqa: ARG002
+        """The changed text, compiled; no compiled file is read or kept."""
+        return compile(self.text, self.path, "exec", dont_inherit=True)
 
 
-def mutmut(*names: str) -> None:
-    """Try these mutants, or all."""
-    subprocess.run([sys.executable, "-m", "mutmut", "run", "--max-children", "1", *names], check=True)
+def started(tests: Sequence[str], seconds: float, mutant: Mutant | None = None) -> int:
+    """The process that runs the tests, with the mutant if one is given."""
+    if process := os.fork():
+        return process
+    signal.alarm(int(seconds))  # ends it: nobody handles the signal
+    silence = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(silence, 1)
+    os.dup2(silence, 2)
+    code = 1  # a mutant that cannot even be imported is killed
+    try:
+        if mutant is not None:
+            sys.meta_path.insert(0, Planted(mutant))
+        from hypothesis import Phase, settings
+
+        settings.register_profile(
+            "mutants", database=None, derandomize=True, deadline=None, phases=[Phase.explicit, Phase.generate]
+        )
+        settings.load_profile("mutants")
+        quick = ["-x", "-n0", "-p", "no:cacheprovider", "-W", "ignore::pytest.PytestAssertRewriteWarning"]
+        code = int(pytest.main([*quick, *tests]))
+    finally:
+        os._exit(code)
 
 
-def drawn(by_module: Mapping[str, Mapping[str, int | None]], count: int, seed: int) -> list[str]:
-    """At most that many of every module, the same ones for the same seed."""
-    chosen = []
-    for module, codes in by_module.items():
-        names = sorted(codes)
-        chosen += random.Random(f"{seed} {module}").sample(names, min(count, len(names)))
-    return chosen
+def tried(mutants: Sequence[Mutant], tests: Sequence[str]) -> Iterator[tuple[Mutant, str]]:
+    """Each mutant with "killed" or "survived", as they come: two processes, one where the machine is busy."""
+    begun = time.monotonic()
+    _, status = os.waitpid(started(tests, 600), 0)
+    if status:
+        raise SystemExit(f"without any mutant the tests do not pass: {' '.join(tests)}")
+    limit = 3 * (time.monotonic() - begun) + SLACK
+    running: dict[int, Mutant] = {}
+    waiting = list(reversed(mutants))
+    while waiting or running:
+        if waiting and len(running) < (1 if os.getloadavg()[0] > BUSY else 2):
+            mutant = waiting.pop()
+            running[started(tests, limit, mutant)] = mutant
+            continue
+        process, status = os.wait()
+        yield running.pop(process), "killed" if status else "survived"
 
 
-def score(by_module: Mapping[str, Mapping[str, int | None]]) -> tuple[list[str], float]:
-    """The table's lines, and the killed part of all that were tried; mutants that no test reaches are not killed."""
-    lines = [
-        "| module | mutants | tried | killed | survived | no test reaches | score |",
-        "|---|--:|--:|--:|--:|--:|--:|",
-    ]
-    total: Counter[str] = Counter()
-    for module, codes in by_module.items():
-        tried = [code for code in codes.values() if code not in NOT_TRIED]
-        survived, unreached = tried.count(SURVIVED), sum(code in UNREACHED for code in tried)
-        row = Counter(mutants=len(codes), tried=len(tried), survived=survived, unreached=unreached)
-        lines.append(_line(module, row))
-        total.update(row)
-    return [*lines, _line("all", total)], _killed(total) / max(total["tried"], 1)
+def known(path: Path = OUTCOMES) -> dict[str, str]:
+    """The outcome of every mutant that was tried, by the digest of its module's text."""
+    lines = path.read_text().splitlines() if path.exists() else []
+    return {row["digest"]: row["outcome"] for row in map(json.loads, lines)}
 
 
-def _killed(row: Counter[str]) -> int:
-    return row["tried"] - row["survived"] - row["unreached"]
+def digest(mutant: Mutant) -> str:
+    """Which mutant it is, as long as its module stays as it is."""
+    return hashlib.sha256(mutant.text.encode()).hexdigest()[:20]
 
 
-def _line(module: str, row: Counter[str]) -> str:
-    part = f"{_killed(row) / row['tried']:.0%}" if row["tried"] else "-"
-    counts = (row["mutants"], row["tried"], _killed(row), row["survived"], row["unreached"])
-    return f"| {module} | {' | '.join(map(str, counts))} | {part} |"
+def listed() -> dict[str, dict[str, Any]]:
+    """By path of the module: `tests`, and `equivalent`, rows of line, becomes, why."""
+    return tomllib.loads(LISTED.read_text())
+
+
+def is_equivalent(mutant: Mutant, reviewed: Sequence[dict[str, str]]) -> bool:
+    """Whether it was found to change nothing that can be observed."""
+    return any((row["line"], row["becomes"]) == (mutant.line, mutant.becomes) for row in reviewed)
+
+
+def score(outcomes: dict[str, list[str]]) -> tuple[list[str], dict[str, float]]:
+    """The table's lines, and by module the killed part of those tried; what changes nothing is counted apart."""
+    lines = ["| module | tried | killed | survived | change nothing | score |", "|---|--:|--:|--:|--:|--:|"]
+    outcomes = {**outcomes, "all": [each for module in outcomes.values() for each in module]}
+    parts = {}
+    for name, found in outcomes.items():
+        killed, survived, equivalent = (found.count(each) for each in ("killed", "survived", "equivalent"))
+        parts[name] = killed / max(killed + survived, 1)
+        lines.append(f"| {name} | {len(found)} | {killed} | {survived} | {equivalent} | {parts[name]:.0%} |")
+    return lines, parts
+
+
+def try_all(modules: dict[str, dict[str, Any]], count: int | None, seed: int) -> None:
+    """Try what is not known to be killed, and keep every outcome as it comes."""
+    for path, about in modules.items():
+        before = known()
+        left = [
+            mutant
+            for mutant in drawn(path, count, seed)
+            if before.get(digest(mutant)) != "killed" and not is_equivalent(mutant, about.get("equivalent", ()))
+        ]
+        print(f"{path}: {len(left)} to try", flush=True)
+        for mutant, outcome in tried(left, about["tests"]) if left else ():
+            row = {"path": path, "line": mutant.line, "becomes": mutant.becomes}
+            with OUTCOMES.open("a") as file:
+                file.write(json.dumps({**row, "outcome": outcome, "digest": digest(mutant)}) + "\n")
+            if outcome == "survived":
+                print(f"  {mutant.line}\n  {mutant.becomes}\n", flush=True)
+
+
+def write_table(modules: dict[str, dict[str, Any]], count: int | None, seed: int) -> bool:
+    """Write the page's table; whether every module reaches the floor."""
+    before, outcomes = known(), {}
+    for path, about in modules.items():
+        found = outcomes.setdefault(path, [])
+        for mutant in drawn(path, count, seed):
+            equivalent = is_equivalent(mutant, about.get("equivalent", ()))
+            outcome = "equivalent" if equivalent else before.get(digest(mutant))
+            found += [outcome] if outcome else []
+    lines, parts = score(outcomes)
+    head, _, rest = PAGE.read_text().partition(BEGIN)
+    PAGE.write_text(f"{head}{BEGIN}{chr(10).join(lines)}\n{END}{rest.partition(END)[2]}")
+    print("\n".join(lines))
+    return min(parts.values()) >= FLOOR
 
 
 def main() -> int:
-    """Try them, write the page's table, name the survivors."""
+    """Try them and name the survivors, or write the page's table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sample", type=int, metavar="N", help="of every module's; all where it is not given")
+    parser.add_argument("modules", nargs="*", metavar="MODULE", help="derive/solve.py, say; all where none is given")
+    parser.add_argument("--sample", type=int, metavar="N", help="places of every module; all mutants if not given")
     parser.add_argument("--seed", type=int, default=0, help="of the sample")
+    parser.add_argument("--table", action="store_true", help="only write what is known")
     asked = parser.parse_args()
-    if asked.sample:
-        mutmut("verify.limit.*")  # writes the mutants of all modules, and tries those of the smallest
-        mutmut(*drawn(outcomes(), asked.sample, asked.seed))
-    else:
-        mutmut()
-    found = outcomes()
-    lines, part = score(found)
-    before, _, rest = PAGE.read_text().partition(BEGIN)
-    PAGE.write_text(f"{before}{BEGIN}{chr(10).join(lines)}\n{END}{rest.partition(END)[2]}")
-    print("\n".join(lines))
-    for codes in found.values():
-        print(*(name for name, code in codes.items() if code == SURVIVED), sep="\n")
-    return 0 if part >= FLOOR else 1
+    modules = listed()
+    if unknown := set(asked.modules) - set(modules):
+        parser.error(f"{min(unknown)} is not in {LISTED}")
+    if not asked.table:
+        chosen = {path: modules[path] for path in asked.modules or modules}
+        with tempfile.TemporaryDirectory() as folder:  # compiled once for all
+            os.environ.update(JAX_COMPILATION_CACHE_DIR=folder, JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="0.2")
+            os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+            import hypothesis, jax, numpy, optax, scipy.special, sympy  # noqa
+
+            try_all(chosen, asked.sample, asked.seed)
+        if asked.modules:
+            return 0
+    return 0 if write_table(modules, asked.sample, asked.seed) else 1
 
 
 if __name__ == "__main__":

@@ -333,6 +333,18 @@ def test_signals_that_neither_cancel_nor_add_up_add_as_squares() -> None:
         assert rows["readout", "coherence"].verdict == verdict
 
 
+def test_a_gradient_is_its_cotangent_times_what_the_layer_takes_in() -> None:
+    """An input that grows is a fault of its own, and none of the batch where the gradient grows with it."""
+    answer = solve_kinds(prescribe("adam", "sp").problem)
+    table = made_up(WIDTHS, answer)
+    for name in ("input", "gradient"):
+        table["hidden.0"][name] = table["hidden.0"][name] * (np.array(WIDTHS)[:, None] / WIDTHS[0]) ** 0.3
+    rows = {(row.layer, row.quantity): row for row in verdicts(answer, WIDTHS, 0, table, KINDS)}  # type: ignore[arg-type]
+    assert {name for (layer, name), row in rows.items() if row.verdict == "fails"} == {"input", "gradient"}
+    assert rows["hidden.0", "batch"].measured.value == pytest.approx(0.0)
+    assert rows["hidden.0", "input"].measured.value == pytest.approx(0.3)
+
+
 def test_a_seed_that_diverged_is_not_measured() -> None:
     answer = solve_kinds(prescribe("adam", "sp").problem)
     table = made_up(WIDTHS, answer, 1e-6)

@@ -1,15 +1,19 @@
 """Slopes, intervals and verdicts on made-up sizes whose answers are known."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from sympy import S
 
 from derive.exponents import Kind
 from verify.fit import (
+    ANY_RANK,
     RANK,
     TOLERANCES,
     WIDEST_INTERVAL,
+    Row,
     Slope,
     implied_change,
     judge,
@@ -19,6 +23,7 @@ from verify.fit import (
     tolerance,
     update_laws,
 )
+from verify.judging import DRIFTS, row_json
 
 WIDTHS = (64, 128, 256, 512)
 
@@ -64,6 +69,21 @@ def test_drifting_slopes_are_flagged() -> None:
     assert not slope(WIDTHS, powers([0.5] * 3, noise=0.02)).curved
 
 
+def drifting(drifts: list[float]) -> Slope:
+    """Seeds whose slope between neighbouring widths goes from 0 to `drifts`."""
+    return slope((64, 128, 256), np.exp(np.log(2) * np.outer([0.0, 0.0, 1.0], drifts)))
+
+
+def test_a_drift_counts_beyond_its_bound_and_beyond_students_half_width() -> None:
+    """Drifts m - d, m, m + d: half-width 4.3027 d / sqrt 3, so that m = 0.9 of it is chance and 1.1 is not."""
+    half = 4.3027 * 0.2 / 3**0.5
+    for part, curved in ((0.9, False), (1.1, True)):
+        found = drifting([part * half - 0.2, part * half, part * half + 0.2])
+        assert (found.local, found.curved) == ((0, pytest.approx(part * half)), curved)
+    assert not drifting([0.0, 0.8]).curved and drifting([0.39, 0.41]).curved  # 12.7062 * 0.4 > 0.4
+    assert drifting([-0.16]).curved and drifting([0.16]).curved and not drifting([0.14]).curved
+
+
 @pytest.mark.parametrize("bad", [0.0, np.nan, np.inf])
 def test_what_is_not_finite_stays_so(bad: float) -> None:
     sizes = powers([0.5, 0.5])
@@ -95,6 +115,39 @@ def test_a_wide_interval_refutes_and_never_confirms() -> None:
     wide = Slope(0.4, 0.1, 0.7, ())
     assert judge(wide, 0.4, 0.05) == ("open", "the interval, +-0.30, cannot tell 0 from 1/2; give more seeds or widths")
     assert judge(wide, 1.0, 0.05)[0] == "fails"
+
+
+def test_a_verdict_says_where_slopes_drift() -> None:
+    for reference, verdict in ((0.5, "holds"), (0.0, "fails")):
+        assert judge(Slope(0.5, 0.49, 0.51, (), curved=True), reference, 0.05) == (verdict, DRIFTS)
+        assert judge(Slope(0.5, 0.49, 0.51, ()), reference, 0.05) == (verdict, None)
+
+
+def test_a_row_as_json_has_every_number_where_it_belongs() -> None:
+    measured = Slope(0.5, 0.25, 0.75, ())
+    row = Row("hidden.0", "hidden", 3, "delta_z", "1/2", measured, 0.125, "open", "why", 0.2, 0.375)
+    said = row_json(row)
+    assert said == {
+        "layer": "hidden.0",
+        "kind": "hidden",
+        "step": 3,
+        "quantity": "delta_z",
+        "predicted": "1/2",
+        "reference": 0.125,
+        "tolerance": 0.2,
+        "implied": 0.375,
+        "measured": 0.5,
+        "low": 0.25,
+        "high": 0.75,
+        "holds": None,
+        "reason": "why",
+    }
+    for verdict, holds in (("holds", True), ("fails", False), ("not measured", None)):
+        assert row_json(replace(row, verdict=verdict))["holds"] is holds
+    nothing = Slope(float("nan"), float("nan"), float("nan"), ())
+    unknown = row_json(replace(row, reference=None, measured=nothing, implied=None))
+    assert [unknown[name] for name in ("reference", "implied", "measured", "low", "high")] == [None] * 5
+    assert row_json(replace(row, implied=None))["implied"] == 0.125
 
 
 def test_without_an_interval_nothing_is_told() -> None:
@@ -152,9 +205,10 @@ def test_the_ratio_at_one_width_has_the_base_of_the_fan_in() -> None:
 
 
 def test_a_power_of_the_width_is_added_to_every_slope() -> None:
-    moved = Slope(0.5, 0.25, 0.75, (0.5, 0.5)).plus(-1)
-    assert moved == Slope(-0.5, -0.75, -0.25, (-0.5, -0.5))
-    assert Slope(0.5, 0.25, 0.75, (0.5, 0.5)).times(2) == Slope(1.0, 0.5, 1.5, (1.0, 1.0))
+    found = Slope(0.5, 0.25, 1.0, (0.5, 0.75), curved=True)
+    assert found.plus(-3) == Slope(-2.5, -2.75, -2.0, (-2.5, -2.25), curved=True)
+    assert found.times(4) == Slope(2.0, 1.0, 4.0, (2.0, 3.0), curved=True)
+    assert found.negated() == Slope(-0.5, -1.0, -0.25, (-0.5, -0.75), curved=True)
 
 
 def test_the_laws_of_an_update_of_a_few_examples() -> None:
@@ -180,6 +234,30 @@ def test_the_laws_of_an_update_of_a_few_examples() -> None:
     # The embedding's rate grows as its update shrinks: c = -s.
     looked_up = list(update_laws(WIDTHS, {"delta_w": powers([0.0])}, hidden.layers[0], rule))
     assert [(name, float(value), opened) for name, _, value, opened in looked_up] == [("delta_w", 0.0, None)]
+
+
+def test_a_size_that_another_rank_would_change_is_judged_where_the_rank_is_known() -> None:
+    """NorMuon's RMS is set whatever the rank is, and its operator norm is n^0 at rank one, n^-1/2 at full rank."""
+    from derive.solve import prescribe
+
+    sizes = {name: powers([0.0]) for name in ("delta_w", "operator_norm", "term_alpha", "input")}
+    asked = prescribe("normuon", "sp", "full")
+    rule = asked.problem.optimizers["hidden"]
+    for rank in (None, S.Zero, S.One):
+        for known in (True, False):
+            ranked = replace(rule, rank=rank)
+            opened = [row[3] for row in update_laws(WIDTHS, sizes, asked.layers[1], ranked, rank_known=known)]
+            judged = known and rank is not None
+            assert opened == [None, *[None if judged else ANY_RANK] * 2], (rank, known)
+    # Muon on its singular values alone: with the rank known, RMS(U) is judged too.
+    muon = prescribe("polargrad", "sp", "full")
+    ranked = replace(muon.problem.optimizers["hidden"], rank=S.One)
+    for known, said in ((True, None), (False, RANK)):
+        (first, *_) = update_laws(WIDTHS, sizes, muon.layers[1], ranked, rank_known=known)
+        assert first[3] == said
+    looked_up = {name: sizes[name] for name in ("delta_w", "operator_norm")}
+    rows = list(update_laws(WIDTHS, looked_up, muon.layers[0], ranked, rank_known=False))
+    assert [(row[0], row[3]) for row in rows] == [("delta_w", None), ("operator_norm", None)]
 
 
 def test_the_documented_tolerances_are_those_in_use() -> None:

@@ -6,6 +6,7 @@ from fractions import Fraction
 from random import Random
 from typing import Any
 
+import numpy as np
 import pytest
 from sympy import Rational, Symbol
 from sympy.solvers.simplex import lpmin
@@ -143,6 +144,29 @@ def test_a_long_program_is_solved_exactly():
     found = minimise([1] * size + [0] * size, rows, [0] * size + [1] * size)
     assert set(found.values[:size]) == {Fraction(1, 3)}
     assert set(found.values[size:]) == {0}
+
+
+def test_equations_are_solved_exactly_and_what_they_leave_free_is_the_nearest_fraction():
+    """2x + 3y + z = 9 and 4x + 5y + 3z = 19 at z = 1/3: x = 16/3 and y = -2/3; the third is their sum."""
+    equations = [({0: 2, 1: 3, 2: 1}, 9), ({0: 4, 1: 5, 2: 3}, 19), ({0: 6, 1: 8, 2: 4}, 28), ({2: 0}, 0)]
+    floats = np.array([5.3333333, -0.6666666, 0.33333333333])
+    for some in (equations, equations[:2]):
+        assert linear_program._solve(3, [(each, Fraction(right)) for each, right in some], floats) == [
+            Fraction(16, 3),
+            Fraction(-2, 3),
+            Fraction(1, 3),
+        ]
+
+
+def test_duals_that_are_no_simple_fractions_are_found_exactly():
+    """minimise x + y + z under 1000003 x >= 1, 11 y >= x and 2 z >= y + 1: duals over 1000003."""
+    rows = [Row({0: -1000003}, Fraction(-1)), Row({1: -11, 0: 1}, Fraction(0)), Row({2: -2, 1: 1}, Fraction(-1))]
+    found = minimise([1, 1, 1], rows)
+    z = Fraction(1, 2)
+    y = (1 + z) / 11
+    assert found.duals == ((1 + y) / 1000003, y, z)
+    x = Fraction(1, 1000003)
+    assert found.values == (x, x / 11, (1 + x / 11) / 2)
 
 
 GRAPHS = ("two inputs", "experts", "recurrent")

@@ -6,7 +6,7 @@ from math import inf, isnan, nan
 import numpy as np
 import pytest
 
-from verify.optimum import Optimum, complete_block, optimum, over_seeds
+from verify.optimum import Optimum, _window, complete_block, optimum, over_seeds
 
 GRID = (-6, -5, -4, -3, -2, -1.5, -1, -0.5, 0, 0.5, 1, 1.5, 2, 3, 4, 5, 6)
 
@@ -137,6 +137,36 @@ def test_a_loss_beside_a_diverged_run_is_infinite_and_outside_the_rates_unknown(
     assert np.isnan(found.at(2.0**-7)).all()
     assert np.isnan(best(lambda x, _: 3.0 + 0.05 * x**2).at(2.0**7)).all()
     assert found.at(4.0) == pytest.approx([3.2] * 3)
+
+
+def test_below_a_lowest_rate_that_works_is_a_diverged_one() -> None:
+    """Runs that diverge at a lower rate than others, by a fault of their own, spoil the way there too."""
+    found = best(lambda x, _: inf if x == -4 else 3.0 + 0.05 * x**2)
+    assert np.isinf(found.at(2.0**-3.5)).all() and np.isinf(found.at(2.0**-4.5)).all()
+    assert np.isfinite(found.at(2.0**-2.5)).all()
+
+
+def test_inside_the_window_the_loss_is_the_parabolas_and_not_the_runs_own() -> None:
+    found = noisy(0.003, 0)
+    low, high = found.window
+    assert low < -0.4 and high > 0.4
+    for octave in (low, -0.5, 0.0, 0.25, high):
+        expected = [parabola.at(octave) for parabola in found.parabolas if parabola]
+        assert found.at(2.0**octave) == pytest.approx(expected, abs=1e-12)
+    at_a_run = found.losses[GRID.index(-0.5)]
+    assert np.abs(found.at(2.0**-0.5) - at_a_run).min() > 1e-5
+    assert found.at(2.0 ** GRID[1]) == pytest.approx(found.losses[1])
+
+
+def test_a_points_weight_falls_with_its_rise_over_the_depth() -> None:
+    """Rises 1/2, 0.1, 0, 0.25 and 3 of a depth of 1/2: weights (1 + (rise / 1)^2)^-2."""
+    points, weights = _window(np.array([-1, -0.5, 0, 0.5, 1.0]), 3 + np.array([0.5, 0.1, 0.0, 0.25, 3.0]), 2) or (
+        [],
+        [],
+    )
+    assert points == [0, 1, 2, 3, 4]
+    assert weights == pytest.approx([1.25**-2, 1.01**-2, 1.0, 1.0625**-2, 10.0**-2])
+    assert _window(np.array([-1, -0.5, 0, 0.5]), np.full(4, 3.0), 2) is None
 
 
 def test_only_the_largest_complete_block_of_runs_is_used() -> None:

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+from dataclasses import asdict
 from fractions import Fraction
 from functools import cache
 from pathlib import Path
@@ -15,13 +16,17 @@ import pytest
 from sympy import Rational
 
 from derive.cli import run
+from derive.errors import DeriveError
+from derive.solve import solve_kinds
 from verify import phase as module
 from verify.cli import app
 from verify.data import load_corpus, next_token
 from verify.models import Scaling, loss
 from verify.models.mlp import MLP
-from verify.phase import Conditions, grid, read_exponents, train
+from verify.optimizers import base_epsilon
+from verify.phase import Conditions, grid, read_exponents, train, usual_rate
 from verify.phase_results import Study, Trained, agreements
+from verify.train import Config, Trainer
 
 Capture = pytest.CaptureFixture[str]
 WIDTHS, BATCH, CONTEXT, DEPTH, STEPS, RATE = (16, 32), 16, 2, 2, 2, 0.004
@@ -206,8 +211,17 @@ def test_points_of_equal_rates_are_trained_once(monkeypatch: pytest.MonkeyPatch)
     trained: list[Any] = []
 
     def pretended(_function: Any, _axes: Any) -> Any:
-        return lambda _keys, _inputs, _targets, rates, _probe: (np.zeros((2, 2)), trained.append(rates) or {})
+        def run(_keys: Any, inputs: Any, targets: Any, rates: Any, _probe: Any) -> Any:
+            assert inputs.shape == targets.shape == (2, 2, 8) and inputs[0, :, 0].tolist() == [1, 2]  # seeds, steps
+            assert targets[1, :, 3].tolist() == [-1, -2]
+            return np.zeros((2, 2)), trained.append(rates) or {}
 
+        return run
+
+    def batches(_trainer: Any, _corpus: Any, step: int) -> tuple[Any, Any]:
+        return np.full((2, 8), step), np.full((2, 8), -step)
+
+    monkeypatch.setattr(module.Trainer, "batches", batches)
     monkeypatch.setattr(module, "for_each", pretended)
     monkeypatch.setattr(module.jax, "jit", lambda function, **_: function)
     ticks: list[int] = []
@@ -224,6 +238,47 @@ def conditions(**changes: Any) -> Conditions:
     shared |= {"base_width": 16, "base_rate": RATE, "batch": 8, "context": 2, "hidden_layers": 1, "corpus": "text"}
     axes = read_exponents("c", "0,1", Rational(0)), read_exponents("c", "1,2", Rational(0))
     return Conditions(**{**shared, "points": grid(*axes, ("1", "1")), **changes})
+
+
+def test_the_grid_is_that_given_or_one_on_either_side_in_quarters() -> None:
+    assert read_exponents("--c-hidden", None, Rational(1, 2)) == [Rational(k, 4) for k in range(-2, 7)]
+    assert read_exponents("--c-hidden", "-1,0.5,3/4", Rational(0)) == [-1, Rational(1, 2), Rational(3, 4)]
+    for text in ("1,1", "0,1,1/2"):
+        with pytest.raises(DeriveError, match="does not grow"):
+            read_exponents("--c-hidden", text, Rational(0))
+    half, one = Rational(1, 2), Rational(1)
+    four = (("1/2", "1/2"), ("1/2", "1"), ("1", "1/2"), ("1", "1"))
+    assert grid([half, one], [half, one], ("1", "1/2")) == four
+    assert grid([half, one], [half, one], ("1", "2")) == (*four, ("1", "2"))
+
+
+def test_what_conditions_say() -> None:
+    """Adam + muP: c = 1/2, 1, 1/2; two hidden layers of one exponent."""
+    made = conditions(parameterization="mup", c_embedding="1/3", steps=5, hidden_layers=2)
+    assert (made.prescribed, made.marks, conditions(steps=1).marks) == (("1", "1/2"), (1, 5), (1,))
+    assert made.exponents(("3/4", "-1/4")) == [Rational(1, 3), *[Rational(3, 4)] * 2, Rational(-1, 4)]
+    stored = json.loads(json.dumps(asdict(made)))
+    assert made.differences(stored) == []
+    other = {**stored, "seeds": 7, "points": stored["points"][:1]}
+    assert made.differences(other) == [
+        f"points: 1 points, not {len(made.points)} points",
+        f"seeds: 7, not {made.seeds}",
+    ]
+    assert usual_rate("adam") > 0
+    with pytest.raises(DeriveError):
+        usual_rate("sophia")
+
+
+def test_each_layer_has_its_rate_and_its_prescribed_epsilon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Adam in SP: gradients of n^-1/2 but on the readout, where they are n^0, and epsilon with them."""
+    monkeypatch.setattr(module, "per_layer", lambda rules, _labels: rules)
+    answer = solve_kinds(conditions().prescription().problem)
+    trainer = Trainer(Config(answer, 16, RATE, batch=8, sizes={"hidden_layers": 1, "vocabulary": 16}), 64, [0])
+    rules: Any = module._transform(trainer, jnp.array([1.0, 2.0, 3.0]))
+    assert [rule.label for rule in rules] == ["embedding", "hidden", "readout"]
+    assert [float(rule.rate) for rule in rules] == [1.0, 2.0, 3.0]
+    assert [rule.epsilon for rule in rules] == pytest.approx([base_epsilon("adam") * part for part in (0.5, 0.5, 1.0)])
+    assert [rule.decay for rule in rules] == [0.0] * 3
 
 
 def test_a_diverged_point_has_no_r_and_says_why(tmp_path: Path) -> None:

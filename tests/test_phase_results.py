@@ -9,7 +9,7 @@ import pytest
 from sympy import Rational
 
 from derive.alignments import Ratios
-from derive.solve import prescribe
+from derive.solve import prescribe, residuals_at
 from verify.exponents import StudyError
 from verify.fit import Slope
 from verify.phase import Conditions, Network
@@ -20,6 +20,7 @@ from verify.phase_results import (
     Trained,
     agreements,
     alignment_measured,
+    as_json,
     finite_width,
     region,
 )
@@ -37,6 +38,58 @@ def test_terms_of_like_size_add_up_as_squares() -> None:
     logits = np.sqrt((n**-1 + hidden**2 + 4 * hidden**2 * n**-1) / 6)
     expected = [-np.polyfit(np.log(n), np.log(size), 1)[0] for size in (np.ones(3), hidden, logits)]
     assert found == pytest.approx(expected, abs=1e-9)
+
+
+def test_each_term_has_its_own_exponent() -> None:
+    """muP with alpha = 3/4, omega = 5/8, u = 1/2 and one term alone: 1 - 3/4, 1 - 5/8 and 1 - 1/2 of the logits.
+
+    The embedding's change is n^(1/2 - c), so that at c = 3/4 the last two have n^-1/4 more on the hidden layer.
+    """
+    alignment = "alpha=3/4,omega=5/8,u=1/2"
+    problem = prescribe("adam", "mup", alignment, hidden_layers=1).problem
+    c = [Rational(3, 4), Rational(1), Rational(1, 2)]
+    widths = [16, 32, 64]
+    for name, hidden, readout in (
+        ("alpha", 1 - 0.75, 1 - 0.75),
+        ("omega", 0.5 - 0.625 + 0.25, 1 - 0.625 + 0.5 - 0.625 + 0.25),
+        ("u", 1 - 0.5 + 0.25, 1 - 0.5 + 1 - 0.5 + 0.25),
+    ):
+        terms = {f"term_{each}": np.full((3, 2), float(each == name)) for each in ("alpha", "omega", "u")}
+        table = {"embedding": terms, "hidden.0": terms, "readout": terms}
+        assert finite_width(problem, c, widths, table) == pytest.approx([0.25, hidden, readout]), name
+
+
+def test_predictions_stand_beside_their_layer_and_point() -> None:
+    """SP by hand at c = (0, 3/4, 5/4): r = min(c - 1, ...) of the hidden layer -1/4, of the readout -1/4 by W Dz too.
+
+    Measured: alpha = 3/4 (prescribed), omega = u = 1/2 - 1/2 = 0 on sizes that do not grow.
+    """
+    study = Study.of(*made_up((("1", "1"), ("3/4", "5/4")), (0.75, 0.75)))
+    rows = {(row.layer, row.point): row for row in study.rows if row.step == 2}
+    hidden, readout = rows["hidden.0", ("3/4", "5/4")], rows["readout", ("3/4", "5/4")]
+    assert (hidden.full, readout.full) == (Rational(-1, 4), Rational(-1, 4))
+    alignment = alignment_measured(study.alignments[2])
+    assert alignment is not None
+    problem = replace(study.conditions.prescription().problem, alignment=alignment)
+    expected = residuals_at(problem, [Rational(0), Rational(3, 4), Rational(5, 4)])
+    assert (hidden.measured_alignment, readout.measured_alignment) == (expected[1], expected[2]) != (None, None)
+    assert expected[1] != expected[2]
+    document = as_json(study)
+    said = {(row["layer"], row["c_hidden"], row["step"]): row for row in document["rows"]}
+    assert said["readout", "3/4", 2]["predicted"] == "-1/4"
+    assert said["readout", "3/4", 2]["predicted_measured"] == str(expected[2])
+    assert said["hidden.0", "3/4", 1]["predicted_finite"] == pytest.approx(hidden.finite, rel=1e-5)
+    assert said["hidden.0", "1", 2]["measured"] == pytest.approx(0.0) and said["hidden.0", "1", 2]["low"] is not None
+    ratios = {(row["step"], row["layer"], row["quantity"]): row for row in document["alignments"]}
+    assert ratios[2, "readout", "alpha"]["measured"] == pytest.approx(0.75)
+    assert len(document["rows"]) == 8 and len(document["agreement"]) == 2 * 2 * 3 and "points" not in document
+    # Where alignments were not measured their predictions are missing, and null.
+    made, trained = made_up((("1", "1"),), (0.75,))
+    for each in trained:
+        each.network.sizes[2]["readout"]["term_u"][:] = np.nan
+    lost = Study.of(made, trained)
+    assert {row.measured_alignment for row in lost.rows} == {row.finite for row in lost.rows} == {None}
+    assert {row["predicted_measured"] for row in as_json(lost)["rows"]} == {None}
 
 
 def test_regions_are_by_the_sign_of_r_beyond_the_tolerance() -> None:

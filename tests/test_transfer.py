@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from verify.fit import Slope
-from verify.limit import _fit
+from verify.limit import _fit, shared_power
 from verify.optimum import Estimate
 from verify.outcomes import SettingResult
 from verify.studies import Conditions, Record, Setting, Study
@@ -285,6 +285,14 @@ def test_a_power_law_is_fitted_with_its_amplitude_at_the_first_width() -> None:
     assert abs(other - 2.9) > 0.01 and rest > 1e-6
 
 
+@pytest.mark.parametrize(
+    ("power", "found"), [(0.05, 0.1), (0.1, 0.1), (0.35, 0.35), (1.9, 1.9), (2.0, 2.0), (2.7, 2.0)]
+)
+def test_powers_are_looked_for_from_a_tenth_to_two(power: float, found: float) -> None:
+    losses = 2.9 + 4 * np.array(WIDTHS, dtype=float) ** -power
+    assert shared_power([(WIDTHS, losses)]) == pytest.approx(found, abs=1e-6)
+
+
 def test_a_curve_that_is_no_power_law_leaves_the_limits_of_the_others_alone() -> None:
     wild = {16: 3.5, 32: 3.2, 64: 3.6, 128: 4.0, 256: 4.1}
     losses = {
@@ -342,6 +350,10 @@ def test_equivalent_settings_share_runs_and_count_once() -> None:
     result = analyse(study_of(losses, settings=twice, trained_as={"prior": "full"}))
     assert [each.power.value for each in result] == pytest.approx([alone[0].power.value] * 3)
     assert (result[2].trained_as, result[0].trained_as) == ("adam SP full", None)
+    renamed = study_of(
+        losses, settings={**twice, "another": twice["prior"]}, trained_as=dict.fromkeys(("prior", "another"), "full")
+    )
+    assert [each.trained_as for each in analyse(renamed)] == [None, None, "adam SP full", "adam SP full"]
     assert result[2].drift == result[0].drift
     assert result[2].limit == result[0].limit
 

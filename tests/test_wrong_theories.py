@@ -13,7 +13,7 @@ from sympy import Expr, Rational, S
 
 from derive.exponents import Kind
 from derive.solve import Layer, Prescription, prescribe, solve_kinds
-from verify.fit import BLAMED, Row, verdicts
+from verify.fit import BLAMED, Row, largest_updates, verdicts
 from verify.four_steps import counts, rejected_by, resolution, summary
 from verify.judging import row_json
 from verify.one_rate import at_one_rate
@@ -139,6 +139,39 @@ def test_an_update_as_large_as_its_weights_may_be_is_the_largest() -> None:
     assert {row.verdict for row in found.values()} == {"holds"}
 
 
+def test_the_largest_updates_by_hand() -> None:
+    """t_l = max(0, t_{l+1} + omega_{l+1} - 1/2): omega = 3/4 on the readout and 5/8 on hidden layers add up."""
+    right = prescribe("adam", "sp", "readout.omega=3/4,hidden.omega=5/8")
+    assert largest_updates(right) == [Rational(3, 8), Rational(1, 4), 0]
+    assert largest_updates(prescribe("adam", "sp", "readout.omega=3/4", loss="ce"))[1:] == [0, 0]
+    for optimizer in ("sgd", "adam"):  # alpha = u = 1/2 reaches n^-1/2 with DW as large as W in SGD alone bounded
+        found = largest_updates(prescribe(optimizer, "mup", "readout.alpha=1/2,readout.u=1/2,readout.omega=1"))
+        assert found == [0, 0, HALF if optimizer == "sgd" else 0]
+    # Behind a layer of r = 1/4 the readout's update of d = a + b = 1/2 is n^-(1/2 - max(alpha, u - 1/4)).
+    for u, last in (("1/2", Rational(1, 4)), ("5/8", Rational(1, 8))):
+        behind = prescribe("sgd", "sp", f"readout.omega=3/4,readout.alpha=1/4,readout.u={u}")
+        assert largest_updates(behind) == [Rational(1, 4), Rational(1, 4), last]
+
+
+def test_which_rows_there_are_at_which_step() -> None:
+    """Initial sizes and epsilon belong to the first step; what is only so in a chain is left out elsewhere."""
+    right = theory()
+    table, own = networks(right), {"delta_w", "cancellation", "gradient", "delta_z", "largest", "consistent"}
+    first = {"weight", "size", "epsilon", "nonlinearity"}
+    for chain, step, more in (
+        (True, 1, first),
+        (True, 2, {"nonlinearity"}),
+        (False, 1, {"weight", "epsilon"}),
+        (False, 2, set()),
+    ):
+        rows = verdicts(right, WIDTHS, step, table, KINDS, chain=chain)
+        assert {row.quantity for row in rows if row.layer == "embedding"} == own | more
+        assert {row.quantity for row in rows if row.layer == "hidden.0"} == own | more | {"alpha", "omega", "u"}
+        assert {row.quantity for row in rows if row.layer == "readout"} == (own | more | {"alpha", "omega", "u"}) - {
+            "nonlinearity"
+        }
+
+
 def test_logits_have_their_multiplier() -> None:
     """muP: RMS(Dh) of the readout is n^(1/2) as W z goes, and n^0 with the multiplier n^-1/2."""
     right = theory("adam", "mup")
@@ -186,6 +219,7 @@ def test_an_epsilon_that_does_not_follow_the_gradient_is_rejected_by_name(kind: 
     assert all(layer.epsilon is not None for layer in right.layers)
     rows = judged(with_layer(right, kind, epsilon=by), networks(right))
     assert failing(rows) == {(kind, "epsilon")} and list(rejected_by(rows)) == ["1 optimizer"]
+    assert (" and 1 more" in summary(rows)[1], "more" in summary(rows)[1]) == (kind == "hidden",) * 2
     assert not any(row.quantity == "epsilon" for row in judged(theory("sgd"), networks(theory("sgd"))))
 
 

@@ -205,7 +205,7 @@ def _solve(size: int, equations: Iterable[tuple[Mapping[int, int], Fraction]], n
         key=lambda e: e[:2],
     )
     for _, _, equation, bound in waiting:
-        left = {variable: Fraction(a) for variable, a in equation.items()}
+        left = {variable: Fraction(a) for variable, a in equation.items() if a}
         right = bound
         while (known := next((variable for variable in left if variable in pivots), None)) is not None:
             right = _eliminate(left, right, known, pivots)

@@ -208,7 +208,8 @@ def _row(quantity: str, name: str, said: float, widths: Sequence[int], squares: 
     half = 2 * float(np.sqrt((seeds - 1) * np.var(without)))
     means = squares.mean(1)
     fitted, upper = _exponent(widths, means), _exponent(widths[-2:], means[-2:])
-    return Row(quantity, name, *(round(float(each), 3) for each in (said, fitted, half, upper)))
+    rounded = [round(float(each), 3) for each in (said, fitted, half, upper)]
+    return Row(quantity, name, rounded[0], rounded[1], rounded[2], rounded[3])
 
 
 def _exponent(widths: Sequence[int], squares: Any) -> Any:
@@ -226,7 +227,8 @@ def stored(path: Path = STORED) -> dict[str, Measured]:
 
 
 def _read(*row: Any) -> Row:
-    return Row(*row[:7], tuple(Cause(*cause) for cause in row[7]))
+    quantity, name, said, measured, half, upper, expected, causes = row
+    return Row(quantity, name, said, measured, half, upper, expected, tuple(Cause(*cause) for cause in causes))
 
 
 def store(found: dict[str, Measured], path: Path = STORED) -> None:

@@ -6,12 +6,12 @@ NOTES: dict[str, dict[str, str]] = {
         "is likely the part that is large at these widths",
     },
     "nerf": {
-        "g,s,r w_2.w late.w colour.w": "the 12 and 6 entries that are joined to n are larger than those, and the fan-in "
+        "g,s,r w_2.w late.w colour.w": "the 12 and 6 entries joined to n are larger than those, and the fan-in "
         "counts them as alike",
     },
     "vae": {
-        "g enc.? in.? mean.?": "two parts: the reconstruction's n^-1, and the divergence's n^-1/2, which rules at great "
-        "widths; at these both are of one size",
+        "g enc.? in.? mean.?": "two parts: the reconstruction's n^-1, and the divergence's n^-1/2, which rules at "
+        "great widths; at these both are of one size",
     },
 }
 """By model and by "QUANTITIES PATHS", such as "g,s table *.gain"."""
