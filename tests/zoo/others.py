@@ -129,7 +129,7 @@ def vae(n: int) -> Any:
         return dense(p["out"], jax.nn.relu(dense(p["dec"], z))), mean**2 + jnp.exp(log_var) - log_var - 1
 
     def loss(outputs: Any, inputs: Any) -> Array:
-        return ((outputs[0] - inputs[0]) ** 2).mean() + 0.05 * outputs[1].mean()
+        return ((outputs[0] - inputs[0]) ** 2).mean() + outputs[1].mean()
 
     return params, apply, (reals(8, 12), reals(8, 8, seed=2)), loss
 

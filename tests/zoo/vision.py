@@ -206,7 +206,7 @@ ATTENTION = "q k v o"
 MODELS = {
     "resnet": Model(resnet, "batch norm, two stages", "conv_? short", "head.w", gradients={"head.b": 0}, heavy=True),
     "resnet, standardised": Model(
-        bottleneck, "norms first, bottleneck, standardised kernels with gains", "narrow middle wide", "head", heavy=True
+        bottleneck, "norms first, bottleneck, standardised kernels with gains", "narrow middle wide", "head"
     ),
     "convnext": Model(
         convnext, "depthwise kernels, layer norm, small layer scale", "up.w down.w shrink", "head", heavy=True
