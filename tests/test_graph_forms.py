@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from tests.graphs import HALF, Apply, exponents, same, solved, three
+from tests.graphs import HALF, Apply, exponents, graph, same, solved, three
 from verify.graph import GraphError
 
 
@@ -164,3 +164,14 @@ def test_data_that_no_parameter_enters_may_be_made_in_any_way():
 
     plain = exponents(solved(lambda p, x: jnp.tanh(jnp.tanh(x @ p["in"]) @ p["w"]) @ p["out"], three))
     assert exponents(solved(apply, three)) == plain
+
+
+def test_experts_that_grow_in_number_are_in_no_fan_and_see_a_share_of_the_rows():
+    """As many experts as n / 8 for a fixed batch: n x n each, and every one of them sees n^-1 of the rows."""
+
+    def apply(p: Any, x: Any) -> Any:
+        sizes = jnp.zeros(len(p["w"]), int).at[0].set(len(x))
+        return jax.lax.ragged_dot(jnp.tanh(x @ p["in"]), p["w"], sizes) @ p["out"]
+
+    (use,) = (use for use in graph(apply, lambda n: three(n) | {"w": (n // 8, n, n)}).uses if use.path == "w")
+    assert (use.fan_in.power, use.fan_out.power, use.shared) == (1, 1, -1)
