@@ -39,7 +39,7 @@ check: .venv/installed
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 # Every benchmark in turn, each into its section of benchmarks/results/<device>.json; then the table of all.
-BENCHMARKS := transformer measure sweep online atan2 derive prescribe
+BENCHMARKS := transformer measure sweep online atan2 derive symbols prescribe
 bench: .venv/installed
 	for each in $(BENCHMARKS); do $(BIN)/python -m benchmarks.$$each --out benchmarks/results || exit 1; done
 	$(BIN)/python -m benchmarks.results

@@ -91,6 +91,23 @@ def _derive(found: Any) -> list[Row]:
     ]
 
 
+def _symbols(found: Any) -> list[Row]:
+    rows = [row for row in found["rows"] if "global" not in row["optimizer"]]
+    slowest = {
+        count: max((row for row in rows if row["layers"] == count), key=lambda row: row["seconds"])
+        for count in sorted({row["layers"] for row in rows})
+    }
+    return [
+        (
+            f"three symbols, {count} hidden layers, the slowest optimizer",
+            f"{row['seconds']:.2f} s, {max(each['bytes'] for each in rows if each['layers'] == count) / 1e3:.1f} kB",
+            f"in numbers, {row['numbers_s']:.2f} s",
+            "",
+        )
+        for count, row in slowest.items()
+    ]
+
+
 def _measure(found: Any) -> list[Row]:
     return [
         (
@@ -182,6 +199,7 @@ SECTIONS: Mapping[str, Callable[[Any], list[Row]]] = {
     "online": _online,
     "atan2": _atan2,
     "derive": _derive,
+    "symbols": _symbols,
     "prescribe": _prescribe,
 }
 

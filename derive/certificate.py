@@ -13,6 +13,7 @@ from sympy import Expr, Rational, S
 
 from derive.certify import Certificate, Refused
 from derive.duals import ALL, NOTHING, POSITIVE, Interval, NoPointError, chain_duals, inside, nearest, other_rates
+from derive.known import Known
 from derive.programs import (
     ChainLayer,
     ChainProblem,
@@ -263,14 +264,14 @@ def _past_the_rule(stated: ChainProblem, chain: Chain, values: Values, slacks: V
     return other
 
 
-def is_unique(problem: Problem, chain: Chain, r: Sequence[Expr]) -> bool | None:
+def is_unique(problem: Problem, chain: Chain, r: Sequence[Expr], known: Known) -> bool | None:
     """Whether no other rates reach the same sum of c, where symbols are left in them; numbers have a certificate.
 
     A tie needs a layer whose c is fixed by the u term alone, or a readout bounded to keep the gradients small.
     """
     if problem.global_rate:
         return True
-    safe = all((chain.alpha[i] - chain.u[i] + r[i - 1]).is_nonnegative for i in range(1, chain.depth))
+    safe = all(known.is_nonnegative(chain.alpha[i] - chain.u[i] + r[i - 1]) for i in range(1, chain.depth))
     return True if safe and not any(chain.bounded) else None
 
 

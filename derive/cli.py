@@ -15,11 +15,14 @@ from derive.streams import complain, prepare
 if TYPE_CHECKING:
     from sympy import Rational
 
-    from derive.emit import Scale
-    from derive.propagation import Problem
+    from derive.axes import Axis
+    from derive.propagation import Optimizers, Problem
+    from derive.scale import Scale
 
 MAX_LAYERS = 10_000
 MAX_WIDTH = 10**12
+MAX_DEPTH = 10**6
+MAX_TOKENS = 10**18
 
 app = typer.Typer(
     name="derive",
@@ -40,6 +43,10 @@ INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it."""
 
 DECAY_HELP = "Decoupled decay: independent, sqrt, constant, or a power n^-1 that rate x lambda goes with."
+
+RESIDUAL_HELP = "Branch multiplier N^-delta: depth-mup (1/2), completep (1), delta; init:delta where drawn smaller."
+KAPPA_HELP = "How N blocks' changes add up, N^kappa: full (1), none (1/2) or kappa."
+BETAS_HELP = "1 - beta along the batch: scaled, constant, or published: scaled where it leaves the rate."
 
 OptimizerOption = Annotated[
     str | None,
@@ -62,6 +69,9 @@ LayersOption = Annotated[int | None, typer.Option(help="List this many hidden la
 LossOption = Annotated[str, typer.Option(help="mse, or ce: with cross-entropy the logits may diverge.")]
 GlobalOption = Annotated[bool, typer.Option("--global-rate", help="One learning rate for all layers.")]
 ClipOption = Annotated[bool, typer.Option("--clip-global-norm", help="Gradients are clipped by their global norm.")]
+ForwardOption = Annotated[
+    bool, typer.Option("--forward-only", help="No weight's gradient has its multiplier in it, as in unit scaling.")
+]
 EpsilonOption = Annotated[str, typer.Option(help="scaled: eps carries its exponent; constant: it does not.")]
 CertificateOption = Annotated[
     Path | None, typer.Option(help="File for the proof as JSON, which `derive certify FILE` checks.")
@@ -100,6 +110,7 @@ def _problem(
     clip_global_norm: bool = False,
     epsilon: str = "scaled",
     rank: str | None = None,
+    forward_only: bool = False,
 ) -> "Problem":
     from dataclasses import replace
 
@@ -138,6 +149,7 @@ def _problem(
         loss=_choice("--loss", loss, propagation.LOSSES),
         global_rate=global_rate,
         clip_global_norm=clip_global_norm,
+        forward_only=forward_only,
     )
 
 
@@ -167,20 +179,72 @@ def _hidden_layers(layers: int | None, alignment: Any) -> int:
     return layers
 
 
-def _scale(base_width: int | None, width: int | None, base_rate: float | None) -> "Scale | None":
-    from derive.emit import Scale
+def _scale(
+    base_width: int | None, width: int | None, base_rate: float | None, axes: "tuple[Axis, ...]"
+) -> "Scale | None":
+    from derive.scale import Scale
 
-    if base_width is None and width is None:
+    sized = any(axis.sizes is not None for axis in axes)
+    if base_width is None and width is None and not sized:
         if base_rate is not None:
             raise DeriveError("--base-rate needs --base-width and --width; give the widths as well")
         return None
-    if base_width is None or width is None:
+    if (base_width is None) != (width is None):
         raise DeriveError("--base-width and --width belong together; give both")
-    _check_width("--base-width", base_width)
-    _check_width("--width", width)
+    if base_width is not None and width is not None:
+        _check_width("--base-width", base_width)
+        _check_width("--width", width)
     if base_rate is not None:
         _check_positive("--base-rate", base_rate)
     return Scale(base_width, width, base_rate)
+
+
+def _depth(
+    optimizers: "Optimizers", residual: str | None, kappa: str, base: int | None, target: int | None, decay: str
+) -> "list[Axis]":
+    """The depth axis where it was asked for."""
+    from derive.axes import read_sizes
+    from derive.depth import depth_axis, read_kappa, read_residual
+
+    sizes = read_sizes("depth", base, target, MAX_DEPTH)
+    if residual is None:
+        if sizes is not None or canonical(kappa) != "full":
+            raise DeriveError(
+                "--depth needs --residual: how your model scales a branch, h + N^-delta f(h); give depth-mup (1/2), "
+                "completep (1), delta, or init:delta"
+            )
+        return []
+    if sizes is not None and sizes[0] > sizes[1]:
+        raise DeriveError(f"--base-depth {sizes[0]} is above --depth {sizes[1]}; tune on the shallower network")
+    return [depth_axis(optimizers, read_residual(residual), read_kappa(kappa), decay, sizes)]
+
+
+def _batch(
+    optimizers: "Optimizers",
+    betas: str,
+    horizon: str | None,
+    batches: tuple[int | None, int | None],
+    tokens: tuple[int | None, int | None],
+    decay: str,
+) -> "list[Axis]":
+    """The axes of batch and tokens where they were asked for."""
+    from derive.axes import read_sizes
+    from derive.batch import BETAS, HORIZONS, Betas, Horizon, batch_axis, tokens_axis
+
+    batch_sizes = read_sizes("batch", *batches, MAX_WIDTH)
+    token_sizes = read_sizes("tokens", *tokens, MAX_TOKENS)
+    known: Betas = _choice("--betas", betas, BETAS)
+    assumed: Horizon = _choice("--horizon", "none" if horizon is None else horizon, HORIZONS)
+    wanted = None if horizon is None and token_sizes is None else assumed
+    if batch_sizes is None and wanted is None:
+        if known != "published":
+            raise DeriveError("--betas says how they go with the batch; give --base-batch and --batch as well")
+        return []
+    along_batch = batch_axis(optimizers, known, decay, batch_sizes)
+    found = [] if batch_sizes is None else [along_batch]
+    if wanted is not None:
+        found.append(tokens_axis(along_batch, wanted, token_sizes))
+    return found
 
 
 def _check_width(option: str, width: int) -> None:
@@ -207,12 +271,23 @@ def prescription(
     loss: LossOption = "mse",
     global_rate: GlobalOption = False,
     clip_global_norm: ClipOption = False,
+    forward_only: ForwardOption = False,
     epsilon: EpsilonOption = "scaled",
     rank: RankOption = None,
     decay: Annotated[str, typer.Option(help=DECAY_HELP)] = "independent",
     base_width: Annotated[int | None, typer.Option(help="The width at which you tuned.")] = None,
     width: Annotated[int | None, typer.Option(help="The width that you want.")] = None,
     base_rate: Annotated[float | None, typer.Option(help="The learning rate tuned at the base width.")] = None,
+    base_depth: Annotated[int | None, typer.Option(help="Residual blocks at which you tuned.")] = None,
+    depth: Annotated[int | None, typer.Option(help="Residual blocks that you want.")] = None,
+    residual: Annotated[str | None, typer.Option(help=RESIDUAL_HELP)] = None,
+    depth_alignment: Annotated[str, typer.Option(help=KAPPA_HELP)] = "full",
+    base_batch: Annotated[int | None, typer.Option(help="Examples a step at which you tuned.")] = None,
+    batch: Annotated[int | None, typer.Option(help="Examples a step that you want.")] = None,
+    base_tokens: Annotated[int | None, typer.Option(help="Tokens of the run that you tuned.")] = None,
+    tokens: Annotated[int | None, typer.Option(help="Tokens of the run that you want.")] = None,
+    horizon: Annotated[str | None, typer.Option(help="none: nothing moves with tokens; sde: all as B/T.")] = None,
+    betas: Annotated[str, typer.Option(help=BETAS_HELP)] = "published",
     output_format: Annotated[
         str, typer.Option("--format", help="table, json, csv, markdown, latex, python, optax, torch.")
     ] = "table",
@@ -227,6 +302,8 @@ def prescription(
             name = context.invoked_subcommand
             raise DeriveError(f"options stand after the sub-command: derive {name} --option ...")
         return
+    from dataclasses import replace
+
     from derive import emit
     from derive.decays import read_decay
     from derive.solve import solve, solve_kinds
@@ -245,18 +322,25 @@ def prescription(
         clip_global_norm,
         epsilon,
         rank,
+        forward_only,
     )
-    scale = _scale(base_width, width, base_rate)
     convention = read_decay(decay)
+    axes = (
+        *_depth(problem.optimizers, residual, depth_alignment, base_depth, depth, convention),
+        *_batch(problem.optimizers, betas, horizon, (base_batch, batch), (base_tokens, tokens), convention),
+    )
+    scale = _scale(base_width, width, base_rate, axes)
+    chosen = _choice("--format", output_format, tuple(emit.FORMATS))
+    if chosen in emit.CODE and gauge is None and a is None:
+        problem = replace(problem, parameterization=problem.parameterization.gauge_free())
     listed = layers is not None or problem.alignment.hidden_layers is not None or problem.alignment.layers
-    answer = (solve if listed else solve_kinds)(problem, convention)
+    answer = replace((solve if listed else solve_kinds)(problem, convention), axes=axes)
     if certificate is not None:
         from derive import certificate_file
 
         if answer.certificate is None:
             raise DeriveError("--certificate needs numbers, and symbols are left in this answer; give each a number")
         certificate_file.write(answer.certificate, certificate)
-    chosen = _choice("--format", output_format, tuple(emit.FORMATS))
     if not explain:
         _write(emit.FORMATS[chosen](answer, scale))
         return
@@ -280,12 +364,25 @@ def table(
         list[str] | None, typer.Option(help="Repeat for several.  [default: sgd, adam, adafactor]")
     ] = None,
     alignment: Annotated[list[str] | None, typer.Option(help="Repeat for several.  [default: full, none]")] = None,
+    axis: Annotated[str | None, typer.Option(help="depth or batch, instead of the width.")] = None,
     output_format: Annotated[str, typer.Option("--format", help="table, json, csv, markdown or latex.")] = "table",
 ) -> None:
-    """The paper's whole table: four parameterizations, three optimizers, two alignments; all derived."""
+    """The paper's whole table: four parameterizations, three optimizers, two alignments; all derived.
+
+    With --axis depth or batch: what every optimizer's settings do along that axis.
+    """
     from derive import tables
 
     chosen = _choice("--format", output_format, tuple(tables.FORMATS))
+    if axis is not None:
+        from derive import axis_tables, registry
+
+        if alignment is not None or layers is not None:
+            raise DeriveError("--axis is a table by optimizer alone; leave out --alignment and --layers")
+        along = _choice("--axis", axis, tuple(axis_tables.TABLES))
+        rows = registry.REGISTRY if optimizer is None else [registry.optimizer(name) for name in optimizer]
+        _write(axis_tables.axis_table(along, rows, chosen))
+        return
     problems = [
         [
             _problem(optimizer=row, parameterization=scheme, alignment=assumed, layers=layers)
@@ -342,6 +439,7 @@ def check(
     layers: LayersOption = None,
     loss: LossOption = "mse",
     clip_global_norm: ClipOption = False,
+    forward_only: ForwardOption = False,
     epsilon: EpsilonOption = "scaled",
     rank: RankOption = None,
     output_format: Annotated[str, typer.Option("--format", help="table or json.")] = "table",
@@ -351,7 +449,20 @@ def check(
     from derive.parsing import parse_expression
 
     problem = _problem(
-        optimizer, update, parameterization, a, b, None, alignment, layers, loss, False, clip_global_norm, epsilon, rank
+        optimizer,
+        update,
+        parameterization,
+        a,
+        b,
+        None,
+        alignment,
+        layers,
+        loss,
+        False,
+        clip_global_norm,
+        epsilon,
+        rank,
+        forward_only,
     )
     rates = [parse_expression(part, "--c") for part in c.split(",")]
     if len(rates) == 3:

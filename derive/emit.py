@@ -1,43 +1,18 @@
-"""A prescription as a table, Markdown, LaTeX, CSV and JSON; code is in `emit_code`."""
+"""A prescription as a table, Markdown, CSV and JSON; LaTeX is in `emit_latex`, code in `emit_code`."""
 
 import csv
 import io
 import json
-import math
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, TypeVar
 
-from sympy import Expr, Rational, latex
+from sympy import Expr
 
-from derive.errors import DeriveError
+from derive.axes import OUT, Axis, axes_json
 from derive.exponents import KINDS, text
+from derive.scale import Scale
 from derive.solve import Layer, Prescription
-
-
-@dataclass(frozen=True)
-class Scale:
-    """The way from the width at which the user tuned to the one that is wanted; factors are (N/N0)^-x."""
-
-    base_width: int
-    width: int
-    base_rate: float | None = None
-
-    def factor(self, exponent: Expr) -> float:
-        """(width / base_width)^-exponent; DeriveError where the exponent is still a symbol."""
-        if not isinstance(exponent, Rational):
-            raise DeriveError(f"exponent {exponent} has symbols in it; give them numbers to get numbers at a width")
-        return (self.width / self.base_width) ** -float(exponent)
-
-    def rate(self, exponent: Expr) -> float:
-        """The learning rate at the wanted width, or its factor where no base rate was given."""
-        rate = self.factor(exponent) * (1.0 if self.base_rate is None else self.base_rate)
-        if not (math.isfinite(rate) and rate > 0):
-            raise DeriveError(
-                f"the rate at width {self.width} comes out as {rate}; give widths and a rate within range"
-            )
-        return rate
 
 
 def layer_names(prescription: Prescription) -> list[str]:
@@ -48,7 +23,23 @@ def layer_names(prescription: Prescription) -> list[str]:
     return ["embedding", *hidden, "readout"]
 
 
-def layer_json(layer: Layer, name: str, scale: Scale | None) -> dict[str, Any]:
+def parts(prescription: Prescription) -> list[tuple[str, Layer, str]]:
+    """(name, layer, part) of everything that has settings of its own.
+
+    They are the layers, and what writes into the stream where it differs along depth.
+    """
+    apart = any(axis.out is not None for axis in prescription.axes)
+    found: list[tuple[str, Layer, str]] = []
+    for name, layer in zip(layer_names(prescription), prescription.layers, strict=True):
+        found.append((name, layer, ""))
+        if apart and layer.kind == "hidden":
+            found.append((f"{name}.{OUT}", layer, OUT))
+    return found
+
+
+def layer_json(
+    layer: Layer, name: str, scale: Scale | None, axes: tuple[Axis, ...] = (), part: str = ""
+) -> dict[str, Any]:
     """One entry of `layers` in the JSON contract; exponents are exact strings."""
 
     def text_or_none(value: Expr | None) -> str | None:
@@ -74,35 +65,37 @@ def layer_json(layer: Layer, name: str, scale: Scale | None) -> dict[str, Any]:
         entry["epsilon2"] = text(layer.epsilon2)
     if layer.spread is not None:
         entry["c_low"], entry["c_high"] = (text(end) for end in layer.spread)
+    entry |= axes_json(axes, layer.kind, part)
     if scale is not None:
-        entry["rate"] = scale.rate(layer.c)
-        entry["multiplier"] = scale.factor(layer.a)
-        entry["init_factor"] = scale.factor(layer.b)
-        entry["epsilon_factor"] = None if layer.epsilon is None else scale.factor(layer.epsilon)
-        if layer.epsilon2 is not None:
-            entry["epsilon2_factor"] = scale.factor(layer.epsilon2)
-        entry["decay_factor"] = scale.factor(layer.decay)
+        entry |= scale.numbers(layer, [(axis, axis.row(layer.kind, part)) for axis in axes])
     return entry
 
 
+def notes(prescription: Prescription) -> list[str]:
+    """What a reader should know, the axes' notes last."""
+    return [*prescription.notes, *(note for axis in prescription.axes for note in axis.notes)]
+
+
 def as_json(prescription: Prescription, scale: Scale | None = None) -> dict[str, Any]:
-    """The JSON contract, schema 1: exponents as exact strings, factors at a width as numbers."""
+    """The JSON contract: exponents as exact strings, factors as numbers; schema 2 where axes are asked for."""
     problem = prescription.problem
-    names = layer_names(prescription)
     return {
-        "schema": 1,
+        "schema": 2 if prescription.axes else 1,
         "optimizer": prescription.optimizer_name,
         "parameterization": problem.parameterization.name.lower(),
         "alignment": problem.alignment.name,
         "loss": problem.loss,
         "global_rate": problem.global_rate,
+        "forward_only": problem.forward_only,
         "decay_convention": prescription.decay,
         "certified": prescription.certificate is not None,
         "unique": prescription.unique,
         "feature_learning": prescription.feature_learning,
-        "notes": list(prescription.notes),
-        **({} if scale is None else {"base_width": scale.base_width, "width": scale.width}),
-        "layers": [layer_json(layer, name, scale) for layer, name in zip(prescription.layers, names, strict=True)],
+        "notes": notes(prescription),
+        **({} if scale is None else scale.sizes(prescription.axes)),
+        "layers": [
+            layer_json(layer, name, scale, prescription.axes, part) for name, layer, part in parts(prescription)
+        ],
     }
 
 
@@ -130,6 +123,14 @@ HEADINGS = {
     "epsilon_factor": "epsilon x",
     "epsilon2_factor": "epsilon2 x",
     "decay_factor": "decay x",
+    "beta_factor": "1 - beta x",
+    "branch_multiplier": "branch multiplier",
+}
+AXIS_KEYS = ("a", "b", "c", "epsilon", "epsilon2", "decay", "beta", "r")
+HEADINGS |= {
+    f"{axis}_{key}": f"{axis} {'branch a' if key == 'a' else HEADINGS.get(key, '1 - beta')}"
+    for axis in ("depth", "batch", "tokens")
+    for key in AXIS_KEYS
 }
 EXPONENT_COLUMNS = (
     "layer",
@@ -148,28 +149,23 @@ EXPONENT_COLUMNS = (
     "u",
     "r",
 )
-SCALE_COLUMNS = ("rate", "multiplier", "init_factor", "epsilon_factor", "epsilon2_factor", "decay_factor")
-LATEX_HEADINGS = {
-    "a": "$a$",
-    "b": "$b$",
-    "c": "$c$",
-    "c_low": "$c$ low",
-    "c_high": "$c$ high",
-    "s": "$s$",
-    "g": "$g$",
-    "epsilon": r"$e$",
-    "epsilon2": r"$e_2$",
-    "alpha": r"$\alpha$",
-    "omega": r"$\omega$",
-    "u": "$u$",
-    "r": "$r$",
-}
+SCALE_COLUMNS = (
+    "rate",
+    "multiplier",
+    "branch_multiplier",
+    "init_factor",
+    "epsilon_factor",
+    "epsilon2_factor",
+    "decay_factor",
+    "beta_factor",
+)
 
 
 def grid(prescription: Prescription, scale: Scale | None = None) -> tuple[list[str], list[list[str]]]:
     """(column keys, rows of text) of the prescription, without the columns it has no entries for."""
-    entries = as_json(prescription, scale)["layers"]
-    wanted = [*EXPONENT_COLUMNS, *(SCALE_COLUMNS if scale else ())]
+    entries = [_flat(entry) for entry in as_json(prescription, scale)["layers"]]
+    along = [f"{axis.name}_{key}" for axis in prescription.axes for key in AXIS_KEYS]
+    wanted = [*EXPONENT_COLUMNS, *along, *(SCALE_COLUMNS if scale else ())]
     columns = [key for key in wanted if any(entry.get(key) is not None for entry in entries)]
 
     def cell(value: Any) -> str:
@@ -180,6 +176,14 @@ def grid(prescription: Prescription, scale: Scale | None = None) -> tuple[list[s
     return columns, [[cell(entry.get(key)) for key in columns] for entry in entries]
 
 
+def _flat(entry: dict[str, Any]) -> dict[str, Any]:
+    """The entry with what stands under an axis as axis_key."""
+    found: dict[str, Any] = {}
+    for key, value in entry.items():
+        found |= {f"{key}_{inner}": cell for inner, cell in value.items()} if isinstance(value, dict) else {key: value}
+    return found
+
+
 def title(prescription: Prescription) -> str:
     """Optimizer, parameterization and alignment in one line, with the options that differ from the default."""
     problem = prescription.problem
@@ -187,6 +191,7 @@ def title(prescription: Prescription) -> str:
         *(["cross-entropy"] if problem.loss == "ce" else []),
         *(["one global rate"] if problem.global_rate else []),
         *(["gradients clipped by global norm"] if problem.clip_global_norm else []),
+        *(["multipliers forward only"] if problem.forward_only else []),
     ]
     name = problem.alignment.name
     alignment = f"{name} alignment" if "=" not in name and ":" not in name else f"alignment {name}"
@@ -234,18 +239,6 @@ def markdown_text(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return line(columns) + line(["---"] * len(columns)) + "".join(map(line, rows))
 
 
-def as_latex(prescription: Prescription, scale: Scale | None = None) -> str:
-    """A LaTeX tabular, compiling without packages."""
-    columns, rows = grid(prescription, scale)
-    values = [
-        [_latex_cell(prescription.layers[i], key, cell) for key, cell in zip(columns, row, strict=True)]
-        for i, row in enumerate(rows)
-    ]
-    return f"% {title(prescription)}\n" + latex_text(
-        [LATEX_HEADINGS.get(key, HEADINGS[key]) for key in columns], values
-    )
-
-
 def unrepeated(rows: Sequence[Sequence[Cell]], kept: Collection[int] = ()) -> list[list[Cell | str]]:
     """The rows, the first column blank where it is as in the row before, but in the rows `kept`."""
     return [
@@ -254,61 +247,42 @@ def unrepeated(rows: Sequence[Sequence[Cell]], kept: Collection[int] = ()) -> li
     ]
 
 
-def latex_text(
-    columns: Sequence[str], rows: Sequence[Sequence[str]], rules: Sequence[int] = (), alignments: str = ""
-) -> str:
-    """A LaTeX tabular whose cells are LaTeX already, with a rule before each row in `rules`.
-
-    `alignments` is l or r per column; by default the first is l and the others r.
-    """
-    alignments = alignments or "l" + "r" * (len(columns) - 1)
-    lines = [f"\\begin{{tabular}}{{{alignments}}}", "\\hline", " & ".join(columns) + r" \\", "\\hline"]
-    for index, row in enumerate(rows):
-        lines += ["\\hline"] * (index in rules and index > 0)
-        lines.append(" & ".join(row) + r" \\")
-    return "\n".join([*lines, "\\hline", "\\end{tabular}"]) + "\n"
-
-
-def _latex_cell(layer: Layer, key: str, plain: str) -> str:
-    value = getattr(layer, key, None)
-    if key in {"c_low", "c_high"} and layer.spread is not None:
-        value = layer.spread[key == "c_high"]
-    return f"${latex(value)}$" if isinstance(value, Expr) else latex_escape(plain)
-
-
-def latex_escape(plain: str) -> str:
-    """Plain text made safe for LaTeX."""
-    return "".join(f"\\{character}" if character in "&%$#_{}" else character for character in plain)
-
-
 def as_table(prescription: Prescription, scale: Scale | None = None) -> str:
     """A terminal table, exponents first, then numbers at the wanted width, then what fixes each rate."""
-    columns, rows = grid(prescription)
-    parts = [
+    columns, rows = grid(prescription, scale)
+    axes = {axis.name: [key for key in columns if key.startswith(f"{axis.name}_")] for axis in prescription.axes}
+    beside = {*SCALE_COLUMNS, *(key for keys in axes.values() for key in keys)}
+
+    def block(wanted: Collection[str], shown: Callable[[str], str] = HEADINGS.__getitem__) -> str:
+        kept = [place for place, key in enumerate(columns) if key in wanted]
+        return terminal_table([shown(columns[at]) for at in kept], [[row[at] for at in kept] for row in rows])
+
+    lines = [
         f"{title(prescription)}: entry x means size n^-x (alignments n^+x)",
-        terminal_table([HEADINGS[key] for key in columns], rows),
+        block([key for key in columns if key not in beside]),
     ]
+    for axis in prescription.axes:
+        lines += [
+            f"\nAlong {axis.name} {axis.letter}: entry x means {axis.letter}^-x",
+            block(["layer", *axes[axis.name]], lambda key: HEADINGS[key].removeprefix(f"{axis.name} ")),  # noqa: B023
+        ]
     if scale is not None:
-        columns, rows = grid(prescription, scale)
-        kept = [index for index, key in enumerate(columns) if key == "layer" or key in SCALE_COLUMNS]
         rate = "rates relative to the base" if scale.base_rate is None else f"base rate {scale.base_rate:g}"
-        parts += [
-            f"\nAt width {scale.width}, tuned at {scale.base_width} ({rate}; x: times the value at the base width; "
-            f"decay: {prescription.decay})",
-            terminal_table(
-                [HEADINGS[columns[index]] for index in kept], [[row[index] for index in kept] for row in rows]
-            ),
+        lines += [
+            f"\nAt {scale.described(prescription.axes)}, tuned at {scale.tuned(prescription.axes)} "
+            f"({rate}; x: times the value at the base; decay: {prescription.decay})",
+            block(["layer", *SCALE_COLUMNS]),
         ]
     for name, layer in zip(layer_names(prescription), prescription.layers, strict=True):
         if layer.binding:
-            parts.append(f"c of {name} is fixed by {', '.join(layer.binding)}")
-    parts.append(f"{verdict(prescription)}.")
+            lines.append(f"c of {name} is fixed by {', '.join(layer.binding)}")
+    lines.append(f"{verdict(prescription)}.")
     if prescription.certificate is None:
-        parts.append("No certificate: symbols are left, and only numbers are proved (give each a number for one).")
+        lines.append("No certificate: symbols are left, and only numbers are proved (give each a number for one).")
     if any(layer.a != 0 for layer in prescription.layers):
-        parts.append("A row holds as a whole: rate, multiplier and init together; --gauge 0 needs no multipliers.")
-    parts += [f"note: {note}" for note in prescription.notes]
-    return "\n".join(parts) + "\n"
+        lines.append("A row holds as a whole: rate, multiplier and init together; --gauge 0 needs no multipliers.")
+    lines += [f"note: {note}" for note in notes(prescription)]
+    return "\n".join(lines) + "\n"
 
 
 def terminal_table(columns: Sequence[str], rows: Sequence[Sequence[str]], sections: Sequence[int] = ()) -> str:
@@ -335,11 +309,11 @@ def dump(content: Any) -> str:
     return json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def _code(writer: str) -> Callable[[Prescription, Scale | None], str]:
-    """A format of `emit_code`, imported when it is asked for."""
+def _written(home: str, writer: str) -> Callable[[Prescription, Scale | None], str]:
+    """A format of another module, imported when it is asked for."""
 
-    def write(prescription: Prescription, scale: Scale | None) -> str:  # noqa: ARG001
-        return getattr(import_module("derive.emit_code"), writer)(prescription)
+    def write(prescription: Prescription, scale: Scale | None) -> str:
+        return getattr(import_module(f"derive.{home}"), writer)(prescription, scale)
 
     return write
 
@@ -349,8 +323,10 @@ FORMATS: dict[str, Callable[[Prescription, Scale | None], str]] = {
     "json": lambda prescription, scale: dump(as_json(prescription, scale)),
     "csv": as_csv,
     "markdown": as_markdown,
-    "latex": as_latex,
-    "python": _code("as_python"),
-    "optax": _code("as_optax"),
-    "torch": _code("as_torch"),
+    "latex": _written("emit_latex", "as_latex"),
+    "python": _written("emit_code", "as_python"),
+    "optax": _written("emit_code", "as_optax"),
+    "torch": _written("emit_code", "as_torch"),
 }
+CODE = ("python", "optax", "torch")
+"""Formats that are code, which assumes a plain model, without multipliers, unless a gauge is asked for."""

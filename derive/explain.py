@@ -5,10 +5,11 @@ from dataclasses import dataclass
 
 from sympy import Expr
 
-from derive.emit import latex_escape, layer_names, title, verdict
+from derive.emit import layer_names, title, verdict
+from derive.emit_latex import latex_escape
 from derive.exponents import text
 from derive.propagation import Constraint, constraints
-from derive.solve import Prescription, least_residuals
+from derive.solve import Layer, Prescription, least_residuals
 
 
 @dataclass(frozen=True)
@@ -56,18 +57,29 @@ def derivation(prescription: Prescription) -> list[Step]:
         steps.append(Step("Targets, backward: the least r that later layers can bear", _targets(prescription)))
         steps.append(Step("Rates, forward: the smallest c that reaches the targets", _rates(prescription, numbered)))
     residuals = tuple((f"r_{i} = {layer.r}", layer.kind) for i, layer in enumerate(prescription.layers, 1))
-    return [*steps, Step(f"Residuals, RMS(Delta z_l) = n^-r_l: {verdict(prescription)}", residuals)]
+    along = [
+        Step(f"Along {axis.name} {axis.letter}, exponents of {axis.letter}^-x", axis.lines)
+        for axis in prescription.axes
+    ]
+    return [*steps, Step(f"Residuals, RMS(Delta z_l) = n^-r_l: {verdict(prescription)}", residuals), *along]
 
 
 def _gradients(prescription: Prescription) -> tuple[tuple[str, str], ...]:
     chain = prescription.chain
     last = chain.depth
     signal = chain.a[-1] + chain.b[-1]
+    if prescription.problem.forward_only:
+        unseen = [(f"g_{i} = a_{last} + b_{last} = {layer.g}", layer.kind) for i, layer in _before(prescription)]
+        return (*unseen, (f"g_{last} = 0", "readout; no multiplier is in its own weight's gradient"))
     lines = [
         (f"g_{i} = a_{last} + b_{last} + a_{i} = {signal} + {_in_sum(layer.a)} = {layer.g}", layer.kind)
-        for i, layer in enumerate(prescription.layers[:-1], 1)
+        for i, layer in _before(prescription)
     ]
     return (*lines, (f"g_{last} = a_{last} = {prescription.layers[-1].g}", "readout"))
+
+
+def _before(prescription: Prescription) -> list[tuple[int, Layer]]:
+    return list(enumerate(prescription.layers[:-1], 1))
 
 
 def _updates(prescription: Prescription) -> tuple[tuple[str, str], ...]:

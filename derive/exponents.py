@@ -6,7 +6,7 @@ whose size is the RMS of a typical entry.
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Literal, cast, get_args
 
 import sympy
@@ -114,47 +114,42 @@ def largest(*values: Expr) -> Expr:
 
     sympy's own Max also tries to order nested maxima, which takes minutes on a chain of a few layers.
     """
-    return _extremum(Max, values, keep=1)
+    return extremum(Max, values, _is_at_least)
 
 
 def smallest(*values: Expr) -> Expr:
     """The minimum, as `largest`."""
-    return _extremum(Min, values, keep=-1)
+    return extremum(Min, values, _is_at_least)
 
 
-def _extremum(function: type[Max] | type[Min], values: tuple[Expr, ...], keep: int) -> Expr:
+def extremum(
+    function: type[Max] | type[Min], values: Sequence[Expr], is_at_least: Callable[[Expr, Expr], bool]
+) -> Expr:
+    """The maximum or minimum of the values, without those that another is known to be beyond."""
     if all(isinstance(value, Rational) for value in values):
-        return max(values) if keep > 0 else min(values)
+        return max(values) if function is Max else min(values)
+
+    def is_beyond(first: Expr, second: Expr) -> bool:
+        return is_at_least(first, second) if function is Max else is_at_least(second, first)
+
     flat: list[Expr] = []
     for value in values:
         flat += _arguments(value) if isinstance(value, function) else (value,)
     kept: list[Expr] = []
     for value in dict.fromkeys(flat):
-        if any(_at_least(other, value, keep) for other in kept):
+        if any(is_beyond(other, value) for other in kept):
             continue
-        kept = [*(other for other in kept if not _at_least(value, other, keep)), value]
+        kept = [*(other for other in kept if not is_beyond(value, other)), value]
     return kept[0] if len(kept) == 1 else cast("Expr", function(*kept, evaluate=False))
 
 
-def _at_least(first: Expr, second: Expr, sign: int) -> bool:
-    """Whether sign x (first - second) >= 0 for certain; nested extrema are not opened."""
+def _is_at_least(first: Expr, second: Expr) -> bool:
+    """Whether first >= second for certain; nested extrema are not opened."""
     if S.Infinity in (first, second):  # the size of zero
-        return (first if sign > 0 else second) is S.Infinity
+        return first is S.Infinity
     if first.has(Max, Min) or second.has(Max, Min):
         return first == second
-    return bool((sign * (first - second)).is_nonnegative)
-
-
-def substitute(expression: Expr, values: Mapping[Symbol, Expr]) -> Expr:
-    """The expression with symbols replaced, its extrema rebuilt by `largest` and `smallest`."""
-    if not expression.args:
-        return values.get(cast("Symbol", expression), expression)
-    parts = [substitute(part, values) for part in _arguments(expression)]
-    if isinstance(expression, Max):
-        return largest(*parts)
-    if isinstance(expression, Min):
-        return smallest(*parts)
-    return cast("Expr", expression.func(*parts))
+    return bool((first - second).is_nonnegative)
 
 
 def text(expression: Expr) -> str:

@@ -209,6 +209,23 @@ def depends_on_rank(rule: Expr) -> bool:
     return bool(norms) and (rule.has(spectral) or any(isinstance(size, opnorm) for size in norms))
 
 
+OF_MATRICES = (spectral, opnorm, nucnorm, lowrank)
+"""What only a matrix has: a parameter of another shape is refused."""
+
+FANS = (FAN_IN, FAN_OUT)
+"""What a matrix has and its transpose has the other way round."""
+
+
+def by_side(rule: Expr) -> bool:
+    """Whether the rule is another one for the transpose of a matrix."""
+    return rule.has(*FANS, rownorm, colnorm)
+
+
+def takes_matrices(rule: Expr) -> bool:
+    """Whether what the rule makes of an entry depends on the matrix that it is in."""
+    return rule.has(*OF_MATRICES) or by_side(rule)
+
+
 def _inner(function: MatrixFunction) -> Expr:
     return cast("Expr", function.args[0])
 

@@ -261,14 +261,19 @@ class Optimizer:
     def size(self, kind: Fans, gradient: Expr, weight: Expr) -> Expr:
         """s_l with RMS(U_l) = n^-s_l, from RMS(gradient) = n^-gradient and RMS(W_l) = n^-weight."""
         sizes = self._sizes_with_epsilon(kind, gradient, weight)
-        size = exponent(self.first_rule, sizes)
-        if size is S.Infinity:
-            raise DeriveError(f"update rule {shorten(self.update)} is zero; nothing would be trained")
+        size = self.size_at(sizes)
         if self.rule.has(CHANGE) and exponent(self.rule, {**sizes, CHANGE: size}) != size:
             raise DeriveError(
                 f"update rule {shorten(self.update)} is of another size once it has moved: dw = w - w0 is then as "
                 f"large as an update, n^-({size}); compare it with what starts it, as in max(1, rms(dw))"
             )
+        return size
+
+    def size_at(self, sizes: Sizes) -> Expr:
+        """s at the first step, from the sizes of all that the rule is written in, `with_epsilons`."""
+        size = exponent(self.first_rule, sizes)
+        if size is S.Infinity:
+            raise DeriveError(f"update rule {shorten(self.update)} is zero; nothing would be trained")
         return size
 
     def operator_norm(self, kind: Fans, gradient: Expr, weight: Expr) -> Expr:
@@ -381,6 +386,10 @@ class Optimizer:
             beta = self.rank_at(kind, gradient, weight)
             self._known_sizes[key] = self._with_epsilon_at(self._sizes_at(kind, gradient, weight, beta), key[-1])
         return self._known_sizes[key]
+
+    def with_epsilons(self, sizes: Sizes) -> Sizes:
+        """The sizes with those of eps and eps2, by `scaled_epsilon`."""
+        return self._with_epsilon_at(sizes, self.scaled_epsilon)
 
     def _with_epsilon_at(self, sizes: Sizes, scaled: bool) -> Sizes:
         """The sizes with that of eps, which is what it is added to where it is scaled, and of eps2."""

@@ -53,12 +53,15 @@ def residuals(
     return r
 
 
-def gradients(a: Sequence[Number], readout_gradient: Number) -> list[Number]:
+def gradients(a: Sequence[Number], readout_gradient: Number, forward_only: bool = False) -> list[Number]:
     """g_l of every layer, RMS(d loss/d W_l) = n^-g_l, where d loss/d z_L = n^-readout_gradient.
 
-    Hidden layers preserve the backward signal: g_l = readout_gradient + a_l, and g = a on the readout.
+    Hidden layers preserve the backward signal: g_l = readout_gradient + a_l, and g = a on the readout. With
+    `forward_only` no weight's gradient is multiplied by its own n^-a_l, as in unit scaling (Blake et al. 2023,
+    2303.11257), where that of its input still is: g_l = readout_gradient, and 0 on the readout.
     """
-    return [*(readout_gradient + a_l for a_l in a[:-1]), a[-1]]
+    seen = [each * 0 for each in a] if forward_only else a
+    return [*(readout_gradient + a_l for a_l in seen[:-1]), seen[-1]]
 
 
 @dataclass(frozen=True)
@@ -101,7 +104,7 @@ class Problem:
     """What is asked: optimizers per layer kind, parameterization, alignment, depth and the options of section 5.
 
     `global_rate` wants one exponent c for all layers; `clip_global_norm` divides every gradient by the norm of
-    all of them together.
+    all of them together; `forward_only` multipliers are in no weight's gradient.
     """
 
     optimizers: Optimizers
@@ -111,6 +114,7 @@ class Problem:
     loss: Loss = "mse"
     global_rate: bool = False
     clip_global_norm: bool = False
+    forward_only: bool = False
 
     @property
     def kinds(self) -> tuple[Kind, ...]:
@@ -128,7 +132,8 @@ class Problem:
                 f"0; give --layers {max(extra) + 1} or more"
             )
         a, b = (tuple(self.parameterization.at(kind)[which] for kind in kinds) for which in (0, 1))
-        g = gradients(a, a[-1] + b[-1] if readout_gradient is None else readout_gradient)
+        arriving = a[-1] + b[-1] if readout_gradient is None else readout_gradient
+        g = gradients(a, arriving, self.forward_only)
         clipped, cancels = _clip(kinds, g) if self.clip_global_norm else (g, False)
         updates: dict[Kind, _Update] = {}
         for kind, gradient, weight in zip(kinds, clipped, b, strict=True):

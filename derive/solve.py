@@ -7,21 +7,22 @@ closed-form (THEORY 5): targets t backward, rates forward.
     d_1 = t_1,   d_l = t_l + max(alpha_l, u_l - r_{l-1}),   d_l >= a_l + b_l where the layer is bounded
 """
 
-import builtins
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import cast
 
-from sympy import Expr, Rational, S, Symbol
+from sympy import Expr, Rational, S
 
 from derive.alignments import Alignment, Ratios
 from derive.alignments import alignment as read_alignment
+from derive.axes import Axis
 from derive.certificate import certificate, is_unique
 from derive.certify import Certificate, check
 from derive.decays import Decay, decay_exponent, read_decay
 from derive.errors import DeriveError
-from derive.exponents import CHANGE, Kind, largest, smallest, substitute
+from derive.exponents import CHANGE, Kind
+from derive.known import Known
 from derive.optimizers import Optimizer
 from derive.parameterizations import Parameterization
 from derive.parameterizations import parameterization as read_parameterization
@@ -37,6 +38,8 @@ from derive.propagation import (
 )
 from derive.registry import joined
 from derive.registry import optimizers as read_optimizers
+
+MOST_LAYERS_WITH_SYMBOLS = 60
 
 
 def least_residuals(
@@ -109,10 +112,10 @@ def _global_rate(chain: Chain, maximum: Extremum, minimum: Extremum) -> Expr:
     before: dict[Expr, Expr] = {}
 
     def lowest(pieces: list[tuple[Expr, Expr]]) -> dict[Expr, Expr]:
-        kept: dict[Expr, Expr] = {}
+        kept: dict[Expr, list[Expr]] = {}
         for slope, intercept in pieces:
-            kept[slope] = minimum(kept[slope], intercept) if slope in kept else intercept
-        return kept
+            kept.setdefault(slope, []).append(intercept)
+        return {slope: minimum(*each) if len(each) > 1 else each[0] for slope, each in kept.items()}
 
     last = chain.depth - 1
     for layer in range(chain.depth):
@@ -166,7 +169,7 @@ class Prescription:
 
     `unique` and `feature_learning` (r_L = 0) are None where symbols leave them undecided, and so is `certificate`,
     which `certify.check` has checked otherwise. `per_layer` says that the hidden layers were asked for one by one;
-    otherwise the one hidden entry stands for each of them.
+    otherwise the one hidden entry stands for each of them. `axes` are those beside the width that were asked for.
     """
 
     problem: Problem
@@ -178,6 +181,7 @@ class Prescription:
     per_layer: bool = True
     decay: Decay = "independent"
     certificate: Certificate | None = None
+    axes: tuple[Axis, ...] = ()
 
     @property
     def optimizer_name(self) -> str:
@@ -196,23 +200,18 @@ def solve(problem: Problem, decay: Decay = "independent") -> Prescription:
     Where no symbols are left they carry a certificate, checked; `certify.Refused` would be a mistake in here.
     """
     chain, decay = problem.chain(), read_decay(decay)
-    most = 3 if problem.global_rate else 4 if any(chain.bounded[:-1]) else 60  # where answers grow with every layer
-    if not chain.is_numeric and problem.hidden_layers > most:
+    if not chain.is_numeric and problem.hidden_layers > MOST_LAYERS_WITH_SYMBOLS:
         raise DeriveError(
             f"{problem.hidden_layers} hidden layers with symbols: the answer would fill pages; give numbers, or "
-            f"--layers up to {most}"
+            f"--layers up to {MOST_LAYERS_WITH_SYMBOLS}"
         )
-    shortfalls = _shortfalls(chain)
-    assumed = _substituted(problem, {symbol: 1 - shortfall for symbol, shortfall in shortfalls.items()})
-    assumed_chain = assumed.chain() if shortfalls else chain
-    c, r = _rates(assumed, assumed_chain)
-    proof = certificate(assumed, assumed_chain, c, r, _targets(assumed_chain)) if assumed_chain.is_numeric else None
+    known = known_symbols(problem)
+    c, r = _rates(problem, chain, known)
+    proof = certificate(problem, chain, c, r, _targets(chain)) if chain.is_numeric else None
     if proof is not None:
         check(proof)
-    unique = is_unique(assumed, assumed_chain, r) if proof is None else proof.unique
+    unique = is_unique(problem, chain, r, known) if proof is None else proof.unique
     spreads = _spreads(problem)
-    named = {shortfall: 1 - symbol for symbol, shortfall in shortfalls.items()}
-    c, r = ([substitute(value, named) for value in values] for values in (c, r))
     layers = tuple(
         Layer(
             kind=kind,
@@ -311,7 +310,7 @@ def _rank_notes(problem: Problem, c: Sequence[Expr]) -> list[str]:
             continue
         rows = {each: own.at_rank(S.One if taken.is_zero else S.Zero) for each, own in problem.optimizers.items()}
         other = replace(problem, optimizers=rows)
-        rate = _rates(other, other.chain())[0][index]
+        rate = _rates(other, other.chain(), known_symbols(other))[0][index]
         if rate != c[index]:
             here, there = ("rank one, as at a fixed batch", "full rank, with a batch beyond the width")
             if taken == 1:
@@ -323,38 +322,19 @@ def _rank_notes(problem: Problem, c: Sequence[Expr]) -> list[str]:
     return list(found.values())
 
 
-def _shortfalls(chain: Chain) -> dict[Symbol, Symbol]:
-    """For every alignment that is a bare symbol x, a symbol y >= 0 with x = 1 - y.
-
-    Alignments are at most 1; written so, sympy knows it, and answers stay short.
-    """
-    ratios = {*chain.alpha[1:], *chain.omega[1:], *chain.u[1:]}
-    return {x: Symbol(f"{x}_shortfall", nonnegative=True) for x in ratios if isinstance(x, Symbol)}
-
-
-def _substituted(problem: Problem, values: dict[Symbol, Expr]) -> Problem:
-    if not values:
-        return problem
-
-    def change(ratios: Ratios) -> Ratios:
-        return Ratios(*(substitute(value, values) for value in (ratios.alpha, ratios.omega, ratios.u)))
-
-    return replace(problem, alignment=problem.alignment.replaced(change))
+def known_symbols(problem: Problem) -> Known:
+    """What is known of the symbols: every alignment is at most 1."""
+    ratios = [problem.alignment.at(kind, index - 1) for index, kind in enumerate(problem.kinds)]
+    return Known(value for each in ratios if each is not None for value in (each.alpha, each.omega, each.u))
 
 
 def _targets(chain: Chain) -> list[Expr]:
-    maximum = _extrema(chain)[0]
-    return least_residuals(chain.a, chain.b, chain.omega, cross_entropy=chain.loss == "ce", maximum=maximum)
+    return least_residuals(chain.a, chain.b, chain.omega, cross_entropy=chain.loss == "ce")
 
 
-def _extrema(chain: Chain) -> tuple[Extremum, Extremum]:
-    """Python's max and min for numbers, those of `exponents` where there are symbols."""
-    return (builtins.max, builtins.min) if chain.is_numeric else (largest, smallest)
-
-
-def _rates(problem: Problem, chain: Chain) -> tuple[list[Expr], list[Expr]]:
+def _rates(problem: Problem, chain: Chain, known: Known) -> tuple[list[Expr], list[Expr]]:
     """(c, r) of the problem."""
-    maximum, minimum = _extrema(chain)
+    maximum, minimum = (max, min) if chain.is_numeric else (known.largest, known.smallest)
     if problem.global_rate:
         c = [_global_rate(chain, maximum, minimum)] * chain.depth
         return c, residuals_at(problem, c)
@@ -370,6 +350,7 @@ def _rates(problem: Problem, chain: Chain) -> tuple[list[Expr], list[Expr]]:
         maximum=maximum,
         minimum=minimum,
     )
+    c, r = ([known.short(value) for value in values] for values in (c, r))
     return c, residuals_at(problem, c) if problem.clip_global_norm or problem.loss == "ce" else r
 
 
@@ -378,7 +359,9 @@ def residuals_at(problem: Problem, c: Sequence[Expr]) -> list[Expr]:
     chain = problem.chain()
     numeric = chain.is_numeric and all(isinstance(rate, Rational) for rate in c)
     changes = problem.changes(c)
-    return residuals(chain.a, chain.b, changes, chain.alpha, chain.omega, chain.u, min if numeric else smallest)
+    known = known_symbols(problem)
+    found = residuals(chain.a, chain.b, changes, chain.alpha, chain.omega, chain.u, min if numeric else known.smallest)
+    return found if numeric else [known.short(value) for value in found]
 
 
 def trained_gradients(prescription: Prescription) -> tuple[Expr, ...]:
@@ -390,7 +373,8 @@ def trained_gradients(prescription: Prescription) -> tuple[Expr, ...]:
     initial weights, s + c < b, and then by b - s - c on every layer but the readout. Everett et al. 2024, section 3.
     """
     chain = prescription.chain
-    return tuple(gradients(chain.a, trained_readout_gradient(chain, prescription.c)))
+    arriving = trained_readout_gradient(chain, prescription.c)
+    return tuple(gradients(chain.a, arriving, prescription.problem.forward_only))
 
 
 def _spreads(problem: Problem) -> list[tuple[Expr, Expr]] | None:
@@ -399,10 +383,11 @@ def _spreads(problem: Problem) -> list[tuple[Expr, Expr]] | None:
     if intervals is None:
         return None
     ends: list[list[Expr]] = []
+    known = Known()
     for alpha, omega, u in product((0, 1), repeat=3):
         at_corner = replace(problem, alignment=_corner(intervals, (alpha, omega, u)))
-        ends.append(_rates(at_corner, at_corner.chain())[0])
-    best, _ = _rates(problem, problem.chain())
+        ends.append(_rates(at_corner, at_corner.chain(), known)[0])
+    best, _ = _rates(problem, problem.chain(), known)
     return [(min(rates), max(rates)) for rates in zip(best, *ends, strict=True)]
 
 
@@ -427,12 +412,13 @@ def prescribe(
     loss: Loss = "mse",
     global_rate: bool = False,
     clip_global_norm: bool = False,
+    forward_only: bool = False,
     decay: Decay = "independent",
 ) -> Prescription:
     """The prescription for a triple, given by names as on the command line or as objects.
 
     `optimizer` may be a mapping by layer kind; `hidden_layers` is by default the number on which the alignment was
-    measured, or 1.
+    measured, or 1. `forward_only` multipliers do not multiply the gradients of their weights.
 
     >>> [str(c) for c in prescribe("adam", "sp", "full").c]
     ['0', '1', '1']
@@ -448,5 +434,6 @@ def prescribe(
         loss=loss,
         global_rate=global_rate,
         clip_global_norm=clip_global_norm,
+        forward_only=forward_only,
     )
     return solve(problem, decay)

@@ -3,12 +3,13 @@
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
-from sympy import Expr, Max, Min, latex
+from sympy import Expr, S, latex
 
 from derive import emit
 from derive.alignments import ASSUMPTIONS
+from derive.emit_latex import latex_escape, latex_text
 from derive.epsilon import Onset
-from derive.exponents import KINDS, text
+from derive.exponents import KINDS, largest, smallest, text
 from derive.optimizers import RULE_FUNCTIONS, RULE_NAMES
 from derive.parameterizations import SCHEMES, Parameterization, equivalent
 from derive.propagation import Optimizers, Problem, general_constraints
@@ -72,7 +73,7 @@ def _markdown(problems: Problems, listed: bool) -> str:
 
 def _latex(problems: Problems, listed: bool) -> str:
     columns, rows, sections = whole_table(problems, listed, lambda value: f"${latex(value)}$")
-    return emit.latex_text([emit.latex_escape(column) for column in columns], emit.unrepeated(rows), sections)
+    return latex_text([latex_escape(column) for column in columns], emit.unrepeated(rows), sections)
 
 
 FORMATS: dict[str, Callable[[Problems, bool], str]] = {
@@ -214,8 +215,8 @@ def _own_change(problem: Problem, rates: Sequence[Expr], residuals: Sequence[Exp
     if index == 0:
         return change
     # Measured as if the layers before were stable: what they break is not this layer's doing.
-    before = Max(0, residuals[index - 1])
-    return Min(change - chain.alpha[index], change + before - chain.u[index])
+    before = largest(S.Zero, residuals[index - 1])
+    return smallest(change - chain.alpha[index], change + before - chain.u[index])
 
 
 def _verdict(r: Expr, own: Expr, free: bool, per_layer: bool) -> str:

@@ -11,7 +11,8 @@ from matplotlib.figure import Figure
 from sympy import Expr, latex
 from sympy.core.relational import Relational
 
-from derive.emit import csv_text, latex_escape, latex_text, markdown_text, unrepeated
+from derive.emit import csv_text, markdown_text, unrepeated
+from derive.emit_latex import latex_escape, latex_text
 from derive.tables import relation_latex, relation_text
 from verify.plots import save
 

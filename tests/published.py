@@ -59,3 +59,27 @@ PARAMETERIZATIONS = {
 
 LARGEST_MODEL = ("26.8", 16_384)
 """Parameters in billions and width of the largest model, section 4."""
+
+DEPTH_RATES = {
+    # (optimizer, delta): c of a matrix in a branch, kappa = 1
+    ("adam", "1/2"): "1/2",  # Depth-muP, Yang et al. 2023, 2310.02244
+    ("sgd", "1/2"): "0",  # the same
+    ("adam", "1"): "0",  # CompleteP, Dey et al. 2025, 2505.01618
+    ("adamw", "1"): "0",
+    ("sgd", "1"): "-1",  # Qiu et al. 2025, 2512.05620: the rate grows as N
+    ("muon", "1"): "0",  # the same: none
+    ("shampoo", "1"): "0",  # the same with E = 1/2: none, -(1 - 2E)
+}
+DEPTH_EPSILONS = {("adam", "1"): "1", ("muon", "1"): "1"}
+"""CompleteP and Qiu et al.: Adam's epsilon falls as 1/N."""
+SHAMPOO_POWERS = {"1/8": "-3/4", "1/4": "-1/2", "3/8": "-1/4", "1/2": "0"}
+"""E of sigma^(1-2E): c = -(1 - 2E) at delta = 1, Qiu et al."""
+BATCH_RATES = {
+    "adam": {"c": "-1/2", "epsilon": "1/2", "beta": "-1", "decay": "-1/2"},  # Malladi et al. 2022, 2205.10287
+    "adamw": {"c": "-1/2", "epsilon": "1/2", "beta": "-1", "decay": "-1/2"},
+    "sgd": {"c": "-1", "decay": "0"},  # Goyal et al. 2017, 1706.02677: linear
+    "lion": {"c": "-1/2", "beta": "0", "decay": "-1/2"},
+    "sign-sgd": {"c": "-1/2", "decay": "-1/2"},
+}
+HORIZON = {"c": "1/2", "epsilon": "-1/2", "beta": "1", "decay": "1/2"}
+"""Adam along T under sde, Complete(d)P, 2512.22382: rate and decay (B/T)^1/2, epsilon (T/B)^1/2, 1 - beta B/T."""

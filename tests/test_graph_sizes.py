@@ -26,6 +26,9 @@ TOLERANCE = 0.2
 SEEDS = 64
 FAST = ("gains",)
 """Gates, scalars and concatenation; the others are in the slow run."""
+BOTH = ("flax lm1b", "flax vit", "equinox gpt", "haiku mlp", "convolutions", *FAST)
+BOTH += ("llama", "two inputs", "experts", "recurrent")
+"""Under SP and muP; test_zoo measures all under muP."""
 UNSEEN = ("key.bias",)
 """A bias of the keys moves all scores of a query alike, which no softmax sees: its gradient is 0 but for rounding."""
 
@@ -64,7 +67,7 @@ def measured_exponents(make: Any, answer: ModelPrescription, widths: list[int]) 
 
 @pytest.mark.parametrize("scheme", ["sp", pytest.param("mup", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.slow] if name not in FAST else []) for name in ZOO]
+    "name", [pytest.param(name, marks=[pytest.mark.slow] if name not in FAST else []) for name in BOTH]
 )
 def test_a_network_starts_and_sends_back_as_its_graph_says(name: str, scheme: str):
     model = ZOO[name]

@@ -472,7 +472,10 @@ def on_devices(
     """What XLA says of a step with remat, and of measuring a probe, on simulated devices; what is planned for one."""
     given = {"data": data, "model": model, "width": width, "batch": batch, "dtype": dtype, "probe": probe}
     described = json.dumps({**given, "sizes": {**sizes, "remat": True}})
-    environment = {**os.environ, "XLA_FLAGS": f"--xla_force_host_platform_device_count={data * model}"}
+    environment = {
+        **os.environ,
+        "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={data * model}",
+    }
     command = [sys.executable, "-m", "tests.plan_on_devices", described]
     child = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert child.returncode == 0, child.stderr

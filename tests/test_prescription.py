@@ -353,7 +353,10 @@ print("equal")
 
 
 def test_sharded_over_eight_devices_it_trains_to_the_same_loss():
-    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
+    flags = {
+        "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=8",
+        "JAX_PLATFORMS": "cpu",
+    }
     done = subprocess.run(
         [sys.executable, "-c", SHARDED],
         capture_output=True,

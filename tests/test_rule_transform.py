@@ -14,6 +14,7 @@ from derive.exponents import FAN_IN, FAN_OUT, GRADIENT
 from derive.optimizers import RULE_NAMES
 from derive.registry import REGISTRY, optimizer
 from tests.test_directions import evaluated
+from verify.graph import Axes
 from verify.optimizers import (
     BASE_RATES,
     DIRECTIONS,
@@ -21,7 +22,7 @@ from verify.optimizers import (
     base_rate,
     check_trainable,
     direction,
-    of_transposes,
+    of_matrices,
 )
 from verify.rule_transform import check_runnable, rule_transform
 
@@ -195,11 +196,11 @@ def test_stacked_and_transposed_parameters_are_those_of_one_layer() -> None:
     apart = [one.update(each, one.init(each), each)[0] for each in pair]
     stacked: Transform = ScaledRule("hidden", scaled.rule, 0.1, 0.0, 0.0, stacked=True).transform()
     assert stacked.update(pair, stacked.init(pair), pair)[0] == pytest.approx(np.stack(apart), abs=1e-6)
-    turned: Transform = ScaledRule("hidden", scaled.rule, 0.1, 0.0, 0.0, transposed=True).transform()
+    turned: Transform = ScaledRule("hidden", scaled.rule, 0.1, 0.0, 0.0, axes=Axes((1,), (0,))).transform()
     first = pair[0].T
     assert pytest.approx(np.asarray(apart[0]), abs=1e-6) == turned.update(first, turned.init(first), first)[0].T
     adam = DIRECTIONS["adam"](EPSILON)
-    assert trained(of_transposes(adam)) == pytest.approx(trained(adam), rel=1e-6)
+    assert trained(of_matrices(adam, Axes((1,), (0,)))) == pytest.approx(trained(adam), rel=1e-6)
 
 
 def test_what_cannot_be_trained_is_refused() -> None:

@@ -15,6 +15,7 @@ from verify import (
     cli_decay,
     cli_epsilon,
     cli_exponents,
+    cli_fit,
     cli_model,
     cli_phase,
     cli_plan,
@@ -48,6 +49,7 @@ app.command()(cli_transfer.transfer)
 app.command()(cli_transfer.status)
 app.command()(cli_transfer.report)
 app.command()(cli_transfer.merge)
+app.command()(cli_fit.fit)
 app.command()(cli_updates.updates)
 app.command()(cli_decay.decay)
 app.command()(cli_epsilon.epsilon)

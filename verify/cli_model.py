@@ -21,6 +21,11 @@ OptimizerOption = Annotated[str, typer.Option(help="A name of derive list, or on
 ParameterizationOption = Annotated[str, typer.Option(help="sp, ntk, mup or mfp.")]
 AlignmentOption = Annotated[str, typer.Option(help="full, none, ... as in derive, or measured:FILE by dense op.")]
 FrozenOption = Annotated[str, typer.Option(help="Paths that are not trained: base,blocks.*.norm.")]
+ApartOption = Annotated[str, typer.Option(help="Matrices apart, by path=axis: *.query=1 for one per head, with muon.")]
+ForwardOption = Annotated[
+    bool,
+    typer.Option("--forward-only", help="No parameter's gradient has its multiplier in it, as in unit scaling."),
+]
 FormatOption = Annotated[str, typer.Option("--format", help="table or json.")]
 
 
@@ -36,6 +41,8 @@ def prescribe(
     decay: Annotated[str, typer.Option(help=DECAY_HELP)] = "independent",
     gauge: Annotated[str, typer.Option(help="0: no multipliers; own: the parameterization's, by wrap().")] = "0",
     frozen: FrozenOption = "",
+    apart: ApartOption = "",
+    forward_only: ForwardOption = False,
     every: Annotated[bool, typer.Option("--every", help="List every parameter, blocks that are alike too.")] = False,
     out: Annotated[Path | None, typer.Option(help="File for the prescription as JSON.")] = None,
     certificate: Annotated[
@@ -63,6 +70,8 @@ def prescribe(
         decay=decay,
         gauge=read_choice("--gauge", gauge, GAUGES),  # type: ignore[arg-type]
         frozen=_paths(frozen),
+        apart=_axes(apart),
+        forward_only=forward_only,
     )
     if certificate is not None and answer.proof is not None:
         write(answer.proof, certificate)
@@ -71,11 +80,22 @@ def prescribe(
         if out.exists():
             raise DeriveError(f"--out {shorten(str(out))} exists already; give another file, or move that one")
         out.write_text(answer.to_json(), encoding="utf-8")
-    write_out(answer.to_json() if chosen == "json" else _table(answer, base_rate, every))
+    write_out(answer.to_json() if chosen == "json" else table(answer, base_rate, every))
 
 
 def _paths(text: str) -> list[str]:
     return [each.strip() for each in text.split(",") if each.strip()]
+
+
+def _axes(text: str) -> dict[str, int]:
+    """Axes by path; DeriveError for what is not path=axis."""
+    found: dict[str, int] = {}
+    for each in _paths(text):
+        path, _, axis = each.rpartition("=")
+        if not path or not axis.isdigit():
+            raise DeriveError(f"--apart takes path=axis, such as blocks.*.query=1; got {shorten(each)}")
+        found[path] = int(axis)
+    return found
 
 
 def _grouped(rows: Sequence["ParameterRow"], every: bool) -> list[list["ParameterRow"]]:
@@ -98,7 +118,8 @@ def _grouped(rows: Sequence["ParameterRow"], every: bool) -> list[list["Paramete
     return list(groups.values())
 
 
-def _table(answer: "ModelPrescription", base_rate: float | None, every: bool) -> str:
+def table(answer: "ModelPrescription", base_rate: float | None = None, every: bool = False) -> str:
+    """A row per parameter, or per group of them that are alike but for numbers in their names unless `every`."""
     from derive.emit import terminal_table
     from verify.prescribing import every_turn, without_numbers
 
@@ -173,6 +194,8 @@ def check(
     decay: Annotated[str, typer.Option(help=DECAY_HELP)] = "independent",
     loss: Annotated[str, typer.Option(help="mse, or ce: with cross-entropy the logits may diverge.")] = "mse",
     frozen: FrozenOption = "",
+    apart: ApartOption = "",
+    forward_only: ForwardOption = False,
     out: Annotated[Path | None, typer.Option(help="Folder for check.json and measured.json.")] = None,
     output_format: FormatOption = "table",
 ) -> None:
@@ -211,6 +234,8 @@ def check(
         loss=read_choice("--loss", loss, LOSSES),  # type: ignore[arg-type]
         decay=decay,
         frozen=_paths(frozen),
+        apart=_axes(apart),
+        forward_only=forward_only,
     )
     transform = None if own is None else load_make(own)
     with Progress("training and measuring", len(sizes) * (1 if own is None else 2)) as bar:

@@ -19,7 +19,7 @@ LABELS: dict[str, DensePrimitive] = {primitive.name: label for label, primitive 
 RAGGED = ("ragged_dot", "ragged_dot_general")
 # Calls that evaluate their body once, on their own arguments, under the names they have had in releases of JAX.
 CUSTOM = ("custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr")
-CALLS = ("jit", "pjit", "call", "core_call", "closed_call", "remat", "remat2", "checkpoint", *CUSTOM)
+CALLS = ("jit", "pjit", "call", "core_call", "closed_call", "remat", "remat2", "checkpoint", "composite", *CUSTOM)
 BODIES = ("jaxpr", "call_jaxpr", "fun_jaxpr")
 
 

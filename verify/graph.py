@@ -9,11 +9,11 @@ minimum of its terms (THEORY 4). What holds for single operations is in `verify.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cache
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from verify.equations import DensePrimitive, Shape, TraceError
 
@@ -45,6 +45,18 @@ class Fan:
         return f"{self.base} -> {self.target}" if self.base != self.target else str(self.base)
 
 
+class Axes(NamedTuple):
+    """The axes of a parameter that its matrix's fan_in and fan_out are made of; the others count matrices."""
+
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+
+    def without(self, axis: int) -> "Axes":
+        """The same with that axis counting matrices."""
+        inputs, outputs = (tuple(each for each in side if each != axis) for side in self)
+        return Axes(inputs, outputs)
+
+
 @dataclass(eq=False)
 class Use:
     """One place where a parameter meets an activation: a dense op, or a vector that is added or multiplied.
@@ -57,6 +69,7 @@ class Use:
     equation that holds that one, and so on. `shared` is the power of n in the number of positions that this one weight
     is used at, over which its gradient sums. `asked` is the smallest exponent by which a consumer multiplies it. Where
     the code normalises the weight, `fixed` is the exponent of its size. `stopped`: this use has no gradient.
+    `axes` tells which axes of the parameter are its matrix's, None where they cannot be told.
     """
 
     name: str
@@ -77,6 +90,7 @@ class Use:
     asked: Fraction = FAR
     fixed: Fraction | None = None
     stopped: bool = False
+    axes: Callable[[], Axes | None] = lambda: None
 
     @property
     def is_dense(self) -> bool:
@@ -213,7 +227,8 @@ class Graph:
             if node.use is not None and node.use.input_node is not None:
                 feeds[node.use.input_node] = True
             for edge in node.edges:
-                feeds[edge.source] |= feeds[index] or node.product is not None or node.layer
+                # A product with data is linear; one of two values that change is not.
+                feeds[edge.source] |= feeds[index] or (node.product is not None and len(node.edges) > 1) or node.layer
         # A use whose output feeds a later one feeds through its input as well; one sweep reached all, in order.
         return feeds
 

@@ -31,7 +31,7 @@ def of_norms(
 
 def _power(name: str, degree: Fraction | None, plain: Weight, value: Weight) -> Weight | None:
     """A power of a norm, a square or an absolute value of entries."""
-    if degree is None or not (value.form == "norm" or (value.form in ("entries", "powers") and degree in (1, 2))):
+    if not degree or not (value.form == "norm" or (value.form in ("entries", "powers") and degree in (1, 2))):
         return None
     ((path, term),) = value.terms.items()
     form: Form = "norm" if value.form == "norm" else "powers"

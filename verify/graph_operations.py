@@ -1,4 +1,4 @@
-"""JAX's primitives by what they do to sizes and changes; what is in none of these sets is named and refused."""
+"""JAX's primitives by what they do to sizes and changes; `verify.graph_groups` has the rule of each set."""
 
 from fractions import Fraction
 
@@ -23,6 +23,7 @@ LINEAR = frozenset(
         "slice",
         "dynamic_slice",
         "split",
+        "unstack",
         "pad",
         "roll",
         "stop_gradient",
@@ -39,6 +40,7 @@ LINEAR = frozenset(
         "cummin",
         "sort",
         "top_k",
+        "approx_top_k",
         "name",
         "pmax",
         "pmin",
@@ -62,9 +64,7 @@ ADDITIVE = frozenset(
         "concatenate",
         "stack",
         "complex",
-        "atan2",
         "nextafter",
-        "rem",
         "dynamic_update_slice",
         "scatter",
         "scatter-add",
@@ -77,15 +77,21 @@ ADDITIVE = frozenset(
         "select_and_gather_add",
         "reduce_window_max",
         "reduce_window_min",
-        "reduce_window",
         "clamp",
     ]
 )
 """The change is the largest of the operands' changes."""
 PRODUCTS = frozenset(["mul", "div"])
-POWERS = {"sqrt": HALF, "rsqrt": -HALF, "cbrt": Fraction(1, 3), "square": Fraction(2), "abs": Fraction(1)}
-"""Homogeneous functions with their degree: f(tx) = t^p f(x)."""
-BOUNDED = frozenset(["exp", "exp2", "cos", "logistic", "erfc"])
+POWERS = {
+    "sqrt": HALF,
+    "rsqrt": -HALF,
+    "cbrt": Fraction(1, 3),
+    "square": Fraction(2),
+    "abs": Fraction(1),
+    "log": Fraction(0),
+}
+"""Homogeneous functions with their degree: f(tx) = t^p f(x); log(tx) is log(x) but for log(t), which counts as n^0."""
+BOUNDED = frozenset(["exp", "exp2", "cos", "cosh", "acos", "logistic", "erfc", "bessel_i0e"])
 """Functions with f(0) other than 0."""
 SMOOTH = frozenset(
     [
@@ -93,24 +99,35 @@ SMOOTH = frozenset(
         "sin",
         "tan",
         "sinh",
-        "cosh",
         "erf",
         "erf_inv",
-        "log",
         "log1p",
         "expm1",
         "asin",
-        "acos",
         "atan",
         "asinh",
-        "acosh",
+        "bessel_i1e",
         "atanh",
-        "lgamma",
-        "digamma",
-        "pow",
     ]
 )
-"""Functions of entries, without a degree."""
+"""Functions of entries with f(0) = 0, without a degree."""
+AT_SIZE_1 = frozenset(
+    [
+        "acosh",
+        "atan2",
+        "digamma",
+        "igamma",
+        "igamma_grad_a",
+        "igammac",
+        "lgamma",
+        "polygamma",
+        "pow",
+        "regularized_incomplete_beta",
+        "rem",
+        "zeta",
+    ]
+)
+"""Functions of one or several entries that have a pole at 0, or that go by which is the smaller."""
 DISCRETE = frozenset(
     [
         "eq",
@@ -140,6 +157,25 @@ DISCRETE = frozenset(
         "population_count",
         "clz",
         "bitcast_convert_type",
+        "mulhi",
+        "random_bits",
+        "random_clone",
+        "random_fold_in",
+        "random_seed",
+        "random_split",
+        "random_unwrap",
+        "random_wrap",
+        "rng_bit_generator",
+        "iota_2x32_shape",
+        "philox2x32",
+        "philox4x32",
+        "threefry2x32",
+        "threefry4x32",
+        "create_token",
+        "after_all",
+        "platform_index",
+        "dim_as_value",
+        "dimension_size",
     ]
 )
 """Functions whose value is one of few, or random bits: it does not follow small changes."""
@@ -165,6 +201,12 @@ EXTREMES = frozenset(["scatter-min", "scatter_min", "scatter-max", "scatter_max"
 FACTORISATIONS = frozenset(
     [
         "cholesky",
+        "cholesky_update",
+        "geqp3",
+        "geqrf",
+        "hessenberg",
+        "ormqr",
+        "symmetric_product",
         "cumprod",
         "cumlogsumexp",
         "eig",
@@ -183,7 +225,7 @@ FACTORISATIONS = frozenset(
 )
 """Functions of several entries without a degree; only where no axis of theirs grows can it be told what they do."""
 NONNEGATIVE = frozenset(["square", "abs", "exp", "exp2", "logistic", "sqrt", "rsqrt"])
-BROADCAST = PRODUCTS | {"add", "add_any", "sub", "max", "min", "rem", "pow", "atan2"}
+BROADCAST = PRODUCTS | AT_SIZE_1 | {"add", "add_any", "sub", "max", "min"}
 """Takes operands of one entry along an axis for as many as the others have."""
 ENTRYWISE = (
     BROADCAST

@@ -3,17 +3,20 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from fractions import Fraction
+from functools import partial
 from math import prod
 from typing import Any, cast
 
+import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import JaxprEqn
 
-from verify.equations import LABELS, RAGGED, DensePrimitive, Shape, dot_numbers, fans
+from verify.equations import LABELS, RAGGED, DensePrimitive, Shape, bind_equation, dot_numbers, fans
 from verify.graph import ZERO, Edge, Fan, Node, Product, Use, power
+from verify.graph_axes import matrix_axes
 from verify.graph_constants import as_matrix, entries, is_random, nonnegative
 from verify.graph_rules import Rules
-from verify.graph_weights import Shapes, UnreadableError, shape_text, unreadable
+from verify.graph_weights import Operation, Shapes, UnreadableError, shape_text, unreadable
 from verify.value import Activation, Constant, Lookup, Term, Value, Weight, growth, settle, sizes
 
 
@@ -51,7 +54,9 @@ class Products(Rules):
             slices = tuple(tuple(each.params["slice_sizes"]) for each in (eqn, wide))
             if sum(size > 1 for size in slices[1]) > 1 and source.obstacle is None and not source.gains:
                 rows = Lookup(cast("tuple[Shape, Shape]", slices), self.address)
-                return replace(source, shapes=shape, lookup=rows, compute=unreadable)
+                first = Operation("gather", partial(_first_rows, (eqn, wide))).compute([source])
+                one = first if len(source.terms) == 1 else unreadable  # of several, each has matrices of its own
+                return replace(source, shapes=shape, lookup=rows, compute=one)
             return self.weighted(eqn, wide, 0, source, places, shape, indices)
         if isinstance(source, Constant):
             return Activation(shape, size=self.constant_power(source))
@@ -178,6 +183,7 @@ class Products(Rules):
             self.require(value, f"the input of {path}", size)
             shared = self.shared(eqn, wide, position, path, weight)
             use = self.used(path, term, label, fans, value, indices, shared)
+            use.axes = partial(matrix_axes, weight, path, self.graph.shapes[path], label, eqn.params, position)
             found.append(self.output(use, shape))
         return found[0] if len(found) == 1 else self.added(found, shape)
 
@@ -289,6 +295,12 @@ class Products(Rules):
             product.trailing = ZERO
             return Activation(shape, node, size=size, cancelled=cancelled, nonnegative=coherent, chosen=chosen)
         return Activation(shape, node, cancelled=cancelled, owners=((product, ZERO),), nonnegative=coherent)
+
+
+def _first_rows(equations: Sequence[JaxprEqn], which: int, arrays: Sequence[Any]) -> Any:
+    """What a lookup gives where all its indices are 0."""
+    places = cast("Any", equations[which].invars[1]).aval
+    return bind_equation(equations[which], [*arrays, jnp.zeros(places.shape, places.dtype)])[0]
 
 
 def label_of(eqn: JaxprEqn) -> DensePrimitive:

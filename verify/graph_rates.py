@@ -18,7 +18,7 @@ from typing import cast
 
 from derive.alignments import Ratios
 from derive.exponents import Kind
-from verify.graph import FAR, OUTPUT, ZERO, Graph, GraphError, Node, Requirement, Use
+from verify.graph import FAR, OUTPUT, ZERO, Axes, Graph, GraphError, Node, Requirement, Use
 from verify.graph_start import Start, Wanted, fraction, key
 from verify.linear_program import Row, Solution, minimise
 
@@ -27,7 +27,7 @@ from verify.linear_program import Row, Solution, minimise
 class ParameterRates:
     """Exponents of one parameter, each x meaning n^-x: multiplier a (to be wrapped), initial size b, rate c, gradient
     g, update s, epsilon; `found` is the exponent of the multipliers in the user's own code and `binding` the
-    constraints that fix c.
+    constraints that fix c. `axes` are those of the matrices that its rule takes.
     """
 
     role: Kind
@@ -39,6 +39,7 @@ class ParameterRates:
     s: Fraction
     epsilon: Fraction | None
     binding: tuple[str, ...]
+    axes: Axes | None
 
 
 @dataclass(frozen=True)
@@ -204,6 +205,7 @@ class _Program(Start):
                 s=self.update[path][0],
                 epsilon=self.update[path][3],
                 binding=tuple(dict.fromkeys(binding.get(variables[path], ()))),
+                axes=self.matrices(path),
             )
             for path in paths
         }

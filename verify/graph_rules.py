@@ -5,6 +5,7 @@ sum over n^f entries:     r - f, size e - f/2, e - f where nothing is negative
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from fractions import Fraction
 from typing import cast
@@ -13,25 +14,23 @@ from jax.extend.core import JaxprEqn
 
 from verify.graph import FAR, ZERO, Fan
 from verify.graph_constants import uniform
-from verify.graph_operations import (
-    ADDITIVE,
-    BOUNDED,
-    BROADCAST,
-    COMPARISONS,
-    DISCRETE,
-    EXTREMES,
-    FACTORISATIONS,
-    LINEAR,
-    NONNEGATIVE,
-    POWERS,
-    PRODUCTS,
-    SCATTERS,
-    SMOOTH,
-    SUMS,
-)
+from verify.graph_groups import GROUPS, group_of
+from verify.graph_norms import GUARD
+from verify.graph_operations import BROADCAST, COMPARISONS, EXTREMES, NONNEGATIVE, POWERS
 from verify.graph_values import Values
 from verify.graph_weights import Shapes
 from verify.value import Activation, Constant, Value, Weight, growth, settle, sizes
+
+CLIPS = ("max", "min", "clamp")
+
+
+def at_zero(name: str, inputs: Sequence[Value]) -> float | None:
+    """What a clip by numbers makes of 0; None where it is not by numbers."""
+    numbers = [uniform(each) if isinstance(each, Constant) else 0.0 for each in inputs]
+    if any(each is None for each in numbers):
+        return None
+    known = [float(each) for each in numbers if each is not None]
+    return {"max": max, "min": min}[name](known) if name != "clamp" else min(max(known[0], known[1]), known[2])
 
 
 class Rules(Values):
@@ -39,12 +38,12 @@ class Rules(Values):
 
     def rule(self, name: str, eqn: JaxprEqn, wide: JaxprEqn, given: list[Value], shapes: list[Shapes]) -> list[Value]:
         """What an operation makes of activations, by the kind of operation that it is."""
-        shape = shapes[0]
-        if name in DISCRETE:
+        shape, group = shapes[0], group_of(name)
+        if group == "discrete":
             return [Activation(each, chosen=self.picks(name, given, each)) for each in shapes]
         if name == "gather":
-            name = "slice" if isinstance(given[0], Activation) else name
-        if name in PRODUCTS and sum(isinstance(value, Constant) for value in given) == 1:
+            group, name = "moved", "slice"
+        if group == "multiplied" and sum(isinstance(value, Constant) for value in given) == 1:
             return [self.scaled(name, given, shape)]
         if name == "integer_pow" or (name == "pow" and isinstance(given[1], Constant)):
             exponent = eqn.params["y"] if name == "integer_pow" else uniform(cast("Constant", given[1]))
@@ -57,46 +56,74 @@ class Rules(Values):
         inputs = self.activations(given)
         moving = [value for value in inputs if isinstance(value, Activation)]
         first = moving[0]
-        if name in LINEAR or name == "optimization_barrier":
+        if group == "moved":
             sources = moving if len(moving) == len(shapes) else [first] * len(shapes)
             return [*(self.moved(name, value, each) for value, each in zip(sources, shapes, strict=True))]
-        if name in SUMS:
+        if group == "summed":
             return [
                 self.summed(each, to, self.running(name, eqn, wide)) for each, to in zip(moving, shapes, strict=True)
             ]
-        if name == "fft":
+        if group == "transformed":
             return [self.transformed(eqn, wide, first, shape)]
-        if name in SCATTERS:
+        if group == "scattered":
             return [self.scattered(name, inputs, shape)]
-        if name in ADDITIVE:
-            nonnegative = name == "max" and any(isinstance(v, Constant) or v.nonnegative for v in inputs)  # type: ignore[union-attr]
-            nonnegative |= name in ("add", "add_any", "concatenate", "select_n") and all(v.nonnegative for v in moving)
-            if name == "select_n":
-                picked = self.picks(name, inputs[:1], shape) and any(isinstance(v, Constant) for v in inputs)
-                return [replace(self.added(inputs[1:], each, nonnegative), chosen=picked) for each in shapes]
-            if name == "dynamic_update_slice":
-                inputs = inputs[:2]
-            if name == "max" and len(moving) == 1 and isinstance(inputs[1], Constant | Activation):
-                # relu: homogeneous, and its size that of its input.
-                return [replace(self.homogeneous(first, Fraction(1), shape, True))]
-            return [*(self.added(inputs, each, nonnegative) for each in shapes)]
-        if name in PRODUCTS:
+        if group == "added":
+            return self.chosen_or_added(name, inputs, moving, shapes)
+        if group == "multiplied":
             return [self.multiplied(name, moving[0], moving[1], shape, given)]
-        if name in POWERS:
+        if group == "power":
             return [self.homogeneous(first, POWERS[name], shape, name in NONNEGATIVE)]
-        if name in BOUNDED or name in SMOOTH:
+        if group in ("bounded", "smooth"):
+            return [self.function(name, moving, shape, at_zero=group == "bounded")]
+        if group == "at size 1":
+            self.of_size_1(name, inputs)
             return [self.function(name, moving, shape)]
-        if name in FACTORISATIONS and all(growth(each.shapes, self.graph.ratio) == 0 for each in moving):
+        if group == "of several" and all(growth(each.shapes, self.graph.ratio) == 0 for each in moving):
             return [self.function(name, moving, each) for each in shapes]
         if all(each.node is None and growth(each.shapes, self.graph.ratio) == 0 for each in moving):
             return [Activation(each) for each in shapes]  # data that nothing trained enters
+        self.refused(name, given)
+        return [*(self.added(inputs, each) for each in shapes)]
+
+    def refused(self, name: str, given: Sequence[Value]) -> None:
+        """Say that there is no rule for an operation, and why where that is known."""
         paths = sorted({path for value in given if isinstance(value, Weight) for path in value.terms})
+        group = GROUPS.get(group_of(name) or "")
         self.graph.problem(
             f"{name} is not understood"
             + (f" (parameter {paths[0]} enters it)" if paths else "")
+            + (f": it {group.what}" if group and group.refused else "")
             + "; write it with sums, products, functions of entries and jax.lax.scan"
         )
-        return [*(self.added(inputs, each) for each in shapes)]
+
+    def of_size_1(self, name: str, inputs: Sequence[Value]) -> None:
+        """Say where a function that is told at size 1 alone has other entries."""
+        found = [sizes(each)[0] if isinstance(each, Activation) else self.constant_power(each) for each in inputs]
+        if any(found):
+            self.graph.problem(
+                f"{name} of entries that are n^{-next(filter(None, found))} cannot be told; bring them to size 1 first"
+            )
+
+    def chosen_or_added(
+        self, name: str, inputs: list[Value], moving: list[Activation], shapes: list[Shapes]
+    ) -> list[Value]:
+        """A sum, a join or a choice; of one activation and numbers what it is near 0."""
+        nonnegative = name == "max" and any(isinstance(v, Constant) or v.nonnegative for v in inputs)  # type: ignore[union-attr]
+        nonnegative |= name in ("add", "add_any", "concatenate", "select_n") and all(v.nonnegative for v in moving)
+        if name == "select_n":
+            picked = self.picks(name, inputs[:1], shapes[0]) and any(isinstance(v, Constant) for v in inputs)
+            return [replace(self.added(inputs[1:], each, nonnegative), chosen=picked) for each in shapes]
+        if name in ("add", "add_any") and moving[0].nonnegative and self.guards(inputs):
+            return [replace(moving[0], shapes=shapes[0])]
+        if name == "dynamic_update_slice":
+            inputs = inputs[:2]
+        if name in CLIPS and len(moving) == 1:
+            kept = at_zero(name, inputs)
+            if kept is not None and abs(kept) <= GUARD:  # relu, or a clip around 0
+                return [self.homogeneous(moving[0], Fraction(1), shapes[0], nonnegative)]
+            if kept is not None:
+                return [self.function(name, moving, shapes[0], at_zero=True)]
+        return [*(self.added(inputs, each, nonnegative) for each in shapes)]
 
     def scaled(self, name: str, given: list[Value], shape: Shapes) -> Activation:
         """An activation times a constant n^-m, or divided by it, or dividing it."""
@@ -123,13 +150,13 @@ class Rules(Values):
             owners=owners,
         )
 
-    def function(self, name: str, moving: list[Activation], shape: Shapes) -> Activation:
-        """A function of entries without a degree: near 0 it is linear, or 1 and a linear part."""
+    def function(self, name: str, moving: list[Activation], shape: Shapes, at_zero: bool = False) -> Activation:
+        """A function of entries without a degree: near 0 it is linear, or `at_zero` of size 1 and a linear part."""
         found = [sizes(value) for value in moving]
         for value, (size, drawn) in zip(moving, found, strict=True):
             self.grown(drawn, name)
             self.require(value, name, size)
-        size, drawn = (ZERO, ZERO) if name in BOUNDED else (max(ZERO, min(each)) for each in zip(*found, strict=True))
+        size, drawn = (ZERO, ZERO) if at_zero else (max(ZERO, min(each)) for each in zip(*found, strict=True))
         terms = [(value, ZERO, ZERO) for value in moving]
         signs, chosen = name in NONNEGATIVE, any(value.chosen for value in moving)
         return self.merged(terms, shape, size=size, cancelled=drawn - size, nonnegative=signs, chosen=chosen)
@@ -232,6 +259,11 @@ class Rules(Values):
         picks = name in COMPARISONS and not entrywise
         picks |= any(isinstance(each, Activation) and each.chosen for each in given)
         return picks and growth(shape, self.graph.ratio) > 0
+
+    def guards(self, inputs: list[Value]) -> bool:
+        """Whether a small number keeps the other operand from 0, and leaves its size as it is."""
+        numbers = [uniform(each) for each in inputs if isinstance(each, Constant)]
+        return any(number is not None and abs(number) <= GUARD for number in numbers)
 
     def uncounted(self, what: str, fan: Fan) -> None:
         """Say that a sum holds an unknown number of terms."""

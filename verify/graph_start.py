@@ -17,17 +17,20 @@ from sympy import Expr, Rational, S
 
 from derive.alignments import Alignment, Ratios
 from derive.exponents import Kind
+from derive.matrix_functions import by_side, takes_matrices
 from derive.optimizers import Optimizer
 from derive.parameterizations import Parameterization
 from derive.propagation import Loss, Optimizers
-from verify.graph import FAR, ZERO, Graph, GraphError, Owner, Use
+from verify.graph import FAR, ZERO, Axes, Graph, GraphError, Owner, Use, power
 
 
 @dataclass(frozen=True)
 class Wanted:
     """What is asked of the rates, as in `derive.propagation.Problem`; `own_multipliers` folds a's multipliers in.
 
-    `measured` are alignments of single dense ops by name, in the place of the assumed ones.
+    `measured` are alignments of single dense ops by name, in the place of the assumed ones. `apart` are axes of
+    parameters, by path, along which a matrix rule takes a matrix at every index. `forward_only`: multipliers, those
+    in the user's code and a's, are in no gradient of the parameter that they multiply.
     """
 
     optimizers: Optimizers
@@ -36,6 +39,8 @@ class Wanted:
     loss: Loss = "mse"
     own_multipliers: bool = False
     measured: Mapping[str, Ratios] = field(default_factory=dict)
+    apart: Mapping[str, int] = field(default_factory=dict)
+    forward_only: bool = False
 
 
 def fraction(value: Expr) -> Fraction:
@@ -107,16 +112,44 @@ class Start:
         found = self._gradients()
         self.gradient = {path: g for path, g in found.items() if g < FAR}
         self._untrained([path for path in graph.shapes if path not in self.gradient])
-        self.update = {
-            path: _update(
-                wanted.optimizers[self.role[path]],
-                (self.main[path].fan_in.power, self.main[path].fan_out.power),
-                self.gradient[path],
-                self.b[path],
-            )
-            for path in self.gradient
-        }
+        self.axes = {path: self._matrix(path) for path in self.gradient}
+        self.update = {path: self._update_of(path) for path in self.gradient}
         self._rarely_seen()
+
+    def _matrix(self, path: str) -> Axes | None:
+        """The axes of the matrices that the parameter's rule takes; None where it takes none or uses differ in them."""
+        rule = self.wanted.optimizers[self.role[path]].rule
+        if not takes_matrices(rule) or len(self.graph.shapes[path][0]) < 2:
+            return None
+        found = [use.axes() for use in self.uses[path] if use.is_dense]
+        alike = {axes and (axes if by_side(rule) else frozenset(axes.inputs + axes.outputs)) for axes in found}
+        return self.main[path].axes() if len(alike) == 1 else None
+
+    def matrices(self, path: str) -> Axes | None:
+        """The same with the axis of those that are apart counting matrices."""
+        axes, axis = self.axes[path], self.wanted.apart.get(path)
+        return axes if axes is None or axis is None else axes.without(axis)
+
+    def _update_of(self, path: str) -> tuple[Fraction, Fraction, Fraction, Fraction | None]:
+        """(s, alignment cap, degree in the gradient, epsilon) of the parameter's update."""
+        main, rule = self.main[path], self.wanted.optimizers[self.role[path]]
+        fan_in, fan_out, parts = main.fan_in.power, main.fan_out.power, ZERO
+        if path in self.wanted.apart:
+            axis, axes = self.wanted.apart[path], self.axes[path]
+            if axes is None or axis not in (*axes.inputs, *axes.outputs):
+                takes = f"its rule, {rule.name}, takes no matrices of it" if axes is None else f"that is none of {axes}"
+                raise GraphError(
+                    f"{path} is to have matrices apart along axis {axis}, and {takes}; give an axis of the fan-in or "
+                    "fan-out of a parameter that has a rule such as muon"
+                )
+            sizes = (shape[axis] for shape in self.graph.shapes[path])
+            grown = power(*sizes, self.graph.ratio)
+            if axis in axes.inputs:
+                fan_in, parts = fan_in - grown, grown
+            else:
+                fan_out -= grown
+        size, cap, degree, epsilon = _update(rule, (fan_in, fan_out), self.gradient[path], self.b[path])
+        return size, cap + parts, degree, epsilon  # what n^parts matrices make of their inputs is added up
 
     def _untrained(self, paths: Sequence[str]) -> None:
         """Say to which parameters no gradient flows; GraphError where there is none that is trained."""
@@ -195,6 +228,10 @@ class Start:
         normalising = ZERO if use.fixed is None else use.fixed - self.b[use.path]
         return use.scale + self.a[use.path] + self.extra[use] + normalising
 
+    def _unseen(self, use: Use) -> Fraction:
+        """The exponent of the multipliers around a use that its gradient lacks where they act forward only."""
+        return use.scale + self.a[use.path] + (use.trailing or ZERO)
+
     def _gradients(self) -> dict[str, Fraction]:
         """g of every parameter at initialisation: back through the graph, the largest gradient that arrives counts."""
         back = [FAR] * len(self.graph.nodes)
@@ -216,7 +253,9 @@ class Start:
             # A vector's own scale is part of the way back from its node already.
             scale = self.multiplier(use) - (ZERO if use.is_dense else use.scale)
             if not use.stopped:
-                found[use.path] = min(found[use.path], now + scale + use.input_size + use.cancelled - use.shared / 2)
+                unseen = self._unseen(use) if self.wanted.forward_only else ZERO
+                sums = use.input_size + use.cancelled - use.shared / 2
+                found[use.path] = min(found[use.path], now + scale + sums - unseen)
             if use.input_node is not None:
                 forward = self.b[use.path] + self.multiplier(use)
                 arriving = now + forward - use.fan_out.power / 2 + use.input_back

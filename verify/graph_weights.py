@@ -25,7 +25,7 @@ from verify.graph_operations import ENTRYWISE, JOINS, LINEAR, PRODUCTS
 from verify.value import Compute, Constant, Form, Given, Term, Value, Weight, growth
 
 Shapes = tuple[Shape, Shape]
-PARTS = frozenset(["slice", "split", "dynamic_slice", "gather", "squeeze"])
+PARTS = frozenset(["slice", "split", "unstack", "dynamic_slice", "gather", "squeeze"])
 
 
 LARGEST_EAGER = 2**22

@@ -20,11 +20,13 @@ from sympy import Expr, Rational
 from derive.emit import layer_names
 from derive.errors import DeriveError, unknown_name
 from derive.exponents import KINDS
+from derive.matrix_functions import by_side
 from derive.registry import REGISTRY, spelled
 from derive.registry import optimizer as read_optimizer
 from derive.solve import Prescription
 from verify.adaptive import cautious, scale_by_adopt, scale_by_mars, scion_outer
 from verify.atan2 import scale_by_adam_atan2
+from verify.graph import Axes
 from verify.orthogonal import (
     back_on_sphere,
     grafted_shampoo,
@@ -35,7 +37,7 @@ from verify.orthogonal import (
     scale_by_polargrad,
 )
 from verify.preconditioners import normalise_by_norm, scale_by_shampoo, scale_by_soap
-from verify.rule_transform import ORIENTED, check_runnable, rule_transform
+from verify.rule_transform import check_runnable, rule_transform
 
 Rate = float | Float[Array, ""]
 Direction = Callable[[Rate], optax.GradientTransformation]
@@ -224,7 +226,7 @@ def direction(name: str) -> Direction:
 
 def is_oriented(name: str) -> bool:
     """Whether the rule is another one for the transpose of a matrix."""
-    return read_optimizer(name).rule.has(*ORIENTED)
+    return by_side(read_optimizer(name).rule)
 
 
 def exact(label: str, *exponents: Expr | None) -> list[Rational]:
@@ -265,7 +267,8 @@ class ScaledRule:
     """One layer's update rule with its numbers at one width; each may be a traced value, the rate a schedule.
 
     `rule` is a name of the registry or the rule itself. Where its parameters are `stacked` on a leading axis, each
-    along that axis is a parameter of its own to the rule; `transposed` are matrices stored as [fan_out, fan_in].
+    along that axis is a parameter of its own to the rule. `axes` are those of the matrices that the rule takes, by
+    default [fan_in, fan_out].
     """
 
     label: str
@@ -274,19 +277,23 @@ class ScaledRule:
     epsilon: Rate
     decay: Rate
     stacked: bool = False
-    transposed: bool = False
+    axes: Axes | None = None
 
     def transform(self) -> optax.GradientTransformation:
         """W <- W - rate (U + decay W): decay is decoupled from the rule, whichever it is."""
-        own = direction(self.rule)(self.epsilon)
-        own = of_transposes(own) if self.transposed else own
-        finish = FINISHES[self.rule]() if self.rule in FINISHES else None
+        own = self._placed(direction(self.rule)(self.epsilon))
+        finish = [self._placed(FINISHES[self.rule]())] if self.rule in FINISHES else []
         return optax.chain(
-            along_stack(own) if self.stacked else own,
+            own,
             *([] if isinstance(self.decay, float) and self.decay == 0 else [optax.add_decayed_weights(self.decay)]),  # type: ignore[arg-type]
             optax.scale_by_learning_rate(self.rate),
-            *([along_stack(finish) if self.stacked else finish] if finish else []),
+            *finish,
         )
+
+    def _placed(self, transform: optax.GradientTransformation) -> optax.GradientTransformation:
+        """The transform on the matrices that the parameters hold."""
+        placed = transform if self.axes is None else of_matrices(transform, self.axes)
+        return along_stack(placed) if self.stacked else placed
 
 
 def along_stack(transform: optax.GradientTransformation) -> optax.GradientTransformation:
@@ -294,17 +301,34 @@ def along_stack(transform: optax.GradientTransformation) -> optax.GradientTransf
     return optax.GradientTransformation(jax.vmap(transform.init), jax.vmap(transform.update))  # type: ignore[arg-type]
 
 
-def of_transposes(transform: optax.GradientTransformation) -> optax.GradientTransformation:
-    """The transform as it is on the transpose of every matrix."""
+def of_matrices(transform: optax.GradientTransformation, axes: Axes) -> optax.GradientTransformation:
+    """The transform as it is on the matrices [fan_in, fan_out] of those axes, one at every index of the other axes."""
 
-    def turned(tree: Any) -> Any:
-        return jax.tree.map(lambda leaf: leaf.T, tree)
+    def order(array: Array) -> list[int]:
+        counting = [axis for axis in range(array.ndim) if axis not in (*axes.inputs, *axes.outputs)]
+        return [*counting, *axes.inputs, *axes.outputs]
+
+    def taken(array: Array) -> Array:
+        sides = (math.prod(array.shape[axis] for axis in side) for side in axes)
+        return array.transpose(order(array)).reshape(-1, *sides)
+
+    def put_back(matrices: Array, like: Array) -> Array:
+        into = order(like)
+        return matrices.reshape([like.shape[axis] for axis in into]).transpose(
+            [into.index(a) for a in range(like.ndim)]
+        )
+
+    each = along_stack(transform)
+
+    def init(params: Any) -> Any:
+        return each.init(jax.tree.map(taken, params))
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
-        updates, state = transform.update(turned(updates), state, None if params is None else turned(params))
-        return turned(updates), state
+        weights = None if params is None else jax.tree.map(taken, params)
+        steps, state = each.update(jax.tree.map(taken, updates), state, weights)
+        return jax.tree.map(put_back, steps, updates), state
 
-    return optax.GradientTransformation(lambda params: transform.init(turned(params)), update)
+    return optax.GradientTransformation(init, update)
 
 
 def per_layer(rules: Sequence[ScaledRule], labels: Any, still: str | None = None) -> optax.GradientTransformation:

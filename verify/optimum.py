@@ -16,7 +16,8 @@ PerSeed = Float[np.ndarray, " seeds"]
 Points = Float[np.ndarray, " points"]
 
 WINDOW = 1.0  # octaves around the best grid rate whose points are fitted
-FARTHEST = 2.0  # octaves from which it takes the second point of a side that has fewer within WINDOW
+FARTHEST = 2.5  # octaves from which it takes the second point of a side that has fewer within WINDOW
+AGREED = 0.5  # octaves within which two parabolas of three points each are one curve
 SAME = 1e-9  # octaves within which two rates are one
 
 
@@ -153,19 +154,29 @@ def complete_block(
 def _window(x: Rates, means: Rates, anchor: int) -> tuple[list[int], Points] | None:
     """The grid points to fit and their weights; None where points are missing or the curve is flat.
 
-    Two rates below the best grid rate and one above are needed: three points could not contradict a parabola. Loss
-    explodes on the high side, so a point that rises far above the best must not count: its weight is
+    Two rates below the best grid rate and one above are needed: three points could not contradict a parabola. With one
+    below and two above, the three around the best are fitted where the three from the best upwards agree with them.
+    Loss explodes on the high side, so a point that rises far above the best must not count: its weight is
     (1 + (rise / 2 depth)^2)^-2, with depth the rise of the window's lowest rate. An ordinary point keeps most of its
     weight; an exploding one, weighted, is as good as absent. All this is of the mean over seeds, so that every
     seed's fit is linear in its losses.
     """
     below = _side(x[anchor] - x[:anchor][::-1], means[:anchor][::-1])
     above = _side(x[anchor + 1 :] - x[anchor], means[anchor + 1 :])
+    if below == 1 and above >= 2:
+        around, upwards = (_vertex(x[first : first + 3], means[first : first + 3]) for first in (anchor - 1, anchor))
+        return (list(range(anchor - 1, anchor + 2)), np.ones(3)) if abs(around - upwards) <= AGREED else None
     if below < 2 or above < 1:
         return None
     points = list(range(anchor - below, anchor + above + 1))
     rises = means[points] - means[anchor]
     return (points, (1 + (rises / rises[0] / 2) ** 2) ** -2) if rises[0] > 0 else None
+
+
+def _vertex(x: Points, losses: Points) -> float:
+    """log2(rate) of the bottom of the parabola through three points, NaN where it does not open upwards."""
+    curvature, linear, _ = np.polyfit(x - x[1], losses, 2)
+    return float(x[1] - linear / (2 * curvature)) if curvature > 0 else float("nan")
 
 
 def _side(distances: Rates, means: Rates) -> int:

@@ -23,7 +23,7 @@ from verify.graph_rates import Rates, solve_graph
 from verify.graph_start import Wanted, key
 from verify.prescription import GAUGES, NOT_TRAINED, Gauge, ModelPrescription, OpRow, ParameterRow
 from verify.trace import Tree
-from verify.user_model import Drawn, Make, drawn, graph_of
+from verify.user_model import Drawn, Make, drawn, graph_of, matching
 
 
 def prescribe(
@@ -38,6 +38,8 @@ def prescribe(
     decay: Decay = "independent",
     gauge: Gauge = "0",
     frozen: Sequence[str] = (),
+    apart: Mapping[str, int] | None = None,
+    forward_only: bool = False,
 ) -> ModelPrescription:
     """The prescription for make(width) -> (params, apply, inputs), tuned at `base_width` and wanted at `width`.
 
@@ -45,8 +47,11 @@ def prescribe(
     graph (THEORY 4). `alignment` may be a mapping from names of dense ops to Ratios, or `measured:FILE` as `verify
     check` wrote it. `gauge` "0" leaves the model's own multipliers as they are and asks for none; "own" puts the
     parameterization's in, and `wrap` applies them. `frozen` are paths of parameters that are not trained, beginnings of
-    paths or patterns with *; they and those that no gradient reaches are rows "not trained". DeriveError, or TraceError
-    of the same kind, for what cannot be decided: nothing is guessed.
+    paths or patterns with *; they and those that no gradient reaches are rows "not trained". A matrix rule, such as
+    Muon, takes [in, heads, d] as one matrix; `apart` names axes along which every index is a matrix of its own, by
+    paths as in `frozen`: {"*.query": 1} for one per head. `forward_only` says that multipliers, those in the code and
+    the parameterization's, are in no gradient of the parameter that they multiply, as in unit scaling. DeriveError, or
+    TraceError of the same kind, for what cannot be decided: nothing is guessed.
     """
     decay = read_decay(decay)
     if loss not in LOSSES or gauge not in GAUGES:
@@ -66,7 +71,8 @@ def prescribe(
         raise unknown_name("dense op in the alignments", min(unknown), [use.name for use in graph.uses if use.is_dense])
     scheme = read_parameterization(parameterization) if isinstance(parameterization, str) else parameterization
     rules = read_optimizers(optimizer)
-    wanted = Wanted(rules, scheme, assumed, loss, gauge == "own", measured)
+    axes = {path: axis for each, axis in (apart or {}).items() for path in matching(model.params, [each], "apart")}
+    wanted = Wanted(rules, scheme, assumed, loss, gauge == "own", measured, axes, forward_only)
     rates = solve_graph(graph, wanted)
     return _assembled(graph, rates, wanted, drawn(model.params), shapes, base_width, width, name, decay, gauge)
 
@@ -110,6 +116,7 @@ def _assembled(
                 Fraction(str(decay_exponent(decay, Rational(found.c)))),
                 found.binding,
                 tuple(key(use) for use in uses[path]),
+                *(found.axes or ((), ())),
             )
         )
     ops = []
@@ -147,6 +154,7 @@ def _assembled(
         multipliers,
         (*rates.notes, *_odd_fans(graph), *_multiplier_notes(graph, multipliers)),
         certificate,
+        wanted.forward_only,
         structure,
         solution.certificate,
     )

@@ -13,6 +13,7 @@ from typing import Any, Literal, get_args
 import jax
 import jax.numpy as jnp
 import optax
+import optax.contrib
 from jax.core import Tracer
 from jaxtyping import Array, Key
 
@@ -21,13 +22,14 @@ from derive.certify import Certificate
 from derive.decays import Decay
 from derive.errors import DeriveError, shorten, unknown_name
 from derive.exponents import Kind
+from derive.matrix_functions import OF_MATRICES, takes_matrices
 from derive.propagation import Loss
 from derive.registry import optimizer as read_optimizer
 from verify.equations import Shape
+from verify.graph import Axes
 from verify.graph_walk import path_name
 from verify.multipliers import multiplied
 from verify.optimizers import ScaledRule, base_epsilon, check_trainable, is_oriented, per_layer
-from verify.rule_transform import OF_MATRICES
 from verify.trace import Tree
 from verify.user_model import Apply, Drawn
 
@@ -45,7 +47,9 @@ class ParameterRow:
     `a` is the multiplier to put before it, `found` that of the multipliers in the model's own code, `b` the initial
     size, `c` the rate, `g` the gradient, `s` the update, `epsilon` and `decay` those of Adam's epsilon and of lambda.
     `mean` and `std` are None where the model at the base width had shapes instead of numbers. One that is "not trained"
-    has that for its role and its rule, no rate, and starts as in the model.
+    has that for its role and its rule, no rate, and starts as in the model. `in_axes` and `out_axes` are those that
+    make the fan-in and fan-out of the matrices that its rule takes; the other axes count matrices. Both are empty where
+    its rule takes none, or they could not be told.
     """
 
     path: str
@@ -66,6 +70,8 @@ class ParameterRow:
     decay: Fraction
     binding: tuple[str, ...]
     uses: tuple[str, ...]
+    in_axes: tuple[int, ...] = ()
+    out_axes: tuple[int, ...] = ()
 
     @property
     def is_trained(self) -> bool:
@@ -111,7 +117,8 @@ class ModelPrescription:
 
     `multipliers` are the exponents of single products that no parameter can carry (one table used twice, q k^T), by
     name; where there are any, or where `gauge` is "own", the function has to be wrapped. `proof` is the program with
-    its answer and duals, as `derive.certify` checked it; it stays out of the JSON, which has the duals.
+    its answer and duals, as `derive.certify` checked it; it stays out of the JSON, which has the duals. `forward_only`:
+    multipliers are in no gradient of the parameter that they multiply.
     """
 
     base_width: int
@@ -127,6 +134,7 @@ class ModelPrescription:
     multipliers: Mapping[str, Fraction]
     notes: tuple[str, ...]
     certificate: Mapping[str, Any] = field(repr=False)
+    forward_only: bool = False
     structure: Any = field(default=None, repr=False, compare=False)
     proof: Certificate | None = field(default=None, repr=False, compare=False)
 
@@ -207,26 +215,50 @@ class ModelPrescription:
         if not any(row.a for row in self.parameters):
             return inner
 
+        def scaled(row: ParameterRow, leaf: Any) -> Any:
+            whole = leaf * self.factor(row.a)
+            return leaf + jax.lax.stop_gradient(whole - leaf) if self.forward_only else whole
+
         def wrapped(params: Tree, inputs: Tree) -> Tree:
-            return inner(self._each(lambda row, leaf: leaf * self.factor(row.a), params), inputs)
+            return inner(self._each(scaled, params), inputs)
 
         return wrapped
 
+    def rates(self, params: Tree) -> Tree:
+        """n^-c of every parameter, in a tree like the parameters: what its rate is times the base rate; 0 untrained."""
+        return self._each(lambda row, _: self.factor(row.c) if row.is_trained else 0.0, params)
+
+    def epsilons(self, params: Tree) -> Tree:
+        """n^-e of every parameter, in a tree like the parameters; 1 where its rule has no epsilon."""
+        return self._each(lambda row, _: self.factor(row.epsilon), params)
+
+    def decays(self, params: Tree) -> Tree:
+        """n^-decay of every parameter, in a tree like the parameters: its weight decay over that of the base."""
+        return self._each(lambda row, _: self.factor(row.decay) if row.is_trained else 0.0, params)
+
+    def __str__(self) -> str:
+        """The table that `verify prescribe` prints."""
+        from verify.cli_model import table
+
+        return table(self)
+
     def optimizer(
         self,
-        base_rate: float | Array,
+        base_rate: float | Array | optax.Schedule,
         schedule: optax.Schedule | None = None,
         *,
         weight_decay: float = 0.0,
         epsilon: float | None = None,
+        decays_vectors: bool = False,
     ) -> optax.GradientTransformation:
         """The optax transform at the width: rate = base_rate schedule(step) n^-c, epsilon n^-e, decay n^-decay.
 
-        All at the base width as given; `epsilon` is by default the optimizer's usual one. DeriveError for an optimizer
-        that cannot be trained, and for matrix rules on parameters that are no matrices.
+        All at the base width as given; `base_rate` may be a schedule, and `epsilon` is by default the optimizer's
+        usual one. Vectors (biases, gains) are not decayed unless `decays_vectors`. DeriveError for an optimizer that
+        cannot be trained, and for matrix rules on parameters that are no matrices. Those of more axes than two are the
+        matrices of `dimension_numbers`.
         """
         check_trainable({row.path: row.rule for row in self.parameters if row.is_trained})
-        self._check_matrices()
         rules: dict[tuple[Any, ...], ScaledRule] = {}  # exponents tell them apart also where the width is traced
         labels: dict[str, str] = {}
         for row in self.parameters:
@@ -234,14 +266,14 @@ class ModelPrescription:
                 labels[row.path] = NOT_TRAINED
                 continue
             start = base_epsilon(row.rule) if epsilon is None else epsilon
-            decay = weight_decay * self.factor(row.decay) if weight_decay else 0.0
+            decayed = decays_vectors or len(row.shape) > 1
+            decay = weight_decay * self.factor(row.decay) if weight_decay and decayed else 0.0
             numbers = (self.factor(row.c), start * self.factor(row.epsilon), decay)
-            group = (row.rule, row.c, row.epsilon, row.decay, transposed := self._is_transposed(row))
+            group = (row.rule, row.c, row.epsilon, row.decay, decayed, axes := self._axes(row))
             if group not in rules:
-                rate = base_rate * numbers[0]
-                scheduled = rate if schedule is None else lambda step, rate=rate: rate * schedule(step)
+                scheduled = _scheduled(base_rate, numbers[0], schedule)
                 name = f"group {len(rules)}"
-                rules[group] = ScaledRule(name, row.rule, scheduled, *numbers[1:], transposed=transposed)
+                rules[group] = ScaledRule(name, row.rule, scheduled, *numbers[1:], axes=axes)
             labels[row.path] = rules[group].label
 
         def label(params: Tree) -> Tree:
@@ -249,20 +281,39 @@ class ModelPrescription:
 
         return per_layer(list(rules.values()), label, still=NOT_TRAINED)
 
-    def _check_matrices(self) -> None:
-        for row in self.parameters:
-            if row.is_trained and len(row.shape) != 2 and read_optimizer(row.rule).rule.has(*OF_MATRICES):
-                raise DeriveError(
-                    f"{row.rule} updates matrices, and {row.path} has shape {row.shape}; give another optimizer for "
-                    f"its kind, such as adam,hidden=muon, or reshape the parameter"
-                )
+    def dimension_numbers(self, params: Tree) -> Tree:
+        """A tree like the parameters, of optax.contrib.MuonDimensionNumbers, None where the rule takes no matrices.
+
+        `optimizer` follows it, and optax.contrib.muon takes it as its muon_weight_dimension_numbers.
+        """
+
+        def numbers(row: ParameterRow, _: Any) -> Any:
+            axes = self._axes(row) if row.is_trained else None
+            return None if axes is None else optax.contrib.MuonDimensionNumbers(*axes)
+
+        return self._each(numbers, params)
+
+    def _axes(self, row: ParameterRow) -> Axes | None:
+        """The axes of the matrices that the row's rule takes; DeriveError where it takes some and there are none."""
+        rule = read_optimizer(row.rule).rule
+        if not takes_matrices(rule) or (len(row.shape) < 2 and not rule.has(*OF_MATRICES)):
+            return None
+        if row.in_axes or row.out_axes:
+            return Axes(row.in_axes, row.out_axes)
+        if len(row.shape) == 2:
+            return Axes((1,), (0,)) if self._is_transposed(row) else Axes((0,), (1,))
+        raise DeriveError(
+            f"{row.rule} updates matrices, and {row.path} has shape {row.shape}"
+            + (", of which no product shows one fan-in and fan-out" if len(row.shape) > 2 else "")
+            + "; give another optimizer for its kind, such as adam,hidden=muon, or reshape the parameter"
+        )
 
     def _is_transposed(self, row: ParameterRow) -> bool:
         """Whether the matrix is stored as [fan_out, fan_in] and its rule asks for them, by the sizes of its outputs.
 
         DeriveError where it is used both ways, as a table that is looked up and also the readout's weight.
         """
-        if len(row.shape) != 2 or not is_oriented(row.rule):
+        if not is_oriented(row.rule):
             return False
         ends = [tuple(axis) for axis in zip(row.base_shape, row.shape, strict=True)]
         outputs = {tuple(op.fan_out) for op in self.ops if op.path == row.path}
@@ -316,3 +367,13 @@ def _row(kind: type[Any], entry: Mapping[str, Any]) -> Any:
         return tuple(value) if isinstance(value, list) else value
 
     return kind(**{name: read(name, value) for name, value in entry.items()})
+
+
+def _scheduled(
+    base_rate: float | Array | optax.Schedule, factor: float, schedule: optax.Schedule | None
+) -> float | Array | optax.Schedule:
+    """base_rate schedule(step) factor; a schedule of optax where either is one."""
+    if callable(base_rate):
+        return lambda step: base_rate(step) * factor * (1.0 if schedule is None else schedule(step))
+    rate = base_rate * factor
+    return rate if schedule is None else lambda step: rate * schedule(step)

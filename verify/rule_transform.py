@@ -36,7 +36,7 @@ from derive.exponents import (
     spectral,
     text,
 )
-from derive.matrix_functions import blocked, colnorm, first, lowrank, nucnorm, rownorm, second
+from derive.matrix_functions import FANS, OF_MATRICES, blocked, colnorm, first, lowrank, nucnorm, rownorm, second
 
 Epsilon = float | Float[Array, ""]
 Value = Any  # a number, which takes the type of the arrays it meets, or an array
@@ -59,12 +59,6 @@ FUNCTIONS: Mapping[type[Expr], Callable[..., Array]] = {
     lowrank: lambda matrix, rank: _largest_directions(matrix, rank),
 }
 """Each function of the language of rules on arrays; matrices are [fan_in, fan_out], the transpose of the language's."""
-
-OF_MATRICES = (spectral, opnorm, nucnorm, lowrank)
-"""What only a matrix has: a parameter of another shape is refused."""
-
-ORIENTED = (FAN_IN, FAN_OUT)
-"""What is another number for the transpose of a matrix."""
 
 
 @dataclass(frozen=True)
@@ -285,7 +279,7 @@ def _check_shape(rule: Expr, path: str, shape: tuple[int, ...]) -> None:
             f"parameter {path} has shape {shape}, and {shorten(text(rule))} is of matrices [fan_in, fan_out]: reshape "
             "it, or give it an entrywise rule"
         )
-    if len(shape) > 2 and rule.has(*ORIENTED):
+    if len(shape) > 2 and rule.has(*FANS):
         raise DeriveError(
             f"parameter {path} has shape {shape}, and {shorten(text(rule))} asks for its fan-in and fan-out: reshape "
             "it to [fan_in, fan_out], or give it a rule without them"

@@ -98,7 +98,8 @@ class Setting:
         value = "" if self.epsilon is None else f" {self.epsilon:g}"
         usual = self.epsilon is None and self.epsilon_rule == "per layer"
         epsilon = "" if usual else f", epsilon{value} {self.epsilon_rule}"
-        return f"{self.optimizer} {self.parameterization} {self.alignment}{tuned}{decay}{epsilon}"
+        shown = " ".join(filter(None, (self.optimizer, self.parameterization, self.alignment)))
+        return f"{shown}{tuned}{decay}{epsilon}"
 
     def content(self) -> dict[str, Any]:
         """Everything that decides what is trained, and no name."""
@@ -208,5 +209,8 @@ class Study:
 
     @property
     def untrained_loss(self) -> float:
-        """The loss of guessing every token alike, ln(vocabulary): a run that ends above it has learnt nothing."""
-        return math.log(self.conditions.sizes["vocabulary"])
+        """The loss of guessing every token alike, ln(vocabulary), inf where it is not known.
+
+        A run that ends above it has learnt nothing.
+        """
+        return math.log(self.conditions.sizes.get("vocabulary", math.inf))

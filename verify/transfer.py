@@ -127,23 +127,36 @@ def _analyse_setting(study: Study, key: str) -> SettingResult:
     widths = study.widths(key)
     seeds = tuple(sorted({seed for width in widths for made in study.runs(key, width).values() for seed in made}))
     tables = {width: _losses(study, key, width, seeds) for width in widths}
+    source = study.source(key)
+    alike = None if source == key else study.settings[source].name if source in study.settings else source
+    return analyse_setting(study.settings[key], seeds, tables, study.untrained_loss, alike)
+
+
+def analyse_setting(
+    setting: Setting,
+    seeds: tuple[int, ...],
+    tables: Mapping[int, tuple[Rates, Losses]],
+    untrained_loss: float,
+    trained_as: str | None = None,
+) -> SettingResult:
+    """One setting from its tables of losses by width, growing: all but what needs the others of its optimizer."""
+    widths = list(tables)
     optima = {width: optimum(*tables[width]) for width in widths}
     known = [width for width in widths if np.isfinite(optima[width].best_rate)]
     base_rate = optima[known[0]].best_rate if known else float("nan")
     results = [_width_result(width, seeds, tables[width], optima[width], base_rate) for width in widths]
-    failed = [width for width in widths if known and _fails(*tables[width], base_rate, study.untrained_loss)]
+    failed = [width for width in widths if known and _fails(*tables[width], base_rate, untrained_loss)]
     best_rates = np.array([found.best_rates for found in results]).reshape(len(widths), len(seeds))
     sensitivity, notes = _sensitivity({width: optima[width] for width in known})
-    source = study.source(key)
     return SettingResult(
-        setting=study.settings[key],
-        trained_as=None if source == key else study.settings[source].name if source in study.settings else source,
+        setting=setting,
+        trained_as=trained_as,
         widths=tuple(results),
         drift=_power_law(widths, best_rates),
         fit_error=_fit_error(widths, best_rates),
         sensitivity=sensitivity,
         divergence_width=failed[0] if failed else None,
-        notes=(*caveats(results, study.untrained_loss), *notes),
+        notes=(*caveats(results, untrained_loss), *notes),
     )
 
 

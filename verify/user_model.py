@@ -172,14 +172,14 @@ def graph_of(make: Make, base_width: int, width: int, frozen: Sequence[str] = ()
     return graph, small, jax.eval_shape(lambda tree: tree, large.params)
 
 
-def matching(params: Tree, frozen: Sequence[str]) -> list[str]:
+def matching(params: Tree, frozen: Sequence[str], argument: str = "frozen") -> list[str]:
     """The paths of the parameters that are meant; DeriveError for one that means none."""
     paths = [path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
     found: list[str] = []
     for each in frozen:
         meant = [path for path in paths if fnmatchcase(path, each) or path.startswith(f"{each}.")]
         if not meant:
-            raise unknown_name("parameter in frozen", each, paths)
+            raise unknown_name(f"parameter in {argument}", each, paths)
         found += meant
     return found
 

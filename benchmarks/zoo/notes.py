@@ -1,0 +1,17 @@
+"""Why single rows of the zoo are off: what the networks are, by hand, or that it is not settled."""
+
+NOTES: dict[str, dict[str, str]] = {
+    "bert": {
+        "g norm_2.gain norm_2.bias": "not settled: it falls toward 1 with the width; the tied logit of a token itself "
+        "is likely the part that is large at these widths",
+    },
+    "nerf": {
+        "g,s,r w_2.w late.w colour.w": "the 12 and 6 entries joined to n are larger than those, and the fan-in "
+        "counts them as alike",
+    },
+    "vae": {
+        "g enc.? in.? mean.?": "two parts: the reconstruction's n^-1, and the divergence's n^-1/2, which rules at "
+        "great widths; at these both are of one size",
+    },
+}
+"""By model and by "QUANTITIES PATHS", such as "g,s table *.gain"."""

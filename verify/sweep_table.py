@@ -1,0 +1,250 @@
+"""Anybody's table of runs as arrays: CSV, TSV, JSON lines or Parquet, columns by name, widths in names of runs too.
+
+A file as it comes: one row per run; a chart's export of Weights & Biases, a column per run ("NAME - loss"); or
+TensorBoard's, a file per run with Step and Value. The last two have what was varied in the run's name alone, which a
+pattern such as w{width}-lr{rate}-s{seed} reads.
+"""
+
+import csv
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int, Shaped
+
+from derive.errors import DeriveError, shorten, unknown_name
+
+Column = Sequence[Any]
+Reals = Float[np.ndarray, " runs"]
+FIELDS = ("width", "rate", "loss", "seed", "group", "depth", "batch", "tokens", "steps")
+LARGEST = 1 << 30
+"""Bytes of a file."""
+FORMATS = ".csv, .tsv, .jsonl or .parquet"
+DELIMITERS = ",\t;"
+
+
+@dataclass(frozen=True, eq=False)
+class Runs:
+    """One entry per run: group, rate, loss (inf where it diverged), seed, and what else grows, by name.
+
+    `repeated` says that seeds are counted from runs of one group, size and rate, because no column names them.
+    """
+
+    groups: Shaped[np.ndarray, " runs"]
+    rates: Reals
+    losses: Reals
+    seeds: Int[np.ndarray, " runs"]
+    axes: Mapping[str, Reals]
+    repeated: bool = False
+
+
+def read_runs(paths: Sequence[Path], columns: Mapping[str, str], pattern: str | None = None) -> Runs:
+    """The runs of all files; `columns` are names by field, `pattern` reads fields from names of runs or files.
+
+    Raises DeriveError naming the file, the column and the row of what cannot be read.
+    """
+    parts = [_one_file(path, columns, pattern) for path in paths]
+    table = {field: [entry for part in parts for entry in part[field]] for field in parts[0]}
+    return _runs(table, ", ".join(shorten(str(path)) for path in paths))
+
+
+def _one_file(path: Path, columns: Mapping[str, str], pattern: str | None) -> dict[str, Column]:
+    """Columns by field."""
+    table = read_table(path)
+    if pattern is None:
+        missing = [field for field in columns if columns[field] not in table]
+        if missing:
+            raise unknown_name(f"column --{missing[0]}", columns[missing[0]], list(table))
+        return {field: table[name] for field, name in columns.items()}
+    named = _pattern(pattern)
+    kept = {field: table[name] for field, name in columns.items() if name in table and field not in named.groupindex}
+    wide = _wide(table, columns.get("loss", "loss"))
+    if wide:  # a chart's export: the last value of every run's column
+        return _from_names(named, list(wide), {"loss": [_last(values) for values in wide.values()]})
+    if {"Step", "Value"} <= set(table):  # a scalar's export of TensorBoard
+        return _from_names(named, [path.stem], {"loss": [_last(table["Value"])]})
+    names = next((table[each] for each in ("Name", "name", "run", "Run") if each in table), None)
+    if names is None:
+        raise DeriveError(
+            f"--names reads runs' names, and {shorten(str(path))} has no column Name, no column 'NAME - LOSS' and no "
+            "Step and Value; leave --names out, or give such a file"
+        )
+    if "loss" not in kept:
+        raise unknown_name("column --loss", columns.get("loss", "loss"), list(table))
+    return _from_names(named, names, kept)
+
+
+def _wide(table: Mapping[str, Column], loss: str) -> dict[str, Column]:
+    """Columns "NAME - LOSS" by NAME, without their __MIN and __MAX."""
+    end = f" - {loss}"
+    return {name.removesuffix(end): values for name, values in table.items() if name.endswith(end)}
+
+
+def _last(values: Column) -> Any:
+    known = [value for value in values if value not in ("", None)]
+    return known[-1] if known else ""
+
+
+def _pattern(given: str) -> re.Pattern[str]:
+    """w{width}-lr{rate} as a regular expression with those groups; whatever stands around them is literal."""
+    parts = re.split(r"\{(\w+)\}", given)
+    unknown = [field for field in parts[1::2] if field not in FIELDS]
+    if unknown:
+        raise unknown_name("field of --names", unknown[0], FIELDS)
+    if len(parts) == 1 or len(set(parts[1::2])) < len(parts[1::2]):
+        raise DeriveError(f"--names {shorten(given)} has no field, or one twice; write it as w{{width}}-lr{{rate}}")
+    text = [
+        re.escape(part) if place % 2 == 0 else f"(?P<{part}>{'.+?' if part == 'group' else '[0-9.eE+-]+?'})"
+        for place, part in enumerate(parts)
+    ]
+    return re.compile("".join(text))
+
+
+def _from_names(named: re.Pattern[str], names: Iterable[Any], kept: Mapping[str, Column]) -> dict[str, Column]:
+    found: dict[str, list[Any]] = {field: [] for field in named.groupindex}
+    for name in names:
+        matched = named.fullmatch(str(name))
+        if matched is None:
+            raise DeriveError(f"the run's name {shorten(str(name))} is not as --names says; change the pattern")
+        for field, value in matched.groupdict().items():
+            found[field].append(value)
+    return {**kept, **found}
+
+
+def read_table(path: Path) -> dict[str, Column]:
+    """Columns by their names; DeriveError for a file that is no table."""
+    try:
+        if path.stat().st_size > LARGEST:
+            raise DeriveError(f"{shorten(str(path))} is larger than 1 GB; keep a row per run")
+        kind = path.suffix.lower()
+        if kind in (".csv", ".tsv", ".txt"):
+            return _delimited(path)
+        if kind in (".jsonl", ".ndjson", ".json"):
+            return _json_lines(path)
+        if kind == ".parquet":
+            return _parquet(path)
+    except UnicodeDecodeError:
+        raise DeriveError(f"{shorten(str(path))} is not text in UTF-8; give {FORMATS}") from None
+    raise DeriveError(f"{shorten(str(path))} is of no known kind; give {FORMATS}")
+
+
+def _delimited(path: Path) -> dict[str, Column]:
+    with path.open(encoding="utf-8-sig", newline="") as lines:
+        first = lines.readline()
+        lines.seek(0)
+        delimiter = max(DELIMITERS, key=first.count)
+        try:
+            rows = list(csv.reader(lines, delimiter=delimiter))
+        except csv.Error as error:
+            raise DeriveError(f"{shorten(str(path))} is no table: {error}") from None
+    rows = [row for row in rows if row]
+    if len(rows) < 2:
+        raise DeriveError(f"{shorten(str(path))} has no rows below its heading; give a row per run")
+    names, body = [name.strip() for name in rows[0]], rows[1:]
+    ragged = next((place for place, row in enumerate(body, 2) if len(row) != len(names)), None)
+    if ragged is not None:
+        raise DeriveError(
+            f"{shorten(str(path))}, row {ragged} has {len(body[ragged - 2])} entries, and the heading {len(names)}"
+        )
+    return dict(zip(names, zip(*body, strict=True), strict=True))
+
+
+def _json_lines(path: Path) -> dict[str, Column]:
+    rows: list[dict[str, Any]] = []
+    for place, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError):
+            row = None
+        if not isinstance(row, dict):
+            raise DeriveError(f"{shorten(str(path))}, row {place} is no JSON object; give one object per line and run")
+        rows.append(row)
+    if not rows:
+        raise DeriveError(f"{shorten(str(path))} has no rows; give one JSON object per line and run")
+    names = dict.fromkeys(name for row in rows for name in row)
+    return {name: [row.get(name) for row in rows] for name in names}
+
+
+def _parquet(path: Path) -> dict[str, Column]:
+    for library, read in (("pyarrow.parquet", "read_table"), ("polars", "read_parquet")):
+        try:
+            table = getattr(import_module(library), read)(path)
+        except ImportError:
+            continue
+        except (OSError, ValueError, RuntimeError) as error:
+            raise DeriveError(f"{shorten(str(path))} is no Parquet file: {shorten(str(error))}") from None
+        return table.to_pydict() if hasattr(table, "to_pydict") else table.to_dict(as_series=False)
+    raise DeriveError(f"{shorten(str(path))} needs pyarrow or polars to be read; install one, or write a CSV file")
+
+
+def _runs(table: Mapping[str, Column], where: str) -> Runs:
+    """Fields as arrays, checked."""
+    own = ("rate", "loss", "seed", "group")
+    axes = {field: _reals(table[field], field, where) for field in table if field not in own}
+    rates = _reals(table["rate"], "rate", where)
+    losses = _reals(table["loss"], "loss", where, diverged=True)
+    for field, values in {"rate": rates, **axes}.items():
+        bad = np.flatnonzero(~(np.isfinite(values) & (values > 0)))
+        if bad.size:
+            given = shorten(str(table[field][bad[0]]))
+            raise DeriveError(f"{where}, run {bad[0] + 1}: {field} {given} is not allowed; give a number above 0")
+    given = table.get("group")
+    groups = np.full(len(rates), "sweep") if given is None else np.asarray([str(name) for name in given])
+    key = np.column_stack([*([] if given is None else [_numbered(given)]), rates, *axes.values()])
+    if "seed" not in table:
+        seeds = _repetitions(key)
+        return Runs(groups, rates, losses, seeds, axes, bool(seeds.any()))
+    seeds = _numbered(table["seed"])
+    again = np.flatnonzero(_repetitions(np.column_stack([key, seeds])))
+    if again.size:
+        raise DeriveError(
+            f"{where}, run {again[0] + 1}: two runs have one group, size, rate and seed; keep a row per run, or leave "
+            "--seed out where they are repetitions"
+        )
+    return Runs(groups, rates, losses, seeds, axes)
+
+
+def _numbered(column: Column) -> Int[np.ndarray, " runs"]:
+    """Equal entries have equal numbers; numbers are compared as such, which is ten times as fast."""
+    try:
+        entries = np.asarray(column, dtype=float)
+    except (TypeError, ValueError):
+        entries = np.asarray([str(entry) for entry in column])
+    return np.unique(entries, return_inverse=True)[1]
+
+
+def _repetitions(key: Float[np.ndarray, "runs fields"]) -> Int[np.ndarray, " runs"]:
+    """How many rows before each have the same key."""
+    order = np.lexsort(key.T)  # stable
+    same = np.concatenate([[False], (np.diff(key[order], axis=0) == 0).all(axis=1)])
+    counts = np.empty(len(order), int)
+    counts[order] = np.arange(len(order)) - np.maximum.accumulate(np.where(same, 0, np.arange(len(order))))
+    return counts
+
+
+def _reals(column: Column, field: str, where: str, diverged: bool = False) -> Reals:
+    """Numbers; with `diverged` what is empty, NaN or infinite is inf."""
+    try:
+        values = np.asarray(column, dtype=float)
+    except (TypeError, ValueError):
+        values = np.asarray([_real(entry, place, field, where, diverged) for place, entry in enumerate(column, 1)])
+    return np.where(np.isfinite(values), values, np.inf) if diverged else values
+
+
+def _real(entry: Any, place: int, field: str, where: str, diverged: bool) -> float:
+    if diverged and entry in ("", None):
+        return float("inf")
+    try:
+        return float(entry)
+    except (TypeError, ValueError):
+        empty = ", or nothing where it diverged" if diverged else ""
+        raise DeriveError(
+            f"{where}, run {place}: {field} {shorten(str(entry))} is not a number; give one{empty}"
+        ) from None
