@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import pytest
-from sympy import Rational, S, Symbol
+from sympy import Expr, Rational, S, Symbol
 
 from derive.errors import DeriveError
 from derive.propagation import constraints, general_constraints
@@ -117,6 +117,9 @@ def test_where_the_rank_decides_the_other_end_is_named() -> None:
     notes = prescribe("normuon", "sp").notes
     (said,) = [note for note in notes if note.startswith("hidden: c = ")]
     rates = {rank: prescribe("normuon", "sp").problem.optimizers["hidden"].at_rank(rank) for rank in (S.Zero, S.One)}
-    c = {rank: prescribe({"embedding": "adam", "readout": "adam", "hidden": each}).c[1] for rank, each in rates.items()}
+    c: dict[Expr, Expr] = {
+        rank: prescribe({"embedding": "adam", "readout": "adam", "hidden": each}).c[1] for rank, each in rates.items()
+    }
+    taken: Expr
     taken, option = (S.Zero, "full") if "rank one, as" in said.partition(";")[0] else (S.One, "one")
-    assert f"hidden: c = {c[taken]} is" in said and f"c = {c[1 - taken]} (--rank {option})" in said
+    assert f"hidden: c = {c[taken]} is" in said and f"c = {c[S.One - taken]} (--rank {option})" in said
