@@ -336,6 +336,12 @@ def _rates(problem: Problem, chain: Chain, known: Known) -> tuple[list[Expr], li
     """(c, r) of the problem."""
     maximum, minimum = (max, min) if chain.is_numeric else (known.largest, known.smallest)
     if problem.global_rate:
+        if problem.clip_global_norm and any(bool(each > 0) for each in chain.growth[:-1]):
+            raise DeriveError(
+                "one global rate with gradients clipped by a norm that the readout alone rules, as without hidden "
+                "layers: which layer rules it changes with the rate, and no one line does; leave --global-rate or "
+                "--clip-global-norm out, or give --layers 1 or more"
+            )
         c = [_global_rate(chain, maximum, minimum)] * chain.depth
         return c, residuals_at(problem, c)
     c, r = largest_rates(

@@ -15,14 +15,14 @@ from sympy import Rational, S
 
 from derive import certificate_file, largest_rates, propagation
 from derive import solve as solver
-from derive.alignments import Alignment, Ratios
+from derive.alignments import FULL, Alignment, Ratios
 from derive.certify import Certificate, Refused, check
 from derive.cli import app, run
 from derive.errors import DeriveError
 from derive.optimizers import Optimizer
 from derive.parameterizations import MUP, SCHEMES, SP
 from derive.programs import ChainProblem, Program, Row
-from derive.propagation import Chain, Problem, residuals
+from derive.propagation import LOSSES, Chain, Loss, Problem, residuals
 from derive.registry import REGISTRY, optimizers
 from derive.solve import prescribe, solve
 
@@ -38,14 +38,15 @@ def random_problem(random: Random) -> Problem:
 
     layers = random.randint(0, 3)
     rules = random.choices([*REGISTRY, LARS_LIKE], k=3) if random.random() < 0.5 else [random.choice(REGISTRY)] * 3
+    global_rate, clipped = random.random() < 0.3, random.random() < 0.3
     return Problem(
         {"embedding": rules[0], "hidden": rules[1], "readout": rules[2]},
         random.choice(SCHEMES),
         Alignment("random", ratios(), ratios(), {index: ratios() for index in range(layers)}),
         layers,
         loss=random.choice(["mse", "ce"]),
-        global_rate=random.random() < 0.3,
-        clip_global_norm=random.random() < 0.3,
+        global_rate=global_rate,
+        clip_global_norm=clipped and not (global_rate and layers == 0),
     )
 
 
@@ -161,6 +162,17 @@ def test_right_certificates_are_accepted_and_corrupted_ones_are_refused(chains: 
     top = {"schema", "of", "problem", "values", "optimum", "least", "duals", "second", "binding", "residuals", "unique"}
     layer = {"a", "b", "s", "alpha", "omega", "u", "growth", "weight_degree", "loss", "global_rate"}
     assert (top | layer | {"other"}) <= refused_by_field.keys()
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_a_norm_that_changes_its_ruler_with_the_one_rate_is_refused(loss: Loss) -> None:
+    """SGD's embedding outgrows the readout's gradient in the norm at some rate: the clipped gradient has a corner."""
+    rows = optimizers("sgd,readout=adam")
+    problem = Problem(rows, SP, FULL, 0, loss=loss, global_rate=True, clip_global_norm=True)
+    with pytest.raises(DeriveError, match="leave --global-rate or --clip-global-norm out"):
+        solve(problem)
+    assert solve(replace(problem, global_rate=False)).certificate
+    assert solve(replace(problem, clip_global_norm=False)).certificate
 
 
 WIDE = Program({"x": 1}, {}, (Row("low", {"x": -1}, -1), Row("high", {"x": 1}, 5)))
