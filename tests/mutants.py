@@ -126,8 +126,11 @@ def score(outcomes: dict[str, list[str]]) -> tuple[list[str], dict[str, float]]:
     parts = {}
     for name, found in outcomes.items():
         killed, survived, equivalent = (found.count(each) for each in ("killed", "survived", "equivalent"))
-        parts[name] = killed / max(killed + survived, 1)
-        lines.append(f"| {name} | {len(found)} | {killed} | {survived} | {equivalent} | {parts[name]:.0%} |")
+        counted = killed + survived
+        if counted:
+            parts[name] = killed / counted
+        part = f"{parts[name]:.0%}" if counted else "-"
+        lines.append(f"| {name} | {len(found)} | {killed} | {survived} | {equivalent} | {part} |")
     return lines, parts
 
 
@@ -162,7 +165,7 @@ def write_table(modules: dict[str, dict[str, Any]], count: int | None, seed: int
     head, _, rest = PAGE.read_text().partition(BEGIN)
     PAGE.write_text(f"{head}{BEGIN}{chr(10).join(lines)}\n{END}{rest.partition(END)[2]}")
     print("\n".join(lines))
-    return min(parts.values()) >= FLOOR
+    return min(parts.values(), default=0.0) >= FLOOR
 
 
 def main() -> int:

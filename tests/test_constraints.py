@@ -1,15 +1,17 @@
 """The constraints of a chain with its exponents filled in, and the general ones with symbols, by hand."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
-from sympy import Expr, Rational, S, Symbol
+from sympy import Rational, S, Symbol
 
 from derive.errors import DeriveError
 from derive.propagation import constraints, general_constraints
 from derive.solve import prescribe, residuals_at, solve_kinds
 
 HALF = Rational(1, 2)
+ENDS: tuple[Any, Any] = (S.Zero, S.One)  # rank one, full rank
 # SGD + muP: a = (-1/2, 0, 1/2), b = 1/2 and s = g = (1/2, 1, 1/2), so that d = c + (0, 1, 1).
 CHAIN = [
     (1, "update", "r_1 <= c_1", "r_1 <= d_1"),
@@ -116,10 +118,7 @@ def test_where_the_rank_decides_the_other_end_is_named() -> None:
     """NorMuon's alignment is capped at full rank: the note says which option gives the other rate."""
     notes = prescribe("normuon", "sp").notes
     (said,) = [note for note in notes if note.startswith("hidden: c = ")]
-    rates = {rank: prescribe("normuon", "sp").problem.optimizers["hidden"].at_rank(rank) for rank in (S.Zero, S.One)}
-    c: dict[Expr, Expr] = {
-        rank: prescribe({"embedding": "adam", "readout": "adam", "hidden": each}).c[1] for rank, each in rates.items()
-    }
-    taken: Expr
+    rates = {rank: prescribe("normuon", "sp").problem.optimizers["hidden"].at_rank(rank) for rank in ENDS}
+    c = {rank: prescribe({"embedding": "adam", "readout": "adam", "hidden": each}).c[1] for rank, each in rates.items()}
     taken, option = (S.Zero, "full") if "rank one, as" in said.partition(";")[0] else (S.One, "one")
-    assert f"hidden: c = {c[taken]} is" in said and f"c = {c[S.One - taken]} (--rank {option})" in said
+    assert f"hidden: c = {c[taken]} is" in said and f"c = {c[1 - taken]} (--rank {option})" in said

@@ -190,9 +190,19 @@ def test_what_cannot_be_sized_is_named(expression: Expr, part: str) -> None:
 
 def test_parity_in_the_weights_by_hand() -> None:
     w, g = WEIGHT, GRADIENT
-    odd = (w, w * Abs(w), w**3, sign(w), clip(w), g * w, w + w * Abs(w), sqrt(Abs(w)) * w, atan2(w, Abs(w)))
-    even = (g, norm(w), w**2, Abs(w), sqrt(Abs(w)), w * sign(w), Max(Abs(w), w**2), atan2(g, Abs(w)))
-    neither = (w + 1, w + Abs(w), sqrt(w), atan2(w, w), Max(w, g), Max(w, -w * Abs(w)))
+    odd: tuple[Any, ...] = (
+        w,
+        w * Abs(w),
+        w**3,
+        sign(w),
+        clip(w),
+        g * w,
+        w + w * Abs(w),
+        sqrt(Abs(w)) * w,
+        atan2(w, Abs(w)),
+    )
+    even: tuple[Any, ...] = (g, norm(w), w**2, Abs(w), sqrt(Abs(w)), w * sign(w), Max(Abs(w), w**2), atan2(g, Abs(w)))
+    neither: tuple[Any, ...] = (w + 1, w + Abs(w), sqrt(w), atan2(w, w), Max(w, g), Max(w, -w * Abs(w)))
     for expressions, parity in ((odd, -1), (even, 1), (neither, 0)):
         assert [_parity_in_weights(cast("Expr", each)) for each in expressions] == [parity] * len(expressions)
 
