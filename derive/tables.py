@@ -53,7 +53,7 @@ def whole_table(
 def _table(problems: Problems, listed: bool) -> str:
     columns, rows, sections = whole_table(problems, listed, str)
     heading = "Multiplier n^-a, initial standard deviation n^-b, gradient n^-g, and the largest stable rates n^-c"
-    return f"{heading}\n{emit.terminal_table(columns, emit.unrepeated(rows), sections)}\n"
+    return f"{heading}\n{emit.terminal_table(columns, emit.unrepeated(rows), sections, 2)}\n"
 
 
 def _json(problems: Problems, listed: bool) -> str:
