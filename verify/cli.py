@@ -54,28 +54,26 @@ def commands(context: typer.Context, version: VersionOption = False) -> None:  #
         sys.stdout.write(f"{context.get_help().rstrip()}\n")
 
 
-app.command(epilog=examples("verify exponents --optimizer sgd --widths 64,128,256 --out study"))(
-    cli_exponents.exponents
+COMMANDS = (
+    (cli_exponents.exponents, "verify exponents --optimizer sgd --widths 64,128,256 --out study"),
+    (cli_transfer.transfer, "verify transfer --optimizer adam --widths 64,128,256 --out study"),
+    (cli_transfer.status, "verify status study"),
+    (cli_transfer.report, "verify report study --out report"),
+    (cli_transfer.merge, "verify merge study.sqlite part1.sqlite part2.sqlite"),
+    (cli_fit.fit, "verify fit sweep.csv --rate lr --loss val_loss --predict"),
+    (cli_updates.updates, "verify updates --out updates"),
+    (cli_decay.decay, "verify decay --out decay"),
+    (cli_epsilon.epsilon, "verify epsilon --out epsilon"),
+    (cli_phase.phase, "verify phase --out phase"),
+    (answer_alone(cli_model.prescribe, "verify prescribe module:make --base-width 256 --width 4096 --base-rate 3e-3"),
+    (answer_alone(cli_model.check, "verify check module:make --widths 64,128,256,512 --out checked"),
+    (cli_shapes.shapes, "verify shapes base.bsh --optimizer adamw --role readout.weight=readout"),
+    (cli_plan.plan, "verify plan --widths 1024,4096,16384 --devices 64 --remat"),
 )
-app.command(epilog=examples("verify transfer --optimizer adam --widths 64,128,256 --out study"))(cli_transfer.transfer)
-app.command(epilog=examples("verify status study"))(cli_transfer.status)
-app.command(epilog=examples("verify report study --out report"))(cli_transfer.report)
-app.command(epilog=examples("verify merge study.sqlite part1.sqlite part2.sqlite"))(cli_transfer.merge)
-app.command(epilog=examples("verify fit sweep.csv --rate lr --loss val_loss --predict"))(cli_fit.fit)
-app.command(epilog=examples("verify updates --out updates"))(cli_updates.updates)
-app.command(epilog=examples("verify decay --out decay"))(cli_decay.decay)
-app.command(epilog=examples("verify epsilon --out epsilon"))(cli_epsilon.epsilon)
-app.command(epilog=examples("verify phase --out phase"))(cli_phase.phase)
-app.command(epilog=examples("verify prescribe module:make --base-width 256 --width 4096 --base-rate 3e-3"))(
-    answer_alone(cli_model.prescribe)
-)
-app.command(epilog=examples("verify check module:make --widths 64,128,256,512 --out checked"))(
-    answer_alone(cli_model.check)
-)
-app.command(epilog=examples("verify shapes base.bsh --optimizer adamw --role readout.weight=readout"))(
-    cli_shapes.shapes
-)
-app.command(epilog=examples("verify plan --widths 1024,4096,16384 --devices 64 --remat"))(cli_plan.plan)
+"""Each with an example for its help."""
+
+for _command, _example in COMMANDS:
+    app.command(epilog=examples(_example))(_command)
 
 
 def interrupt_again(unraisable: "sys.UnraisableHookArgs") -> None:
