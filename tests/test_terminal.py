@@ -108,9 +108,7 @@ def test_without_jax_one_line_says_what_to_install(tmp_path: Path) -> None:
 
 def test_a_table_keeps_every_cell(monkeypatch: pytest.MonkeyPatch) -> None:
     columns = ["layer", *(f"column{place}" for place in range(12)), "why"]
-    rows = [
-        [f"layer{row}", *(f"{row}/{place}" for place in range(12)), f"because {row} is so " * 6] for row in range(3)
-    ]
+    rows = [[f"layer{row}", *(f"{row}/{place}" for place in range(12)), f"as {row} is so " * 9] for row in range(3)]
     for width in (40, 80, 120):
         monkeypatch.setenv("COLUMNS", str(width))
         shown = terminal.table(columns, rows)

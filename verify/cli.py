@@ -65,8 +65,8 @@ COMMANDS = (
     (cli_decay.decay, "verify decay --out decay"),
     (cli_epsilon.epsilon, "verify epsilon --out epsilon"),
     (cli_phase.phase, "verify phase --out phase"),
-    (answer_alone(cli_model.prescribe, "verify prescribe module:make --base-width 256 --width 4096 --base-rate 3e-3"),
-    (answer_alone(cli_model.check, "verify check module:make --widths 64,128,256,512 --out checked"),
+    (answer_alone(cli_model.prescribe), "verify prescribe module:make --base-width 256 --width 4096 --base-rate 3e-3"),
+    (answer_alone(cli_model.check), "verify check module:make --widths 64,128,256,512 --out checked"),
     (cli_shapes.shapes, "verify shapes base.bsh --optimizer adamw --role readout.weight=readout"),
     (cli_plan.plan, "verify plan --widths 1024,4096,16384 --devices 64 --remat"),
 )
