@@ -5,6 +5,7 @@ The width is COLUMNS where it is set, else the terminal's; output to a file or a
 
 import io
 import os
+import re
 import sys
 import textwrap
 from collections.abc import Sequence
@@ -41,8 +42,10 @@ def wrapped(text: str, limit: int | None = None) -> str:
 def _broken(line: str, limit: int) -> str:
     body = line.rstrip("\n")
     lead = body[: len(body) - len(body.lstrip())][: limit // 2]
+    room = limit - len(lead) - 2
+    spaced = " ".join(" ".join(_formula(word, room)) if len(word) > room else word for word in body.split(" "))
     parts = textwrap.wrap(
-        body.strip(),
+        spaced.strip(),
         limit,
         initial_indent=lead,
         subsequent_indent=f"{lead}  ",
@@ -50,6 +53,18 @@ def _broken(line: str, limit: int) -> str:
         break_on_hyphens=False,
     )
     return "\n".join(parts) + line[len(body) :]
+
+
+def _formula(word: str, room: int) -> list[str]:
+    """A formula too long for a line in pieces that end behind an operator or a comma; a path stays whole."""
+    if "(" not in word:
+        return [word]
+    pieces = [""]
+    for part in re.split(r"(?<=[+*/,(])", word):
+        if pieces[-1] and len(pieces[-1] + part) > room:
+            pieces.append("")
+        pieces[-1] += part
+    return pieces
 
 
 def table(columns_: Sequence[str], rows: Sequence[Sequence[str]], sections: Sequence[int] = (), keys: int = 1) -> str:
