@@ -353,6 +353,9 @@ def prescription(
         *_batch(problem.optimizers, betas, horizon, (base_batch, batch), (base_tokens, tokens), convention),
     )
     scale = _scale(base_width, width, base_rate, axes)
+    chosen = _choice("--format", output_format, tuple(emit.FORMATS))
+    if chosen in emit.CODE and gauge is None and a is None:
+        problem = replace(problem, parameterization=problem.parameterization.gauge_free())
     listed = layers is not None or problem.alignment.hidden_layers is not None or problem.alignment.layers
     answer = replace((solve if listed else solve_kinds)(problem, convention), axes=axes)
     if certificate is not None:
@@ -361,7 +364,6 @@ def prescription(
         if answer.certificate is None:
             raise DeriveError("--certificate needs numbers, and symbols are left in this answer; give each a number")
         certificate_file.write(answer.certificate, certificate)
-    chosen = _choice("--format", output_format, tuple(emit.FORMATS))
     if not explain:
         _show(emit.FORMATS[chosen](answer, scale), chosen)
         return

@@ -318,3 +318,5 @@ FORMATS: dict[str, Callable[[Prescription, Scale | None], str]] = {
     "optax": _written("emit_code", "as_optax"),
     "torch": _written("emit_code", "as_torch"),
 }
+CODE = ("python", "optax", "torch")
+"""Formats that are code, which assumes a plain model, without multipliers, unless a gauge is asked for."""

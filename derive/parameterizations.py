@@ -73,6 +73,10 @@ class Parameterization:
             source=self.source,
         )
 
+    def gauge_free(self) -> "Parameterization":
+        """The equivalent one without multipliers: itself where it has none."""
+        return self.gauge() if any(a != 0 for a in self.a) else self
+
 
 SP = Parameterization("SP", (S.Zero, S.Zero, S.Zero), (S.Zero, HALF, HALF), "the standard initialisation, 1/fan_in")
 NTK = Parameterization("NTK", (S.Zero, HALF, HALF), (S.Zero, S.Zero, S.Zero), "Jacot et al. 2018, 1806.07572")

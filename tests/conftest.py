@@ -1,4 +1,4 @@
-"""Programs are compiled with little optimisation, and kept for the run's own processes in a folder that goes with it."""
+"""Programs are compiled with little optimisation, and kept for the run's own processes in a folder of its own."""
 
 import atexit
 import os
@@ -12,7 +12,7 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
 
 FASTER = "--xla_backend_optimization_level=1"
-"""Compiling is a third of the suite's time, and nothing tested runs long enough to earn it back; at level 0 two programs
-round one product differently, and what has not moved seems to have."""
+"""Compiling is a third of the suite's time, and nothing tested runs long enough to earn it back; at level 0 two
+programs round one product differently, and what has not moved seems to have."""
 if FASTER not in os.environ.get("XLA_FLAGS", ""):
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FASTER}".strip()

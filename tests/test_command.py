@@ -226,7 +226,7 @@ BAD = [
     (["--alignment", "measured:"], "names no file"),
     (["--alignment", "alpha=n"], "not a number"),
     (["--a=0,0,z", "--b=0,1/2,1/2"], "allowed is 1/2 or more"),
-    (["--layers", "5", "--global-rate", "--alignment", "alpha=x,u=y,omega=z"], "up to 3"),
+    (["--layers", "61", "--alignment", "alpha=x,u=y,omega=z"], "up to 60"),
     (["--base-width", "256", "--width", "4096", "--base-rate", "1e308", "--optimizer", "sgd"], "within range"),
     (["--update", "g-g"], "not a matrix"),
     (["--update", "g", "--optimizer", "adam"], "both given"),

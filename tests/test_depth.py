@@ -303,7 +303,7 @@ def test_emitted_optax_trains(
     module: dict[str, object] = {}
     exec(out, module)  # noqa: S102
     parameters = {"hidden": np.ones((4, 4), np.float32)}
-    made = module["optimizer"](0.1, 64, 64, 32, 4, 16, 8, {"hidden": "hidden"})  # type: ignore[operator]
+    made = module["optimizer"]({"hidden": "hidden"}, 0.1, 64, 64, 32, 4, 16, 8)  # type: ignore[operator]
     updates, _ = made.update({"hidden": np.eye(4, dtype=np.float32)}, made.init(parameters), parameters)
     expected = {"adam": 2**0.5, "lion": 2**0.5, "momentum": 16, "adam,hidden=muon": 2**0.5}[optimizer]
     assert float(updates["hidden"][0, 0]) == pytest.approx(-0.1 * expected, rel=0.3)

@@ -8,7 +8,7 @@ from sympy import Rational, S
 from derive.errors import DeriveError
 from derive.exponents import KINDS
 from derive.optimizers import Optimizer
-from derive.parameterizations import MFP, MUP, NTK, SCHEMES, SP, Parameterization, equivalent, parameterization
+from derive.parameterizations import MFP, MUP, NTK, SCHEMES, SP, Parameterization, custom, equivalent, parameterization
 from derive.registry import REGISTRY, optimizer
 from derive.solve import prescribe, solve
 
@@ -124,3 +124,11 @@ def test_unstable_initialisation_names_the_layer_and_the_sum(
 )
 def test_names_ignore_case_hyphens_and_spaces(name: str, scheme: Parameterization) -> None:
     assert parameterization(name) is scheme
+
+
+def test_exponents_of_ones_own_are_read_in_either_order() -> None:
+    own = custom("b=0,1/2,0 ; a=0,0,1")
+    assert (own.a, own.b, own.name) == ((0, 0, 1), (0, Rational(1, 2), 0), "a=0,0,1;b=0,1/2,0")
+    for text in ("a=0,0,1", "a=0,0,1;c=0,1/2,0", "a=0,0,1;b=0,1/2,0;c=1", "a=0,0,1;a=0,1/2,0"):
+        with pytest.raises(DeriveError, match="is no parameterization"):
+            custom(text)

@@ -1,7 +1,7 @@
 """Exponents of expressions against power counting: evaluate at huge n and read off the slope."""
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import mpmath
 import pytest
@@ -25,6 +25,7 @@ from derive.exponents import (
     SECOND_MOMENT,
     SIGMA,
     WEIGHT,
+    _parity_in_weights,
     clip,
     companions,
     degree,
@@ -32,7 +33,8 @@ from derive.exponents import (
     norm,
     rms,
 )
-from derive.registry import REGISTRY
+from derive.optimizers import RULE_NAMES, Optimizer
+from derive.registry import REGISTRY, optimizer
 
 mpmath.mp.dps = 400
 FACTORS = {GRADIENT: "1.7", FIRST_MOMENT: "0.6", SECOND_MOMENT: "2.3", WEIGHT: "1.1", EPSILON: "0.4"}
@@ -184,3 +186,29 @@ def test_what_cannot_be_sized_is_named(expression: Expr, part: str) -> None:
     with pytest.raises(DeriveError) as error:
         exponent(expression, sizes)
     assert part in str(error.value)
+
+
+def test_parity_in_the_weights_by_hand() -> None:
+    w, g = WEIGHT, GRADIENT
+    odd = (w, w * Abs(w), w**3, sign(w), clip(w), g * w, w + w * Abs(w), sqrt(Abs(w)) * w, atan2(w, Abs(w)))
+    even = (g, norm(w), w**2, Abs(w), sqrt(Abs(w)), w * sign(w), Max(Abs(w), w**2), atan2(g, Abs(w)))
+    neither = (w + 1, w + Abs(w), sqrt(w), atan2(w, w), Max(w, g), Max(w, -w * Abs(w)))
+    for expressions, parity in ((odd, -1), (even, 1), (neither, 0)):
+        assert [_parity_in_weights(cast("Expr", each)) for each in expressions] == [parity] * len(expressions)
+
+
+def test_a_minimum_of_what_may_be_negative_is_as_large_as_the_largest() -> None:
+    sizes = {FIRST_MOMENT: S.Zero, SECOND_MOMENT: S(2), GRADIENT: S.One}
+    assert exponent(Min(FIRST_MOMENT, sqrt(SECOND_MOMENT)), sizes) == 0
+    assert exponent(Min(Abs(FIRST_MOMENT), sqrt(SECOND_MOMENT)), sizes) == 1
+    assert exponent(atan2(GRADIENT**3, sqrt(SECOND_MOMENT)), sizes) == 2
+
+
+def test_what_rules_say_of_themselves() -> None:
+    matrix = {name: optimizer(name).is_matrix_rule for name in ("adam", "muon", "normalised-sgd", "lars")}
+    assert matrix == {"adam": False, "muon": True, "normalised-sgd": True, "lars": False}
+    assert RULE_NAMES["w"] - RULE_NAMES["w0"] == RULE_NAMES["dw"]
+    assert Optimizer("mine", "m/(sqrt(v)+eps)", scaled_epsilon=False).gradient_degree() == 0
+    for inner, outer in (EPSILONS, EPSILONS[::-1]):
+        row = Optimizer("mine", f"m/(rms(m/(sqrt(v)+{inner}))+{outer})")
+        assert list(row.epsilon_companions) == [inner, outer]

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from tests.graphs import HALF, Apply, exponents, same, shape, solved, three
+from tests.graphs import HALF, Apply, exponents, graph, same, shape, solved, three
 from verify.graph import GraphError
 
 
@@ -204,3 +204,14 @@ def test_a_product_with_data_is_linear_and_what_enters_it_is_still_a_readout():
     )
     assert behind == before
     assert behind["out"][:4] == ("readout", 0, 1, 1)
+
+
+def test_experts_that_grow_in_number_are_in_no_fan_and_see_a_share_of_the_rows():
+    """As many experts as n / 8 for a fixed batch: n x n each, and every one of them sees n^-1 of the rows."""
+
+    def apply(p: Any, x: Any) -> Any:
+        sizes = jnp.zeros(len(p["w"]), int).at[0].set(len(x))
+        return jax.lax.ragged_dot(jnp.tanh(x @ p["in"]), p["w"], sizes) @ p["out"]
+
+    (use,) = (use for use in graph(apply, lambda n: three(n) | {"w": (n // 8, n, n)}).uses if use.path == "w")
+    assert (use.fan_in.power, use.fan_out.power, use.shared) == (1, 1, -1)

@@ -9,7 +9,8 @@ import pytest
 from derive.cli import app, run
 from derive.errors import DeriveError
 from derive.optimizers import Optimizer
-from derive.registry import REGISTRY, optimizer, optimizers, spelled
+from derive.parsing import parse_expression, split_outside
+from derive.registry import REGISTRY, joined, optimizer, optimizers, spelled
 from derive.solve import prescribe
 
 SCION = "polar(m)*sqrt(fan_out/fan_in)"
@@ -164,3 +165,34 @@ def test_a_bad_rule_is_one_line_that_names_the_place(given: str, rule: str, prob
     out, err = capsys.readouterr()
     assert (code, out, err.count("\n")) == (2, "", 1) and len(err) < 800 and perf_counter() - start < 10
     assert problem in err or ("cannot be read" in err and problem == "parenthesis")
+
+
+def test_words_that_are_no_rule_are_taken_for_a_name() -> None:
+    for text in ("sgd m", "g foo"):
+        with pytest.raises(DeriveError, match="unknown optimizer"):
+            optimizer(text)
+    for given, said in (
+        ({}, "nothing leaves embedding, hidden, readout"),
+        ({"hidden": "adam"}, "hidden leaves embedding"),
+    ):
+        with pytest.raises(DeriveError, match=said):
+            optimizers(given)
+
+
+def test_one_name_for_all_kinds_or_one_for_each() -> None:
+    assert joined(optimizers("adam")) == "adam"
+    assert joined(optimizers("adam,hidden=muon")) == "embedding=adam,hidden=muon,readout=adam"
+
+
+def test_which_rules_of_the_registry_cannot_be_trained() -> None:
+    assert {row.name for row in REGISTRY if not row.trainable} == {"prodigy", "galore", "kfac", "sophia"}
+
+
+def test_parentheses_and_zeros_and_symbols() -> None:
+    for text, problem in (("adam)(,x", "that was not opened"), ("a)", "that was not opened"), ("(a", "leaves a")):
+        with pytest.raises(DeriveError, match=problem):
+            split_outside(text, "--optimizer")
+    assert parse_expression("0**2", "x") == 0 and parse_expression("x", "x").is_real
+    for text in ("0**0", "0**-1", "1/0"):
+        with pytest.raises(DeriveError, match="divides by zero"):
+            parse_expression(text, "x")

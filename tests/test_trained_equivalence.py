@@ -71,7 +71,9 @@ def test_emitted_optax_code_takes_the_same_steps(optimizer: str) -> None:
     exec(compile(as_optax(prescription), "emitted", "exec"), names)  # noqa: S102
     labels = {kind: kind for kind in ("embedding", "hidden", "readout")}
     params = {kind: jax.random.normal(jax.random.key(i), (4, 6)) for i, kind in enumerate(labels)}
-    emitted = names["optimizer"](0.1, 64, 16, labels, epsilon=base_epsilon(optimizer), weight_decay=0.1)
+    emitted = names["optimizer"](
+        labels, 0.1, 64, 16, epsilon=base_epsilon(optimizer), weight_decay=0.1, multipliers_applied=True
+    )
     built = build(prescription, labels, 0.1, 4.0, weight_decay=0.1)
     states = [emitted.init(params), built.init(params)]
     for step in range(3):

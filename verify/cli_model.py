@@ -81,7 +81,7 @@ def prescribe(
         if out.exists():
             raise DeriveError(f"--out {shorten(str(out))} exists already; give another file, or move that one")
         out.write_text(answer.to_json(), encoding="utf-8")
-    write_out(answer.to_json() if chosen == "json" else wrapped(_table(answer, base_rate, every)))
+    write_out(answer.to_json() if chosen == "json" else wrapped(table(answer, base_rate, every)))
 
 
 def _paths(text: str) -> list[str]:
@@ -119,7 +119,8 @@ def _grouped(rows: Sequence["ParameterRow"], every: bool) -> list[list["Paramete
     return list(groups.values())
 
 
-def _table(answer: "ModelPrescription", base_rate: float | None, every: bool) -> str:
+def table(answer: "ModelPrescription", base_rate: float | None = None, every: bool = False) -> str:
+    """A row per parameter, or per group of them that are alike but for numbers in their names unless `every`."""
     from derive.emit import terminal_table
     from verify.prescribing import every_turn, without_numbers
 

@@ -224,19 +224,39 @@ class ModelPrescription:
 
         return wrapped
 
+    def rates(self, params: Tree) -> Tree:
+        """n^-c of every parameter, in a tree like the parameters: what its rate is times the base rate; 0 untrained."""
+        return self._each(lambda row, _: self.factor(row.c) if row.is_trained else 0.0, params)
+
+    def epsilons(self, params: Tree) -> Tree:
+        """n^-e of every parameter, in a tree like the parameters; 1 where its rule has no epsilon."""
+        return self._each(lambda row, _: self.factor(row.epsilon), params)
+
+    def decays(self, params: Tree) -> Tree:
+        """n^-decay of every parameter, in a tree like the parameters: its weight decay over that of the base."""
+        return self._each(lambda row, _: self.factor(row.decay) if row.is_trained else 0.0, params)
+
+    def __str__(self) -> str:
+        """The table that `verify prescribe` prints."""
+        from verify.cli_model import table
+
+        return table(self)
+
     def optimizer(
         self,
-        base_rate: float | Array,
+        base_rate: float | Array | optax.Schedule,
         schedule: optax.Schedule | None = None,
         *,
         weight_decay: float = 0.0,
         epsilon: float | None = None,
+        decays_vectors: bool = False,
     ) -> optax.GradientTransformation:
         """The optax transform at the width: rate = base_rate schedule(step) n^-c, epsilon n^-e, decay n^-decay.
 
-        All at the base width as given; `epsilon` is by default the optimizer's usual one. DeriveError for an optimizer
-        that cannot be trained, and for matrix rules on parameters that are no matrices. Those of more axes than two are
-        the matrices of `dimension_numbers`.
+        All at the base width as given; `base_rate` may be a schedule, and `epsilon` is by default the optimizer's
+        usual one. Vectors (biases, gains) are not decayed unless `decays_vectors`. DeriveError for an optimizer that
+        cannot be trained, and for matrix rules on parameters that are no matrices. Those of more axes than two are the
+        matrices of `dimension_numbers`.
         """
         check_trainable({row.path: row.rule for row in self.parameters if row.is_trained})
         rules: dict[tuple[Any, ...], ScaledRule] = {}  # exponents tell them apart also where the width is traced
@@ -246,12 +266,12 @@ class ModelPrescription:
                 labels[row.path] = NOT_TRAINED
                 continue
             start = base_epsilon(row.rule) if epsilon is None else epsilon
-            decay = weight_decay * self.factor(row.decay) if weight_decay else 0.0
+            decayed = decays_vectors or len(row.shape) > 1
+            decay = weight_decay * self.factor(row.decay) if weight_decay and decayed else 0.0
             numbers = (self.factor(row.c), start * self.factor(row.epsilon), decay)
-            group = (row.rule, row.c, row.epsilon, row.decay, axes := self._axes(row))
+            group = (row.rule, row.c, row.epsilon, row.decay, decayed, axes := self._axes(row))
             if group not in rules:
-                rate = base_rate * numbers[0]
-                scheduled = rate if schedule is None else lambda step, rate=rate: rate * schedule(step)
+                scheduled = _scheduled(base_rate, numbers[0], schedule)
                 name = f"group {len(rules)}"
                 rules[group] = ScaledRule(name, row.rule, scheduled, *numbers[1:], axes=axes)
             labels[row.path] = rules[group].label
@@ -347,3 +367,13 @@ def _row(kind: type[Any], entry: Mapping[str, Any]) -> Any:
         return tuple(value) if isinstance(value, list) else value
 
     return kind(**{name: read(name, value) for name, value in entry.items()})
+
+
+def _scheduled(
+    base_rate: float | Array | optax.Schedule, factor: float, schedule: optax.Schedule | None
+) -> float | Array | optax.Schedule:
+    """base_rate schedule(step) factor; a schedule of optax where either is one."""
+    if callable(base_rate):
+        return lambda step: base_rate(step) * factor * (1.0 if schedule is None else schedule(step))
+    rate = base_rate * factor
+    return rate if schedule is None else lambda step: rate * schedule(step)
