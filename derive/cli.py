@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 
 from derive.errors import DeriveError, canonical, shorten, unknown_name
+from derive.help_text import HELP_OPTIONS, Commands, examples
 from derive.streams import complain, prepare
 
 if TYPE_CHECKING:
@@ -27,11 +28,18 @@ MAX_TOKENS = 10**18
 app = typer.Typer(
     name="derive",
     help="Exact width-scaling exponents for any optimizer, parameterization and alignment.",
-    epilog="Examples:  derive --optimizer adam --parameterization sp --alignment full --explain   |   "
-    "derive --base-width 256 --width 4096 --base-rate 3e-3   |   derive --update 'm/(sqrt(v)+eps)' --explain   |   "
-    "derive --optimizer adam,hidden=muon --parameterization mup   |   derive table   |   derive check --c=0,1/2,1",
+    epilog=examples(
+        "derive --optimizer adam --parameterization sp --alignment full --explain",
+        "derive --base-width 256 --width 4096 --base-rate 3e-3",
+        "derive --update 'm/(sqrt(v)+eps)' --explain",
+        "derive --optimizer adam,hidden=muon --parameterization mup",
+        "derive table",
+        "derive check --c=0,1/2,1",
+    ),
+    cls=Commands,
     no_args_is_help=False,
-    add_completion=False,
+    add_completion=True,
+    context_settings=HELP_OPTIONS,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
@@ -82,6 +90,20 @@ RankOption = Annotated[
         help="The gradient's rank on hidden layers, for rules that depend on it: one (a fixed batch), full (a batch "
         "beyond the width), or beta of n^beta.  [default: the one of the smallest rate]"
     ),
+]
+
+
+def show_version(wanted: bool) -> None:
+    """Print the version of both commands and leave."""
+    if wanted:
+        from derive import __version__
+
+        _write(f"{__version__}\n")
+        raise typer.Exit
+
+
+VersionOption = Annotated[
+    bool, typer.Option("--version", callback=show_version, is_eager=True, help="Show the version and exit.")
 ]
 FormatOption = Annotated[str, typer.Option(help="table, json, csv, markdown, latex, python, optax or torch.")]
 
@@ -295,6 +317,7 @@ def prescription(
         bool, typer.Option("--explain", help="Show the derivation (with --format latex: as LaTeX).")
     ] = False,
     certificate: CertificateOption = None,
+    version: VersionOption = False,  # noqa: ARG001
 ) -> None:
     """Derive a prescription: the largest stable per-layer learning rates and all that goes with them."""
     if context.invoked_subcommand is not None:
@@ -342,14 +365,14 @@ def prescription(
             raise DeriveError("--certificate needs numbers, and symbols are left in this answer; give each a number")
         certificate_file.write(answer.certificate, certificate)
     if not explain:
-        _write(emit.FORMATS[chosen](answer, scale))
+        _show(emit.FORMATS[chosen](answer, scale), chosen)
         return
     from derive import explain as explanation
 
     writers = {"table": explanation.as_text, "latex": explanation.as_latex}
     if chosen not in writers:
         raise DeriveError(f"--explain with --format {chosen} is not offered; use --format table or latex")
-    _write(writers[chosen](answer) + ("\n" + emit.as_table(answer, scale) if chosen == "table" else ""))
+    _show(writers[chosen](answer) + ("\n" + emit.as_table(answer, scale) if chosen == "table" else ""), chosen)
 
 
 def _before(command: str) -> list[str]:
@@ -357,7 +380,7 @@ def _before(command: str) -> list[str]:
     return arguments[: arguments.index(command)] if command in arguments else []
 
 
-@app.command()
+@app.command(epilog=examples("derive table --optimizer adam --alignment full"))
 def table(
     layers: LayersOption = None,
     optimizer: Annotated[
@@ -381,7 +404,7 @@ def table(
             raise DeriveError("--axis is a table by optimizer alone; leave out --alignment and --layers")
         along = _choice("--axis", axis, tuple(axis_tables.TABLES))
         rows = registry.REGISTRY if optimizer is None else [registry.optimizer(name) for name in optimizer]
-        _write(axis_tables.axis_table(along, rows, chosen))
+        _show(axis_tables.axis_table(along, rows, chosen), chosen)
         return
     problems = [
         [
@@ -391,10 +414,10 @@ def table(
         ]
         for scheme in ("sp", "ntk", "mup", "mfp")
     ]
-    _write(tables.FORMATS[chosen](problems, layers is not None))
+    _show(tables.FORMATS[chosen](problems, layers is not None), chosen)
 
 
-@app.command()
+@app.command(epilog=examples("derive constraints --optimizer sgd"))
 def constraints(
     optimizer: OptimizerOption = None,
     update: UpdateOption = None,
@@ -406,10 +429,10 @@ def constraints(
 
     problem = _problem(optimizer=optimizer, update=update, epsilon=epsilon)
     chosen = _choice("--format", output_format, tuple(tables.CONSTRAINT_FORMATS))
-    _write(tables.CONSTRAINT_FORMATS[chosen](problem.optimizers))
+    _show(tables.CONSTRAINT_FORMATS[chosen](problem.optimizers), chosen)
 
 
-@app.command()
+@app.command(epilog=examples("derive equivalent sp mup --optimizer adam"))
 def equivalent(
     first: Annotated[str, typer.Argument(help="sp, ntk, mup, mfp, mup-package, or a=0,0,1;b=0,1/2,0")],
     second: Annotated[str, typer.Argument(help="the same")],
@@ -424,10 +447,10 @@ def equivalent(
 
     problem = _problem(optimizer=optimizer, update=update, epsilon=epsilon)
     chosen = _choice("--format", output_format, ("table", "json"))
-    _write(tables.equivalence(custom(first), custom(second), problem.optimizers, chosen))
+    _show(tables.equivalence(custom(first), custom(second), problem.optimizers, chosen), chosen)
 
 
-@app.command()
+@app.command(epilog=examples("derive check --c=0,1/2,1 --optimizer adam"))
 def check(
     c: Annotated[str, typer.Option("--c", help="Your learning-rate exponents, embedding,hidden,readout: --c=0,1,1")],
     optimizer: OptimizerOption = None,
@@ -470,20 +493,20 @@ def check(
     if len(rates) != problem.hidden_layers + 2:
         raise DeriveError(f"--c {shorten(c)} has {len(rates)} entries; give three, or one per layer with --layers")
     chosen = _choice("--format", output_format, ("table", "json"))
-    _write(tables.checked_rates(problem, rates, chosen, listed=layers is not None))
+    _show(tables.checked_rates(problem, rates, chosen, listed=layers is not None), chosen)
 
 
-@app.command()
+@app.command(epilog=examples("derive certify proof.json"))
 def certify(
     file: Annotated[Path, typer.Argument(help="What derive --certificate, or verify prescribe --certificate, wrote.")],
 ) -> None:
     """Check a certificate by exact arithmetic alone: that it holds, or what fails."""
     from derive import certificate_file
 
-    _write(certificate_file.certify(file) + "\n")
+    _show(certificate_file.certify(file) + "\n", "table")
 
 
-@app.command(name="epsilon")
+@app.command(name="epsilon", epilog=examples("derive epsilon --value 1e-8 --base-width 256 --gradient-rms 1e-4"))
 def epsilon_command(
     value: Annotated[float, typer.Option(help="The constant epsilon, such as 1e-8.")],
     base_width: Annotated[int, typer.Option(help="The width at which the gradients were measured.")],
@@ -515,7 +538,7 @@ def epsilon_command(
     problem = _problem(optimizer, update, parameterization, a, b)
     found = onsets(problem, value, base_width, (sizes[0], sizes[1], sizes[2]), fixed_fan)
     chosen = _choice("--format", output_format, ("table", "json"))
-    _write(tables.epsilon_onsets(found, value, base_width, chosen))
+    _show(tables.epsilon_onsets(found, value, base_width, chosen), chosen)
 
 
 def _float(option: str, text: str) -> float:
@@ -527,7 +550,7 @@ def _float(option: str, text: str) -> float:
     return value
 
 
-@app.command(name="list")
+@app.command(name="list", epilog=examples("derive list optimizers"))
 def list_command(
     what: Annotated[str, typer.Argument(help="optimizers, parameterizations, alignments or rules")] = "optimizers",
     output_format: Annotated[str, typer.Option("--format", help="table or json.")] = "table",
@@ -536,7 +559,15 @@ def list_command(
     from derive import tables
 
     listing = _choice("list", what, tuple(tables.LISTS))
-    _write(tables.listing(listing, _choice("--format", output_format, ("table", "json"))))
+    chosen = _choice("--format", output_format, ("table", "json"))
+    _show(tables.listing(listing, chosen), chosen)
+
+
+def _show(text: str, output_format: str) -> None:
+    """Write an answer; a table's long lines are wrapped at the terminal's width, and nothing else is touched."""
+    from derive.terminal import wrapped
+
+    _write(wrapped(text) if output_format == "table" else text)
 
 
 def _write(text: str) -> None:
@@ -595,7 +626,7 @@ def main() -> None:
     """Entry point of the `derive` command."""
     prepare("derive")
     gc.disable()  # a short process: collecting garbage while sympy loads would cost a tenth of its start
-    code = run(lambda: app(standalone_mode=False), "derive")
+    code = run(lambda: app(prog_name="derive", standalone_mode=False), "derive")
     try:
         if sys.stdout is not None:
             sys.stdout.close()

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from sympy import Expr
 
+from derive import terminal
 from derive.axes import OUT, Axis, axes_json
 from derive.exponents import KINDS, text
 from derive.scale import Scale
@@ -248,7 +249,7 @@ def unrepeated(rows: Sequence[Sequence[Cell]], kept: Collection[int] = ()) -> li
 
 
 def as_table(prescription: Prescription, scale: Scale | None = None) -> str:
-    """A terminal table, exponents first, then numbers at the wanted width, then what fixes each rate."""
+    """A terminal table: numbers at the wanted width first, then exponents, then what fixes each rate."""
     columns, rows = grid(prescription, scale)
     axes = {axis.name: [key for key in columns if key.startswith(f"{axis.name}_")] for axis in prescription.axes}
     beside = {*SCALE_COLUMNS, *(key for keys in axes.values() for key in keys)}
@@ -257,7 +258,15 @@ def as_table(prescription: Prescription, scale: Scale | None = None) -> str:
         kept = [place for place, key in enumerate(columns) if key in wanted]
         return terminal_table([shown(columns[at]) for at in kept], [[row[at] for at in kept] for row in rows])
 
-    lines = [
+    lines = []
+    if scale is not None:
+        rate = "rates relative to the base" if scale.base_rate is None else f"base rate {scale.base_rate:g}"
+        lines += [
+            f"At {scale.described(prescription.axes)}, tuned at {scale.tuned(prescription.axes)} "
+            f"({rate}; x: times the value at the base; decay: {prescription.decay})",
+            block(["layer", *SCALE_COLUMNS]),
+        ]
+    lines += [
         f"{title(prescription)}: entry x means size n^-x (alignments n^+x)",
         block([key for key in columns if key not in beside]),
     ]
@@ -265,13 +274,6 @@ def as_table(prescription: Prescription, scale: Scale | None = None) -> str:
         lines += [
             f"\nAlong {axis.name} {axis.letter}: entry x means {axis.letter}^-x",
             block(["layer", *axes[axis.name]], lambda key: HEADINGS[key].removeprefix(f"{axis.name} ")),  # noqa: B023
-        ]
-    if scale is not None:
-        rate = "rates relative to the base" if scale.base_rate is None else f"base rate {scale.base_rate:g}"
-        lines += [
-            f"\nAt {scale.described(prescription.axes)}, tuned at {scale.tuned(prescription.axes)} "
-            f"({rate}; x: times the value at the base; decay: {prescription.decay})",
-            block(["layer", *SCALE_COLUMNS]),
         ]
     for name, layer in zip(layer_names(prescription), prescription.layers, strict=True):
         if layer.binding:
@@ -285,23 +287,11 @@ def as_table(prescription: Prescription, scale: Scale | None = None) -> str:
     return "\n".join(lines) + "\n"
 
 
-def terminal_table(columns: Sequence[str], rows: Sequence[Sequence[str]], sections: Sequence[int] = ()) -> str:
-    """A boxed table for the terminal, with a rule before each row in `sections`."""
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for index, column in enumerate(columns):
-        table.add_column(column, justify="right" if index else "left", no_wrap=True)
-    for index, row in enumerate(rows):
-        if index in sections and index > 0:
-            table.add_section()
-        table.add_row(*row)
-    out = io.StringIO()
-    widths = [max(map(len, cells)) for cells in zip(columns, *rows, strict=True)]
-    Console(file=out, width=sum(widths) + 3 * len(columns) + 3, color_system=None, markup=False).print(table)
-    return "\n".join(line.rstrip() for line in out.getvalue().strip("\n").splitlines())
+def terminal_table(
+    columns: Sequence[str], rows: Sequence[Sequence[str]], sections: Sequence[int] = (), keys: int = 1
+) -> str:
+    """A boxed table for the terminal, as wide as it is, with a rule before each row in `sections`."""
+    return terminal.table(columns, rows, sections, keys)
 
 
 def dump(content: Any) -> str:

@@ -5,7 +5,7 @@ from typing import Any, TypeVar
 
 from sympy import Expr, S, latex
 
-from derive import emit
+from derive import emit, terminal
 from derive.alignments import ASSUMPTIONS
 from derive.emit_latex import latex_escape, latex_text
 from derive.epsilon import Onset
@@ -53,7 +53,7 @@ def whole_table(
 def _table(problems: Problems, listed: bool) -> str:
     columns, rows, sections = whole_table(problems, listed, str)
     heading = "Multiplier n^-a, initial standard deviation n^-b, gradient n^-g, and the largest stable rates n^-c"
-    return f"{heading}\n{emit.terminal_table(columns, emit.unrepeated(rows), sections)}\n"
+    return f"{heading}\n{emit.terminal_table(columns, emit.unrepeated(rows), sections, 2)}\n"
 
 
 def _json(problems: Problems, listed: bool) -> str:
@@ -338,5 +338,8 @@ def listing(what: str, output: str) -> str:
     if output == "json":
         return emit.dump({"schema": 1, "command": "list", "rows": rows})
     widths = {key: max(len(key), *(len(row[key]) for row in rows)) for key in rows[0]}
+    limit = terminal.columns()
+    if limit is not None and sum(widths.values()) + 2 * (len(widths) - 1) > limit:
+        widths = dict.fromkeys(widths, 0)  # aligned columns would not fit; wrapped rows are read one by one
     lines = ["  ".join(text.ljust(widths[key]) for key, text in row.items()).rstrip() for row in rows]
     return "\n".join(["  ".join(key.ljust(width) for key, width in widths.items()).rstrip(), *lines]) + "\n"

@@ -58,8 +58,8 @@ def test_the_terminal_table_has_the_numbers(answer: Prescription) -> None:
     lines = FORMATS["table"](answer, Scale(64, 1024, 0.1)).splitlines()
     for name, layer in zip(names_of(answer), answer.layers, strict=True):
         shown = [line.split() for line in lines if line.split()[:1] == [name]]
-        assert shown[0][3] == str(layer.c)
-        assert float(shown[1][1]) == pytest.approx(0.1 * 16.0 ** -float(layer.c), rel=1e-5)
+        assert shown[1][3] == str(layer.c)
+        assert float(shown[0][1]) == pytest.approx(0.1 * 16.0 ** -float(layer.c), rel=1e-5)
 
 
 def latex_number(cell: str) -> Fraction:

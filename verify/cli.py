@@ -9,7 +9,9 @@ from typing import Any
 
 import typer
 
-from derive.cli import INTERRUPTED, run
+from derive.cli import INTERRUPTED, VersionOption, run
+from derive.errors import DeriveError
+from derive.help_text import HELP_OPTIONS, Commands, examples
 from derive.streams import prepare
 from verify import (
     cli_decay,
@@ -27,37 +29,51 @@ from verify import (
 from verify.options import answer_alone
 
 AGAIN_SECONDS = 0.05
+NEEDED = ("jax", "jaxlib", "jaxtyping", "matplotlib", "numpy", "optax", "scipy", "yaml")
+"""What the `verify` extra brings."""
 
 app = typer.Typer(
     name="verify",
     help="Measures in real networks of growing width what derive predicts.",
-    epilog="Examples:  verify exponents --parameterization mup   |   "
-    "verify exponents --optimizer sgd --widths 128,256,512,1024 --seeds 3 --out study",
-    add_completion=False,
+    epilog=examples(
+        "verify exponents --parameterization mup",
+        "verify exponents --optimizer sgd --widths 128,256,512 --seeds 3 --out study",
+    ),
+    cls=Commands,
+    add_completion=True,
+    context_settings=HELP_OPTIONS,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
 
 
-@app.callback()
-def commands() -> None:
+@app.callback(invoke_without_command=True)
+def commands(context: typer.Context, version: VersionOption = False) -> None:  # noqa: ARG001
     """Measures in real networks of growing width what derive predicts."""
+    if context.invoked_subcommand is None:
+        sys.stdout.write(f"{context.get_help().rstrip()}\n")
 
 
-app.command()(cli_exponents.exponents)
-app.command()(cli_transfer.transfer)
-app.command()(cli_transfer.status)
-app.command()(cli_transfer.report)
-app.command()(cli_transfer.merge)
-app.command()(cli_fit.fit)
-app.command()(cli_updates.updates)
-app.command()(cli_decay.decay)
-app.command()(cli_epsilon.epsilon)
-app.command()(cli_phase.phase)
-app.command()(answer_alone(cli_model.prescribe))
-app.command()(answer_alone(cli_model.check))
-app.command()(cli_shapes.shapes)
-app.command()(cli_plan.plan)
+COMMANDS = (
+    (cli_exponents.exponents, "verify exponents --optimizer sgd --widths 64,128,256 --out study"),
+    (cli_transfer.transfer, "verify transfer --optimizer adam --widths 64,128,256 --out study"),
+    (cli_transfer.status, "verify status study"),
+    (cli_transfer.report, "verify report study --out report"),
+    (cli_transfer.merge, "verify merge study.sqlite part1.sqlite part2.sqlite"),
+    (cli_fit.fit, "verify fit sweep.csv --rate lr --loss val_loss --predict"),
+    (cli_updates.updates, "verify updates --out updates"),
+    (cli_decay.decay, "verify decay --out decay"),
+    (cli_epsilon.epsilon, "verify epsilon --out epsilon"),
+    (cli_phase.phase, "verify phase --out phase"),
+    (answer_alone(cli_model.prescribe), "verify prescribe module:make --base-width 256 --width 4096 --base-rate 3e-3"),
+    (answer_alone(cli_model.check), "verify check module:make --widths 64,128,256,512 --out checked"),
+    (cli_shapes.shapes, "verify shapes base.bsh --optimizer adamw --role readout.weight=readout"),
+    (cli_plan.plan, "verify plan --widths 1024,4096,16384 --devices 64 --remat"),
+)
+"""Each with an example for its help."""
+
+for _command, _example in COMMANDS:
+    app.command(epilog=examples(_example))(_command)
 
 
 def interrupt_again(unraisable: "sys.UnraisableHookArgs") -> None:
@@ -72,7 +88,13 @@ def main() -> None:
     """Entry point of the `verify` command."""
 
     def command() -> Any:
-        return app(standalone_mode=False)
+        try:
+            return app(prog_name="verify", standalone_mode=False)
+        except ModuleNotFoundError as error:
+            missing = (error.name or "").partition(".")[0]
+            if missing not in NEEDED:
+                raise
+            raise DeriveError(f"{missing} is not installed; run: pip install 'scaling-exponents[verify]'") from None
 
     prepare("verify")
     sys.unraisablehook = interrupt_again

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from derive.errors import DeriveError
+from derive.terminal import wrapped
 from verify.options import (
     Progress,
     check_positive,
@@ -120,7 +121,7 @@ def decay(
     content = dump(sealed(as_json(study)))
     (out / RESULT).write_text(content, encoding="utf-8")
     save(against_width(study), out / "decay")
-    write_out(content if shown == "json" else table(study) + f"written to {out}\n")
+    write_out(content if shown == "json" else wrapped(table(study) + f"written to {out}\n"))
 
 
 def table(study: "Study") -> str:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from derive.errors import DeriveError
+from derive.terminal import wrapped
 from verify.options import (
     Progress,
     check_positive,
@@ -114,7 +115,9 @@ def epsilon(
         (folder / RESULT).write_text(dump(sealed(as_json([result]))), encoding="utf-8")
         save(cost_against_width(result), folder / "epsilon")
         results.append(result)
-    write_out(dump(as_json(results)) if shown == "json" else "\n".join(map(text, results)) + f"written to {out}\n")
+    write_out(
+        dump(as_json(results)) if shown == "json" else wrapped("\n".join(map(text, results)) + f"written to {out}\n")
+    )
 
 
 def _engine(processes: int | None, corpus: Any, path: Path | None, vocabulary: int | None) -> Any:

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from derive.errors import DeriveError, canonical, shorten
+from derive.terminal import wrapped
 from verify import cli_updates, hosts
 from verify.options import (
     Progress,
@@ -225,4 +226,4 @@ def _print(content: dict[str, Any], result: Any, output_format: str, out: Path |
         *(f"diverged: {line}" for line in result.divergences),
         *([f"written to {out}: measured.json, sizes.csv, pictures"] if out else []),
     ]
-    write_out("\n".join(lines) + "\n")
+    write_out(wrapped("\n".join(lines) + "\n"))

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from derive.errors import DeriveError
+from derive.terminal import wrapped
 from verify.options import make_folder, read_choice, write_error, write_out
 
 
@@ -49,7 +50,7 @@ def fit(
     said = None if predict is None else predictions(predict)
     runs = read_runs(files, columns, names)
     found = fit_runs(runs, margin)
-    write_out(dump(as_json(found, said)) if shown == "json" else table(runs, found, margin, said))
+    write_out(dump(as_json(found, said)) if shown == "json" else wrapped(table(runs, found, margin, said)))
     if report is not None:
         from verify.report import write_report
 

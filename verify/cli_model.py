@@ -8,6 +8,7 @@ import typer
 
 from derive.cli import DECAY_HELP
 from derive.errors import DeriveError, shorten
+from derive.terminal import wrapped
 from verify.options import Progress, check_positive, make_folder, read_choice, read_numbers, write_out
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ def prescribe(
         if out.exists():
             raise DeriveError(f"--out {shorten(str(out))} exists already; give another file, or move that one")
         out.write_text(answer.to_json(), encoding="utf-8")
-    write_out(answer.to_json() if chosen == "json" else table(answer, base_rate, every))
+    write_out(answer.to_json() if chosen == "json" else wrapped(table(answer, base_rate, every)))
 
 
 def _paths(text: str) -> list[str]:
@@ -261,4 +262,4 @@ def check(
         (out / "check.json").write_text(dump(content), encoding="utf-8")
         (out / "measured.json").write_text(dump(measured_json(content, "prescribed")), encoding="utf-8")
         (out / "prescription.json").write_text(answer.to_json(), encoding="utf-8")
-    write_out(dump(content) if chosen == "json" else as_text(model, found, content, drifts, own))
+    write_out(dump(content) if chosen == "json" else wrapped(as_text(model, found, content, drifts, own)))

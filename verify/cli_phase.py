@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from derive.terminal import wrapped
 from verify.options import (
     Progress,
     check_positive,
@@ -107,7 +108,7 @@ def phase(
     study = Study.of(conditions, [found[width] for width in growing])
     content = dump(sealed(as_json(study)))
     (out / RESULT).write_text(content, encoding="utf-8")
-    write_out(content if shown == "json" else table(study) + f"written to {out}\n")
+    write_out(content if shown == "json" else wrapped(table(study) + f"written to {out}\n"))
 
 
 def table(study: "Study") -> str:

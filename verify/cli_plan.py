@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from derive.errors import DeriveError, shorten
+from derive.terminal import wrapped
 from verify.options import check_positive, read_choice, read_numbers, write_new, write_out
 
 WIDTHS = "128,256,384,512,768,1024,1536,2048,3072,4096,6144,8192,12288,16384"
@@ -95,7 +96,7 @@ def plan(
     counts = _growing("--devices", devices, "8,64")
     text = _text(shown, conditions, growing, counts)
     if out is None:
-        write_out(text)
+        write_out(wrapped(text) if shown == "table" else text)
         return
     write_new(out, text)
     write_out(f"written to {out}\n")

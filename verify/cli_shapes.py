@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from derive.errors import DeriveError, shorten
+from derive.terminal import wrapped
 from verify.options import read_choice, write_out
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ def shapes(
     wide = None if target is None else read_shapes(target, "target shapes")
     entries = compare(read_shapes(base, "base shapes"), prescription, given, wide)
     if chosen == "table":
-        write_out(table(prescription, entries))
+        write_out(wrapped(table(prescription, entries)))
         return
     agree, differ, undecided = counts(entries)
     content = {

@@ -11,6 +11,7 @@ import typer
 
 from derive.cli import DECAY_HELP
 from derive.errors import DeriveError, shorten
+from derive.terminal import wrapped
 from verify.options import (
     Progress,
     check_positive,
@@ -184,7 +185,7 @@ def transfer(
         chosen.close()
     results = analyse(study)
     written = f"written to {out / STORE}\n"
-    write_out(dump(as_json(study, results)) if shown == "json" else table(study, results) + written)
+    write_out(dump(as_json(study, results)) if shown == "json" else wrapped(table(study, results) + written))
 
 
 def _constants(text: str) -> tuple[float, float, float]:
@@ -302,7 +303,7 @@ def status(
 
     if not watch:
         with salvaging(salvage) as left_out:
-            write_out(progress_table(load(study, left_out)))
+            write_out(wrapped(progress_table(load(study, left_out))))
         return
     with Live(console=Console(), auto_refresh=False) as live:
         while True:

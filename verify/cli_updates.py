@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from derive.terminal import wrapped
 from verify.options import (
     Progress,
     check_positive,
@@ -94,7 +95,7 @@ def updates(
     judged = explained([row for each in studies for row in rows(each)], out)
     content = dump(sealed(as_json(studies, judged)))
     (out / RESULT).write_text(content, encoding="utf-8")
-    write_out(content if shown == "json" else table(studies, judged) + f"written to {out}\n")
+    write_out(content if shown == "json" else wrapped(table(studies, judged) + f"written to {out}\n"))
 
 
 def note_fixed_dimensions(rows: int, width: int) -> None:
