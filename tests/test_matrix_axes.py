@@ -167,12 +167,12 @@ def test_emitted_code_takes_the_same_step_with_these_numbers() -> None:
     labels = {row.path: {"hidden": "hidden.0"}.get(row.role, row.role) for row in answer.parameters}
     ours, theirs = (
         step(each, params)
-        for each in (answer.optimizer(0.1), module.optimizer(0.1, WIDE, BASE, labels, numbers=numbers))
+        for each in (answer.optimizer(0.1), module.optimizer(labels, 0.1, WIDE, BASE, numbers=numbers))
     )
     for path in params:
         np.testing.assert_allclose(ours[path], theirs[path], atol=1e-6)
     with pytest.raises(ValueError, match=r"'k'.* has shape \(16, 4, 4\): give its axes of fan-in and fan-out in `num"):
-        step(module.optimizer(0.1, WIDE, BASE, labels), params)
+        step(module.optimizer(labels, 0.1, WIDE, BASE), params)
 
 
 def test_optax_takes_the_numbers_of_a_prescription() -> None:
