@@ -16,3 +16,5 @@ FASTER = "--xla_backend_optimization_level=1"
 programs round one product differently, and what has not moved seems to have."""
 if FASTER not in os.environ.get("XLA_FLAGS", ""):
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FASTER}".strip()
+
+os.environ.pop("COLUMNS", None)  # which xdist sets in its workers: output is as it goes to a file unless a test says so
