@@ -17,4 +17,4 @@ programs round one product differently, and what has not moved seems to have."""
 if FASTER not in os.environ.get("XLA_FLAGS", ""):
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FASTER}".strip()
 
-os.environ.pop("COLUMNS", None)  # which xdist sets in its workers: output is as it goes to a file unless a test says so
+os.environ.pop("COLUMNS", None)  # whoever runs them has set: output is as to a file unless a test says so
