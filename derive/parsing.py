@@ -37,6 +37,8 @@ SPELLINGS = {
     "\N{EN DASH}": "-",
 }
 """How a rule's signs on paper are typed."""
+DECAYS = {"wd", "decay", "weightdecay", "lambda", "lam", "lmbda"}
+"""Names that people have for weight decay."""
 NOT_SYMBOLS = {"n", "nan", "inf", "infinity", "oo", "zoo", "none", "true", "false"}
 
 Names = Mapping[str, Expr]
@@ -151,13 +153,23 @@ class _Builder:
     def number(self, node: ast.Constant) -> Expr:
         source = ast.get_source_segment(self.text, node) or ""
         if not NUMBER.fullmatch(source):
-            raise self.error(node, "is not a plain number; write digits such as 3, 0.25 or 1/4")
+            in_rule = self.names is not None and "eps" in self.names
+            raise self.error(
+                node,
+                "is not a plain number; write "
+                + ("eps for what keeps a denominator from 0, or " if in_rule else "")
+                + "digits such as 3, 0.25 or 1/4",
+            )
         return Rational(source)
 
     def name(self, node: ast.Name) -> Expr:
         if self.names is not None:
             if node.id in self.names:
                 return self.names[node.id]
+            if node.id.lower().replace("_", "") in DECAYS:
+                raise self.error(
+                    node, "is no part of a rule: weight decay is apart from it, --decay says how it scales"
+                )
             raise unknown_name(f"name in {self.what}", node.id, [*self.names, *(f"{f}()" for f in self.functions)])
         if node.id.lower() in NOT_SYMBOLS or not SYMBOL.fullmatch(node.id):
             raise self.error(node, "is not a number or a name for a symbol; give one such as 1/2 or x")

@@ -238,7 +238,14 @@ def drawn(params: Tree) -> dict[str, Drawn | None]:
 
 
 def load_make(text: str) -> Make:
-    """The function that module:name names, imported with the current folder on the path; DeriveError otherwise."""
+    """The function that module:name names, imported with the current folder on the path; DeriveError otherwise.
+
+    What ends in .json is a decoder's config (`verify.decoder_config`).
+    """
+    if text.endswith(".json"):
+        from verify.decoder_config import make_from_config
+
+        return make_from_config(Path(text))
     module_name, colon, name = text.partition(":")
     if not colon or not module_name or not name.isidentifier():
         raise DeriveError(
