@@ -29,7 +29,7 @@ def start(process: int, port: int, *options: str) -> subprocess.Popen[str]:
     hosts = ["--coordinator", f"127.0.0.1:{port}", "--processes", "2", "--process", str(process)]
     environment = {
         **os.environ,
-        "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=2",
+        "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=2",
         "JAX_PLATFORMS": "cpu",
     }
     return subprocess.Popen(

@@ -474,7 +474,7 @@ def on_devices(
     described = json.dumps({**given, "sizes": {**sizes, "remat": True}})
     environment = {
         **os.environ,
-        "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={data * model}",
+        "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={data * model}",
     }
     command = [sys.executable, "-m", "tests.plan_on_devices", described]
     child = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
