@@ -14,7 +14,7 @@ share alike. Where the moment is normalised by itself, as in sign(m), it is not.
 from collections.abc import Mapping
 from typing import Literal
 
-from sympy import Expr, Rational, S
+from sympy import Expr, S
 
 from derive.axes import Axis, AxisRow
 from derive.decays import DECAYS, Decay
@@ -37,8 +37,8 @@ from derive.exponents import (
 )
 from derive.matrix_functions import first, second
 from derive.optimizers import Optimizer
+from derive.parameterizations import HALF
 
-HALF = Rational(1, 2)
 Betas = Literal["published", "scaled", "constant"]
 BETAS: tuple[Betas, ...] = ("published", "scaled", "constant")
 Horizon = Literal["none", "sde"]

@@ -10,16 +10,16 @@ al. 2023, 2310.02244 (delta = 1/2); Dey et al. 2025, 2505.01618 (delta = 1).
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from sympy import Expr, Rational, S, Symbol
+from sympy import Expr, S, Symbol
 
 from derive.axes import Axis, AxisRow
 from derive.decays import DECAYS, Decay, decay_exponent
 from derive.errors import DeriveError, canonical, shorten
 from derive.exponents import Kind, largest, text
 from derive.optimizers import Optimizer
+from derive.parameterizations import HALF
 from derive.parsing import parse_expression
 
-HALF = Rational(1, 2)
 NAMED: Mapping[str, Expr] = {"depthmup": HALF, "completep": S.One}
 FIXED = (S.Zero, S.Zero)
 """Fans along depth: no dimension of a weight grows with it."""
@@ -37,7 +37,7 @@ class Residual:
     at_start: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse what is unstable at initialisation, and what stops blocks from mattering at all."""
+        """Refuse what is unstable at initialisation."""
         if (self.delta - HALF).is_negative:
             raise DeriveError(
                 f"--residual {text(self.delta)}: the sum of N independent branches at the start grows as "

@@ -37,7 +37,7 @@ SPELLINGS = {
     "\N{EN DASH}": "-",
 }
 """How a rule's signs on paper are typed."""
-DECAYS = {"wd", "decay", "weightdecay", "lambda", "lam", "lmbda"}
+WEIGHT_DECAYS = {"wd", "decay", "weightdecay", "lambda", "lam", "lmbda"}
 """Names that people have for weight decay."""
 NOT_SYMBOLS = {"n", "nan", "inf", "infinity", "oo", "zoo", "none", "true", "false"}
 
@@ -166,7 +166,7 @@ class _Builder:
         if self.names is not None:
             if node.id in self.names:
                 return self.names[node.id]
-            if node.id.lower().replace("_", "") in DECAYS:
+            if node.id.lower().replace("_", "") in WEIGHT_DECAYS:
                 raise self.error(
                     node, "is no part of a rule: weight decay is apart from it, --decay says how it scales"
                 )

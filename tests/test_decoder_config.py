@@ -96,6 +96,11 @@ def test_what_families_add_changes_no_other_row(added: dict[str, Any], paths: se
     assert all(row[0] == "embedding" for path, row in found.items() if path not in plain)
 
 
+def test_null_is_as_if_the_field_were_not_there(tmp_path: Path) -> None:
+    nulls = dict.fromkeys(("head_dim", "logits_scaling", "attention_bias"))
+    assert answer(tmp_path, LLAMA | nulls, 128, 512).to_json() == answer(tmp_path, LLAMA, 128, 512).to_json()
+
+
 def test_gemmas_table_is_multiplied_by_the_root_of_the_width(tmp_path: Path) -> None:
     """What is n^1/2 times as large on the way in has to start n^-1/2 as large; as a readout it then needs n^-1/2."""
     found = answer(tmp_path, LLAMA | {"model_type": "gemma"}, 128, 512)
@@ -109,6 +114,11 @@ def test_gemmas_table_is_multiplied_by_the_root_of_the_width(tmp_path: Path) -> 
         (LLAMA | {"model_type": "mamba"}, 128, f"'mamba' is not known; known are {', '.join(KNOWN)}"),
         ({"hidden_size": 512, "num_hidden_layers": 2}, 128, "num_attention_heads is missing"),
         (LLAMA | {"hidden_size": "512"}, 128, "hidden_size '512' is not allowed"),
+        (LLAMA | {"vocab_size": "many"}, 128, "vocab_size 'many' is not allowed; give a whole number from 1"),
+        (LLAMA | {"intermediate_size": 0}, 128, "intermediate_size '0' is not allowed"),
+        (LLAMA | {"logits_scaling": "8"}, 128, "logits_scaling '8' is not allowed; give a number above 0"),
+        (LLAMA | {"residual_multiplier": True}, 128, "residual_multiplier 'True' is not allowed"),
+        (LLAMA | {"num_key_value_heads": 3}, 128, "num_attention_heads 8 is no multiple of num_key_value_heads 3"),
         (LLAMA, 96, "num_attention_heads 8 at width 512 is no whole number at width 96"),
         (LLAMA, 64, "num_key_value_heads 4 at width 512 is no whole number at width 64"),
         ("[1]", 128, "is no config"),

@@ -2,7 +2,6 @@
 
 import csv
 import json
-import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -154,6 +153,31 @@ def test_several_axes_have_one_law(tmp_path: Path) -> None:
         assert law.powers[name].value == pytest.approx(power, abs=0.05)
 
 
+def test_a_law_pairs_seeds_by_name_where_cells_lack_different_ones(tmp_path: Path) -> None:
+    """Every seed has a power of its own: mixed up between cells, they would give another mean and a wide interval."""
+    rows = []
+    for depth in (2, 8):
+        for width in (64, 256):
+            for seed, power in ((0, -0.9), (1, -0.5), (2, -0.1)):
+                if (depth, width, seed) == (8, 256, 0):
+                    continue
+                best = -7 + power * np.log2(width / 64)
+                rows += [
+                    {
+                        "width": width,
+                        "layers": depth,
+                        "lr": rate,
+                        "loss": 3 + 0.05 * (np.log2(rate) - best) ** 2,
+                        "seed": seed,
+                    }
+                    for rate in HALVES / 2
+                ]
+    (found, _) = fit(read_runs([write(tmp_path / "law.csv", rows)], {**COLUMNS, "seed": "seed", "depth": "layers"}))
+    assert found.law is not None
+    assert found.law.powers["width"].value == pytest.approx(-0.3, abs=0.01)
+    assert found.law.powers["depth"].value == pytest.approx(0, abs=0.01)
+
+
 def test_forms_of_one_table_give_one_answer(tmp_path: Path) -> None:
     rows = simulated((64, 128), OCTAVES, 2, -0.5, 0.01, np.random.default_rng(4))
     plain = write(tmp_path / "a.csv", rows)
@@ -285,10 +309,9 @@ def test_json_and_the_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
 
 
 @pytest.mark.slow
-def test_a_million_rows_are_read_in_seconds(tmp_path: Path) -> None:
+def test_a_million_rows_are_read(tmp_path: Path) -> None:
     rates = 2.0 ** np.arange(-12, -2, 0.1)
     rows = simulated((64, 128, 256, 512), rates, 2500, 0, 0.01, np.random.default_rng(0))
-    path = write(tmp_path / "million.csv", rows)
-    started = time.perf_counter()
-    fit(read_runs([path], {**COLUMNS, "seed": "seed"}))
-    assert time.perf_counter() - started < 20  # 3 s alone; machines that run tests are busy
+    (found,) = fit(read_runs([write(tmp_path / "million.csv", rows)], {**COLUMNS, "seed": "seed"}))
+    assert sum(each.losses.size for each in found.result.widths) == len(rows) == 10**6
+    assert abs(found.result.drift.value) < 0.01

@@ -60,7 +60,7 @@ COMMANDS = (
     (cli_transfer.status, "verify status study"),
     (cli_transfer.report, "verify report study --out report"),
     (cli_transfer.merge, "verify merge study.sqlite part1.sqlite part2.sqlite"),
-    (cli_fit.fit, "verify fit sweep.csv --rate lr --loss val_loss --predict"),
+    (cli_fit.fit, "verify fit sweep.csv --rate lr --loss val_loss --predict adam/sp/global"),
     (cli_updates.updates, "verify updates --out updates"),
     (cli_decay.decay, "verify decay --out decay"),
     (cli_epsilon.epsilon, "verify epsilon --out epsilon"),

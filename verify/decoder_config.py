@@ -8,6 +8,7 @@ and logits_scaling (Granite), the root of the width on Gemma's table.
 
 import json
 from collections.abc import Mapping
+from math import gcd, isfinite
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,18 @@ TOKENS, BATCH = 6, 2
 VOCABULARY = 32_000
 """Where the config has none: it does not grow."""
 Tree = dict[str, Any]
+NEEDED = ("hidden_size", "num_attention_heads", "num_hidden_layers")
+WHOLE = (*NEEDED, "num_key_value_heads", "head_dim", "intermediate_size", "vocab_size")
+REALS = (
+    "scale_emb",
+    "scale_depth",
+    "dim_model_base",
+    "embedding_multiplier",
+    "attention_multiplier",
+    "residual_multiplier",
+    "logits_scaling",
+)
+"""Fields that are read, where they are there; null is as if they were not."""
 
 
 def make_from_config(path: Path) -> Make:
@@ -54,12 +67,23 @@ def _read(path: Path) -> Mapping[str, Any]:
             f"{shorten(str(path))}: model_type {shorten(str(kind))} is not known; known are {', '.join(KNOWN)}, and "
             "any model as a function: module:make"
         )
-    for name in ("hidden_size", "num_attention_heads", "num_hidden_layers"):
-        value = config.get(name)
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            said = "is missing" if value is None else f"{shorten(str(value))} is not allowed"
-            raise DeriveError(f"{shorten(str(path))}: {name} {said}; give a whole number from 1")
-    return config
+    known = {name: value for name, value in config.items() if value is not None}
+    for name in NEEDED:
+        if name not in known:
+            raise DeriveError(f"{shorten(str(path))}: {name} is missing; give a whole number from 1")
+    for name in known.keys() & {*WHOLE, *REALS}:
+        value, kinds = known[name], (int,) if name in WHOLE else (int, float)
+        if isinstance(value, bool) or not isinstance(value, kinds) or not (isfinite(value) and value > 0):
+            allowed = "a whole number from 1" if name in WHOLE else "a number above 0"
+            raise DeriveError(f"{shorten(str(path))}: {name} {shorten(str(value))} is not allowed; give {allowed}")
+    heads = known["num_attention_heads"]
+    groups = known.get("num_key_value_heads", heads)
+    if heads % groups:
+        raise DeriveError(
+            f"{shorten(str(path))}: num_attention_heads {heads} is no multiple of num_key_value_heads {groups}; give "
+            "one that is"
+        )
+    return known
 
 
 def _sizes(config: Mapping[str, Any], width: int) -> dict[str, int]:
@@ -70,27 +94,21 @@ def _sizes(config: Mapping[str, Any], width: int) -> dict[str, int]:
         if count * width % own:
             raise DeriveError(
                 f"{name} {count} at width {own} is no whole number at width {width}; give widths that are multiples of "
-                f"{own // _common(count, own)}"
+                f"{own // gcd(count, own)}"
             )
         return count * width // own
 
     heads = config["num_attention_heads"]
-    inner = config.get("intermediate_size") or 4 * own
+    inner = config.get("intermediate_size", 4 * own)
     return {
         "width": width,
         "heads": share("num_attention_heads", heads),
-        "kv": share("num_key_value_heads", config.get("num_key_value_heads") or heads),
-        "head": config.get("head_dim") or own // heads,
+        "kv": share("num_key_value_heads", config.get("num_key_value_heads", heads)),
+        "head": config.get("head_dim", max(1, own // heads)),
         "inner": max(1, round(inner * width / own)),
         "layers": config["num_hidden_layers"],
-        "vocabulary": config.get("vocab_size") or VOCABULARY,
+        "vocabulary": config.get("vocab_size", VOCABULARY),
     }
-
-
-def _common(one: int, other: int) -> int:
-    while other:
-        one, other = other, one % other
-    return one
 
 
 def _parameters(config: Mapping[str, Any], n: Mapping[str, int]) -> Tree:

@@ -14,8 +14,8 @@ from typing import Literal
 
 import numpy as np
 
-from verify.optimum import Estimate, Losses, Optimum, Rates, optimum
-from verify.outcomes import SettingResult, WidthResult
+from verify.optimum import UNKNOWN, Estimate, Losses, Rates, optimum
+from verify.outcomes import SettingResult
 from verify.slopes import student_half_width
 from verify.studies import Setting
 from verify.sweep_table import Runs
@@ -65,17 +65,14 @@ class Fit:
 
 def fit(runs: Runs, margin: float = MARGIN) -> list[Fit]:
     """Every group of the table, in its order there."""
-    axis = "width" if "width" in runs.axes else next(iter(runs.axes))
-    others = [name for name in runs.axes if name != axis]
     found: list[Fit] = []
     for group in dict.fromkeys(runs.groups.tolist()):
         rows = runs.groups == group
-        law = _law(runs, rows) if others else None
-        beside = np.column_stack([runs.axes[name] for name in others]) if others else np.zeros((len(rows), 0))
-        for values in np.unique(beside[rows], axis=0) if others else beside[:1]:
+        law = _law(runs, rows) if runs.others else None
+        beside = np.column_stack([runs.rates * 0, *(runs.axes[name] for name in runs.others)])
+        for values in np.unique(beside[rows], axis=0):
             chosen = rows & (beside == values).all(axis=1)
-            label = " ".join([str(group), *(f"{name} {value:g}" for name, value in zip(others, values, strict=True))])
-            found.append(_fit_group(runs, chosen, axis, label, margin, law))
+            found.append(_fit_group(runs, chosen, margin, law))
     return found
 
 
@@ -93,23 +90,24 @@ def tables(runs: Runs, rows: np.ndarray, axis: str) -> tuple[tuple[int, ...], di
     return tuple(map(int, seeds)), found
 
 
-def _fit_group(runs: Runs, rows: np.ndarray, axis: str, label: str, margin: float, law: Law | None) -> Fit:
-    seeds, by_size = tables(runs, rows, axis)
+def _fit_group(runs: Runs, rows: np.ndarray, margin: float, law: Law | None) -> Fit:
+    seeds, by_size = tables(runs, rows, runs.axis)
+    label = runs.label(int(np.flatnonzero(rows)[0]))
     sized = {int(size) if size == int(size) else size: table for size, table in by_size.items()}
     result = analyse_setting(Setting(label, "", "", ()), seeds, sized, NO_LOSS)  # type: ignore[arg-type]
     cost = _cost(result)
-    return Fit(label, axis, len(seeds), result, cost, _answer(cost, margin), tuple(_next(result)), law)
+    return Fit(label, runs.axis, len(seeds), result, cost, _answer(cost, margin), tuple(_next(result)), law)
 
 
 def _cost(result: SettingResult) -> Estimate:
     """What the largest width loses at the best rate of the smallest."""
     known = [found for found in result.widths if np.isfinite(found.best_rate)]
     if len(known) < 2:
-        return Estimate(float("nan"), float("nan"), float("nan"))
+        return UNKNOWN
     last = known[-1]
     if np.isfinite([last.lost.low, last.lost.high]).all() or np.isinf(last.lost.value):
         return last.lost
-    parabola = next((each for each in _optimum(last).parabolas if each is not None), None)
+    parabola = next((each for each in optimum(last.rates, last.losses).parabolas if each is not None), None)
     if parabola is None or not np.isfinite([result.drift.low, result.drift.high]).all():
         return last.lost
     octaves = np.log2(last.width / known[0].width)
@@ -117,10 +115,6 @@ def _cost(result: SettingResult) -> Estimate:
     spans_zero = result.drift.low <= 0 <= result.drift.high
     least = 0.0 if spans_zero else parabola.curvature * ends[0] ** 2
     return Estimate(last.lost.value, float(least), float(parabola.curvature * ends[1] ** 2))
-
-
-def _optimum(found: WidthResult) -> Optimum:
-    return optimum(found.rates, found.losses)
 
 
 def _answer(cost: Estimate, margin: float) -> Answer:
@@ -163,27 +157,31 @@ def _next(result: SettingResult, most: int = 4) -> list[Proposal]:
 
 
 def _law(runs: Runs, rows: np.ndarray) -> Law:
-    """The joint law of one group; powers are NaN where an axis has one size, or cells are fewer than unknowns."""
+    """The joint law of one group, over the seeds that every cell with a best rate has.
+
+    Powers are NaN where an axis has one size, cells are fewer than unknowns, or no seed is in all of them.
+    """
     names = list(runs.axes)
     sizes = np.column_stack([runs.axes[name] for name in names])
-    cells, best = [], []
+    cells: list[np.ndarray] = []
+    best: list[dict[int, float]] = []
     for cell in np.unique(sizes[rows], axis=0):
-        chosen = rows & (sizes == cell).all(axis=1)
-        _, table = tables(runs, chosen, names[0])
-        found = optimum(*next(iter(table.values())))
-        if np.isfinite(found.best_rate):
+        seeds, table = tables(runs, rows & (sizes == cell).all(axis=1), names[0])
+        rates = optimum(*next(iter(table.values()))).best_rates
+        known = {seed: float(np.log2(rate)) for seed, rate in zip(seeds, rates, strict=True) if np.isfinite(rate)}
+        if known:
             cells.append(np.log2(cell))
-            best.append(np.log2(found.best_rates[np.isfinite(found.best_rates)]))
-    nothing = Estimate(float("nan"), float("nan"), float("nan"))
-    design = np.column_stack([np.ones(len(cells)), *np.array(cells).T]) if cells else np.ones((0, len(names) + 1))
-    if np.linalg.matrix_rank(design) < design.shape[1]:
-        return Law(dict.fromkeys(names, nothing), len(cells))
-    seeds = min(map(len, best))
-    values = np.array([each[:seeds] for each in best])
+            best.append(known)
+    nothing = Law(dict.fromkeys(names, UNKNOWN), len(cells))
+    common = sorted(set.intersection(*map(set, best))) if best else []
+    design = np.column_stack([np.ones(len(cells)), np.array(cells)]) if cells else np.ones((0, len(names) + 1))
+    if not common or np.linalg.matrix_rank(design) < design.shape[1]:
+        return nothing
+    values = np.array([[known[seed] for seed in common] for known in best])
     coefficients = np.linalg.lstsq(design, values, rcond=None)[0]
     means = coefficients.mean(axis=1)
-    if seeds > 1:
-        spreads, freedom = coefficients.std(axis=1, ddof=1) / seeds**0.5, seeds - 1
+    if len(common) > 1:
+        spreads, freedom = coefficients.std(axis=1, ddof=1) / len(common) ** 0.5, len(common) - 1
     else:
         freedom = len(cells) - design.shape[1]
         residuals = values[:, 0] - design @ means

@@ -42,6 +42,20 @@ class Runs:
     axes: Mapping[str, Reals]
     repeated: bool = False
 
+    @property
+    def axis(self) -> str:
+        """The one along which best rates are followed: the width, or the first there is."""
+        return "width" if "width" in self.axes else next(iter(self.axes))
+
+    @property
+    def others(self) -> list[str]:
+        """The axes beside that one."""
+        return [name for name in self.axes if name != self.axis]
+
+    def label(self, at: int) -> str:
+        """Of what one run is fitted together with: its group and its size along the other axes."""
+        return " ".join([str(self.groups[at]), *(f"{name} {self.axes[name][at]:g}" for name in self.others)])
+
 
 def read_runs(paths: Sequence[Path], columns: Mapping[str, str], pattern: str | None = None) -> Runs:
     """The runs of all files; `columns` are names by field, `pattern` reads fields from names of runs or files.

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from sympy import Expr
 
 from derive.emit import terminal_table
 from derive.errors import DeriveError, shorten
@@ -35,19 +36,18 @@ def predictions(given: str) -> Predicted:
         raise DeriveError(f"--predict {shorten(given)} has {len(parts)} parts; write adam/sp/global, or adam/mup/full")
     optimizer, scheme, alignment = parts
     if alignment == GLOBAL:
-        rates = {
-            each: text(-prescribe(optimizer, custom(scheme), each, global_rate=True).c[0]) for each in ("full", "none")
-        }
         return tuple(
-            f"one rate for all layers, {each} alignment: best rate ~ n^{_power(rate)}" for each, rate in rates.items()
+            f"one rate for all layers, {each} alignment: best rate ~ "
+            f"n{_power(-prescribe(optimizer, custom(scheme), each, global_rate=True).c[0])}"
+            for each in ("full", "none")
         )
     layers = prescribe(optimizer, custom(scheme), alignment).layers
-    own = ", ".join(f"{kind} n^{_power(text(-layers[at].c))}" for at, kind in zip((0, 1, -1), KINDS, strict=True))
+    own = ", ".join(f"{kind} n{_power(-layers[at].c)}" for at, kind in zip((0, 1, -1), KINDS, strict=True))
     return ("the base rate of this prescription: best rate ~ n^0", f"a layer's own rate: {own}")
 
 
-def _power(exponent: str) -> str:
-    return exponent if exponent.lstrip("-").isdigit() or exponent.isdigit() else f"({exponent})"
+def _power(exponent: Expr) -> str:
+    return f"^{text(exponent)}" if exponent.is_Integer else f"^({text(exponent)})"
 
 
 def table(runs: Runs, found: Sequence[Fit], margin: float, predicted: Predicted | None) -> str:
@@ -128,22 +128,16 @@ def _ends(found: Estimate) -> dict[str, float | None]:
 
 def study_of(runs: Runs, files: Sequence[Path]) -> Study:
     """The table as a study, for the report; what a table does not say of its training is 0, or not stated."""
-    axis = "width" if "width" in runs.axes else next(iter(runs.axes))
-    others = [name for name in runs.axes if name != axis]
-    labels = [
-        " ".join([str(group), *(f"{name} {runs.axes[name][at]:g}" for name in others)])
-        for at, group in enumerate(runs.groups.tolist())
-    ]
+    labels = [runs.label(at) for at in range(len(runs.rates))]
+    sizes = runs.axes[runs.axis]
     records = tuple(
         Record(label, int(size), float(rate), int(seed), float(loss), None if np.isfinite(loss) else 0)
-        for label, size, rate, seed, loss in zip(
-            labels, runs.axes[axis], runs.rates, runs.seeds, runs.losses, strict=True
-        )
+        for label, size, rate, seed, loss in zip(labels, sizes, runs.rates, runs.seeds, runs.losses, strict=True)
     )
     conditions = Conditions(
         model=", ".join(path.name for path in files),
         sizes={},
-        base_width=int(runs.axes[axis].min()),
+        base_width=int(sizes.min()),
         steps=0,
         batch=0,
         evaluation=0,

@@ -20,6 +20,7 @@ from tests.zoo.parts import (
     layer_norm,
     ones,
     patches,
+    qkvo,
     reals,
     rms_norm,
     rotated,
@@ -27,11 +28,6 @@ from tests.zoo.parts import (
 )
 
 QKVO = "q k v o"
-
-
-def qkvo(draw: Draw, n: int, kv: int | None = None) -> dict[str, Array]:
-    kv = n if kv is None else kv
-    return draw.several({"q": (n, n), "k": (n, kv), "v": (n, kv), "o": (n, n)})
 
 
 def low_rank_keys(n: int) -> Any:

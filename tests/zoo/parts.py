@@ -43,6 +43,12 @@ class Draw:
         return {name: self(*shape) for name, shape in shapes.items()}
 
 
+def qkvo(draw: Draw, n: int, kv: int | None = None) -> dict[str, Array]:
+    """The four matrices of attention, keys and values of another size where there are fewer heads of them."""
+    kv = n if kv is None else kv
+    return draw.several({"q": (n, n), "k": (n, kv), "v": (n, kv), "o": (n, n)})
+
+
 def words(*shape: int, seed: int = 0) -> Array:
     """Tokens that all differ in a row where they can: a batch of 4 sentences of 6 unless told."""
     return jnp.asarray(np.random.default_rng(seed).integers(0, TOKENS, shape or (4, 6)), jnp.int32)

@@ -18,17 +18,13 @@ from tests.zoo.parts import (
     heads,
     layer_norm,
     ones,
+    qkvo,
     rms_norm,
     rotated,
     words,
 )
 
 ATTENTION = "q k v o"
-
-
-def qkvo(draw: Draw, n: int, kv: int | None = None) -> dict[str, Array]:
-    kv = n if kv is None else kv
-    return draw.several({"q": (n, n), "k": (n, kv), "v": (n, kv), "o": (n, n)})
 
 
 def gpt(n: int) -> Any:
