@@ -13,7 +13,7 @@ import pytest
 
 import verify
 from derive.cli import run
-from derive.emit_code import as_optax
+from derive.emit_optax import as_optax
 from derive.errors import DeriveError
 from derive.solve import prescribe
 from verify.cli import app

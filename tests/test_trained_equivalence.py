@@ -60,7 +60,7 @@ def test_emitted_optax_code_takes_the_same_steps(optimizer: str) -> None:
     import jax
     import jax.numpy as jnp
 
-    from derive.emit_code import OPTAX_RULES, as_optax
+    from derive.emit_optax import OPTAX_RULES, as_optax
     from verify.optimizers import base_epsilon
     from verify.optimizers import optimizer as build
 

@@ -238,7 +238,7 @@ class ModelPrescription:
 
     def __str__(self) -> str:
         """The table that `verify prescribe` prints."""
-        from verify.cli_model import table
+        from verify.prescription_text import table
 
         return table(self)
 

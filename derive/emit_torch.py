@@ -1,0 +1,105 @@
+"""A prescription as parameter groups for PyTorch, in a module that runs as it stands."""
+
+from string import Template
+
+from derive.emit_code import (
+    APPLIED,
+    BASE_EPSILON,
+    has_multipliers,
+    header,
+    lacking,
+    parameters_text,
+    rate_text,
+    scaled_betas,
+    sizes_text,
+)
+from derive.errors import DeriveError
+from derive.scale import Scale
+from derive.solve import Prescription
+
+TORCH = Template('''
+
+def param_groups(named_parameters, layer_of, base_rate$rate, $sized, *, epsilon=$epsilon$arguments):
+    """Parameter groups of every layer, from a model's `named_parameters()` as they come.
+
+    `layer_of(name, parameter)`, or a mapping from names, is a key of EXPONENTS for every parameter.$remark
+    """$check
+    named = dict(named_parameters)
+    layers = {name: layer_of(name, each) if callable(layer_of) else layer_of.get(name) for name, each in named.items()}
+    stray = [name for name, layer in layers.items() if layer not in EXPONENTS]
+    stray += [] if callable(layer_of) else [name for name in layer_of if name not in named]
+    if stray:
+        raise ValueError(f"{', '.join(stray)}: every parameter of the model is one of {', '.join(EXPONENTS)}")
+    groups = {}
+    for name, parameter in named.items():
+        layer, decayed = layers[name], $decayed
+        if (layer, decayed) not in groups:
+            rate = base_rate * factor(layer, "rate", $sizes)
+            eps = epsilon * factor(layer, "epsilon", $sizes) if "epsilon" in EXPONENTS[layer] else 0.0
+$decay_line            groups[layer, decayed] = {"params": [], $options}
+        groups[layer, decayed]["params"].append(parameter)
+    return list(groups.values())
+
+
+def optimizer(named_parameters, layer_of, base_rate$rate, $sized, *, fused=None, **keywords):
+    """The torch optimizer with per-layer rates; keywords as in `param_groups`."""
+    groups = param_groups(named_parameters, layer_of, base_rate, $sizes, **keywords)
+    return torch.optim.$constructor(groups$extra)
+''')
+
+VECTORS = '''
+
+def is_vector(name, parameter):
+    """Biases, gains and positions, which are usually not decayed."""
+    return parameter.ndim < 2
+'''
+PAIR = '"betas": betas'
+TORCH_RULES = {
+    "sgd": ("SGD", '"lr": rate', "", ", fused=fused"),
+    "momentum": ("SGD", '"lr": rate, "momentum": momentum', ", momentum=0.9", ", fused=fused"),
+    "nesterov": ("SGD", '"lr": rate, "momentum": momentum', ", momentum=0.9", ", nesterov=True, fused=fused"),
+    "adam": ("Adam", f'"lr": rate, "eps": eps, {PAIR}', ", betas=(0.9, 0.999)", ", fused=fused"),
+    "adamw": (
+        "AdamW",
+        f'"lr": rate, "eps": eps, {PAIR}, "weight_decay": decay',
+        ", betas=(0.9, 0.999), weight_decay=0.0, no_decay=is_vector",
+        ", fused=fused",
+    ),
+    "rmsprop": ("RMSprop", '"lr": rate, "eps": eps, "alpha": alpha', ", alpha=0.99", ""),
+    "adafactor": ("Adafactor", '"lr": rate, "eps": (eps, 0.0)', "", ""),
+}
+"""Constructor, what a group has, its keywords with their defaults, and what the constructor is told."""
+DECAY_LINE = '            decay = weight_decay * factor(layer, "decay", $sizes) if decayed else 0.0\n'
+
+
+def as_torch(prescription: Prescription, scale: Scale | None = None) -> str:
+    """A module with `param_groups` and `optimizer(named_parameters, layer_of, base_rate, width, base_width)`."""
+    names = {row.name for row in prescription.problem.optimizers.values()}
+    if len(names) > 1:
+        raise DeriveError(
+            f"torch code is for one optimizer, not {prescription.optimizer_name}; emit one file per optimizer"
+        )
+    rule, sizes = names.pop(), sizes_text(prescription)
+    if rule not in TORCH_RULES:
+        raise lacking("torch", rule, TORCH_RULES)
+    constructor, options, arguments, extra = TORCH_RULES[rule]
+    scaled, remark = scaled_betas(prescription, "hidden", ("b2",) if PAIR in options or "alpha" in options else ())
+    if scaled:
+        options = options.replace(PAIR, f'"betas": tuple(beta(layer, value, {sizes}) for value in betas)')
+        options = options.replace('"alpha": alpha', f'"alpha": beta(layer, alpha, {sizes})')
+    decays, multiplied = "decay" in options, has_multipliers(prescription)
+    code = TORCH.substitute(
+        constructor=constructor,
+        options=options,
+        extra=extra,
+        epsilon=BASE_EPSILON.get(rule, "1e-8"),
+        arguments=arguments + (", multipliers_applied=False" if multiplied else ""),
+        decayed="not no_decay(name, parameter)" if decays else "False",
+        decay_line=Template(DECAY_LINE).substitute(sizes=sizes) if decays else "",
+        check=APPLIED if multiplied else "",
+        sizes=sizes,
+        sized=parameters_text(prescription, scale),
+        rate=rate_text(scale),
+        remark=remark,
+    )
+    return header(prescription, scale, "\nimport torch\n") + (VECTORS if decays else "") + code
