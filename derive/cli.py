@@ -1,29 +1,46 @@
 """The `derive` command."""
 
 import gc
-import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import Annotated, TypeVar
 
 import typer
 
-from derive.errors import DeriveError, canonical, shorten, unknown_name
+from derive.errors import DeriveError, shorten
 from derive.help_text import HELP_OPTIONS, Commands, examples
+from derive.options import (
+    BETAS_HELP,
+    DECAY_HELP,
+    KAPPA_HELP,
+    RESIDUAL_HELP,
+    AlignmentOption,
+    AOption,
+    BOption,
+    CertificateOption,
+    ClipOption,
+    EpsilonOption,
+    ForwardOption,
+    GaugeOption,
+    GlobalOption,
+    LayersOption,
+    LossOption,
+    OptimizerOption,
+    ParameterizationOption,
+    RankOption,
+    UpdateOption,
+    VersionOption,
+    check_positive,
+    check_width,
+    choice,
+    read_batch,
+    read_depth,
+    read_positive,
+    read_problem,
+    read_scale,
+)
 from derive.streams import complain, prepare
-
-if TYPE_CHECKING:
-    from sympy import Rational
-
-    from derive.axes import Axis
-    from derive.propagation import Optimizers, Problem
-    from derive.scale import Scale
-
-MAX_LAYERS = 10_000
-MAX_WIDTH = 10**12
-MAX_DEPTH = 10**6
-MAX_TOKENS = 10**18
 
 app = typer.Typer(
     name="derive",
@@ -49,234 +66,6 @@ LONGEST_QUOTE = 200
 LONGEST_USAGE = 400
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it."""
-
-DECAY_HELP = "Decoupled decay: independent, sqrt, constant, or a power n^-1 that rate x lambda goes with."
-
-RESIDUAL_HELP = "Branch multiplier N^-delta: depth-mup (1/2), completep (1), delta; init:delta where drawn smaller."
-KAPPA_HELP = "How N blocks' changes add up, N^kappa: full (1), none (1/2) or kappa."
-BETAS_HELP = "1 - beta along the batch: scaled, constant, or published: scaled where it leaves the rate."
-
-OptimizerOption = Annotated[
-    str | None,
-    typer.Option(
-        help="A name of `derive list`, a rule as in --update, or one per layer kind: adam,hidden=muon.  [default: adam]"
-    ),
-]
-UpdateOption = Annotated[
-    str | None, typer.Option(help="An update rule of your own, such as 'm/(sqrt(v)+eps)'; see `derive list rules`.")
-]
-ParameterizationOption = Annotated[str | None, typer.Option(help="sp, ntk, mup or mfp.  [default: sp]")]
-AOption = Annotated[str | None, typer.Option("--a", help="Multiplier exponents embedding,hidden,readout: --a=0,0,1")]
-BOption = Annotated[str | None, typer.Option("--b", help="Initialisation exponents, with --a: --b=0,1/2,0")]
-GaugeOption = Annotated[str | None, typer.Option(help="Shift every multiplier to this exponent: 0 needs none.")]
-AlignmentOption = Annotated[
-    str,
-    typer.Option(help="full, none, prior, alpha=0.8,readout.omega=1, none,hidden.3.u=x, or measured:FILE.json."),
-]
-LayersOption = Annotated[int | None, typer.Option(help="List this many hidden layers one by one.")]
-LossOption = Annotated[str, typer.Option(help="mse, or ce: with cross-entropy the logits may diverge.")]
-GlobalOption = Annotated[bool, typer.Option("--global-rate", help="One learning rate for all layers.")]
-ClipOption = Annotated[bool, typer.Option("--clip-global-norm", help="Gradients are clipped by their global norm.")]
-ForwardOption = Annotated[
-    bool, typer.Option("--forward-only", help="No weight's gradient has its multiplier in it, as in unit scaling.")
-]
-EpsilonOption = Annotated[str, typer.Option(help="scaled: eps carries its exponent; constant: it does not.")]
-CertificateOption = Annotated[
-    Path | None, typer.Option(help="File for the proof as JSON, which `derive certify FILE` checks.")
-]
-RankOption = Annotated[
-    str | None,
-    typer.Option(
-        help="The gradient's rank on hidden layers, for rules that depend on it: one (a fixed batch), full (a batch "
-        "beyond the width), or beta of n^beta.  [default: the one of the smallest rate]"
-    ),
-]
-
-
-def show_version(wanted: bool) -> None:
-    """Print the version of both commands and leave."""
-    if wanted:
-        from derive import __version__
-
-        _write(f"{__version__}\n")
-        raise typer.Exit
-
-
-VersionOption = Annotated[
-    bool, typer.Option("--version", callback=show_version, is_eager=True, help="Show the version and exit.")
-]
-FormatOption = Annotated[str, typer.Option(help="table, json, csv, markdown, latex, python, optax or torch.")]
-
-
-Name = TypeVar("Name", bound=str)
-
-
-def _choice(what: str, given: str, allowed: tuple[Name, ...]) -> Name:
-    for name in allowed:
-        if canonical(name) == canonical(given):
-            return name
-    raise unknown_name(what, given, allowed)
-
-
-def _problem(
-    optimizer: str | None = None,
-    update: str | None = None,
-    parameterization: str | None = None,
-    a: str | None = None,
-    b: str | None = None,
-    gauge: str | None = None,
-    alignment: str = "full",
-    layers: int | None = None,
-    loss: str = "mse",
-    global_rate: bool = False,
-    clip_global_norm: bool = False,
-    epsilon: str = "scaled",
-    rank: str | None = None,
-    forward_only: bool = False,
-) -> "Problem":
-    from dataclasses import replace
-
-    from derive import alignments, optimizers, parameterizations, propagation, registry
-    from derive.parsing import parse_number, parse_triple
-
-    if update is not None and optimizer is not None:
-        raise DeriveError("--optimizer and --update are both given; keep the one to derive for")
-    rows: propagation.Optimizers
-    if update is not None:
-        rows = registry.optimizers(optimizers.Optimizer("custom", update))
-    else:
-        rows = registry.optimizers("adam" if optimizer is None else optimizer)
-    if _choice("--epsilon", epsilon, ("scaled", "constant")) == "constant":
-        rows = {kind: replace(row, scaled_epsilon=False) for kind, row in rows.items()}
-    if rank is not None:
-        rows = {kind: replace(row, rank=_rank(rank)) for kind, row in rows.items()}
-    if (a is None) != (b is None):
-        raise DeriveError("--a and --b belong together; give both, or --parameterization")
-    if a is not None and b is not None:
-        if parameterization is not None:
-            raise DeriveError("--parameterization and --a, --b are both given; keep one of them")
-        scheme = parameterizations.Parameterization("custom", parse_triple(a, "--a"), parse_triple(b, "--b"))
-    else:
-        scheme = parameterizations.parameterization("sp" if parameterization is None else parameterization)
-    if gauge is not None:
-        scheme = scheme.gauge(parse_number(gauge, "--gauge"))
-    assumed = alignments.alignment(alignment)
-    if layers is not None and not 0 <= layers <= MAX_LAYERS:
-        raise DeriveError(f"--layers {layers} is not allowed; give a number from 0 to {MAX_LAYERS}")
-    return propagation.Problem(
-        optimizers=rows,
-        parameterization=scheme,
-        alignment=assumed,
-        hidden_layers=_hidden_layers(layers, assumed),
-        loss=_choice("--loss", loss, propagation.LOSSES),
-        global_rate=global_rate,
-        clip_global_norm=clip_global_norm,
-        forward_only=forward_only,
-    )
-
-
-def _rank(given: str) -> "Rational":
-    """beta of a gradient of rank n^beta."""
-    from sympy import S
-
-    from derive.parsing import parse_number
-
-    named = {"one": S.Zero, "full": S.One}.get(canonical(given))
-    if named is not None:
-        return named
-    beta = parse_number(given, "--rank")
-    if not 0 <= beta <= 1:
-        raise DeriveError(f"--rank {shorten(given)} is not allowed; give one, full, or beta from 0 to 1")
-    return beta
-
-
-def _hidden_layers(layers: int | None, alignment: Any) -> int:
-    if layers is None:
-        return alignment.hidden_layers or 1
-    if alignment.hidden_layers not in (None, layers):
-        raise DeriveError(
-            f"--layers {layers} given, but the alignments were measured on {alignment.hidden_layers} hidden layers; "
-            "leave --layers out"
-        )
-    return layers
-
-
-def _scale(
-    base_width: int | None, width: int | None, base_rate: float | None, axes: "tuple[Axis, ...]"
-) -> "Scale | None":
-    from derive.scale import Scale
-
-    sized = any(axis.sizes is not None for axis in axes)
-    if base_width is None and width is None and not sized:
-        if base_rate is not None:
-            raise DeriveError("--base-rate needs --base-width and --width; give the widths as well")
-        return None
-    if (base_width is None) != (width is None):
-        raise DeriveError("--base-width and --width belong together; give both")
-    if base_width is not None and width is not None:
-        _check_width("--base-width", base_width)
-        _check_width("--width", width)
-    if base_rate is not None:
-        _check_positive("--base-rate", base_rate)
-    return Scale(base_width, width, base_rate)
-
-
-def _depth(
-    optimizers: "Optimizers", residual: str | None, kappa: str, base: int | None, target: int | None, decay: str
-) -> "list[Axis]":
-    """The depth axis where it was asked for."""
-    from derive.axes import read_sizes
-    from derive.depth import depth_axis, read_kappa, read_residual
-
-    sizes = read_sizes("depth", base, target, MAX_DEPTH)
-    if residual is None:
-        if sizes is not None or canonical(kappa) != "full":
-            raise DeriveError(
-                "--depth needs --residual: how your model scales a branch, h + N^-delta f(h); give depth-mup (1/2), "
-                "completep (1), delta, or init:delta"
-            )
-        return []
-    if sizes is not None and sizes[0] > sizes[1]:
-        raise DeriveError(f"--base-depth {sizes[0]} is above --depth {sizes[1]}; tune on the shallower network")
-    return [depth_axis(optimizers, read_residual(residual), read_kappa(kappa), decay, sizes)]
-
-
-def _batch(
-    optimizers: "Optimizers",
-    betas: str,
-    horizon: str | None,
-    batches: tuple[int | None, int | None],
-    tokens: tuple[int | None, int | None],
-    decay: str,
-) -> "list[Axis]":
-    """The axes of batch and tokens where they were asked for."""
-    from derive.axes import read_sizes
-    from derive.batch import BETAS, HORIZONS, Betas, Horizon, batch_axis, tokens_axis
-
-    batch_sizes = read_sizes("batch", *batches, MAX_WIDTH)
-    token_sizes = read_sizes("tokens", *tokens, MAX_TOKENS)
-    known: Betas = _choice("--betas", betas, BETAS)
-    assumed: Horizon = _choice("--horizon", "none" if horizon is None else horizon, HORIZONS)
-    wanted = None if horizon is None and token_sizes is None else assumed
-    if batch_sizes is None and wanted is None:
-        if known != "published":
-            raise DeriveError("--betas says how they go with the batch; give --base-batch and --batch as well")
-        return []
-    along_batch = batch_axis(optimizers, known, decay, batch_sizes)
-    found = [] if batch_sizes is None else [along_batch]
-    if wanted is not None:
-        found.append(tokens_axis(along_batch, wanted, token_sizes))
-    return found
-
-
-def _check_width(option: str, width: int) -> None:
-    if not 1 <= width <= MAX_WIDTH:
-        raise DeriveError(f"{option} {width} is not a width; give a whole number from 1 to {MAX_WIDTH}")
-
-
-def _check_positive(option: str, value: float) -> None:
-    if not (math.isfinite(value) and value > 0):
-        raise DeriveError(f"{option} {value} is not allowed; give a finite number above 0")
 
 
 @app.callback(invoke_without_command=True)
@@ -331,7 +120,7 @@ def prescription(
     from derive.decays import read_decay
     from derive.solve import solve, solve_kinds
 
-    problem = _problem(
+    problem = read_problem(
         optimizer,
         update,
         parameterization,
@@ -349,11 +138,11 @@ def prescription(
     )
     convention = read_decay(decay)
     axes = (
-        *_depth(problem.optimizers, residual, depth_alignment, base_depth, depth, convention),
-        *_batch(problem.optimizers, betas, horizon, (base_batch, batch), (base_tokens, tokens), convention),
+        *read_depth(problem.optimizers, residual, depth_alignment, base_depth, depth, convention),
+        *read_batch(problem.optimizers, betas, horizon, (base_batch, batch), (base_tokens, tokens), convention),
     )
-    scale = _scale(base_width, width, base_rate, axes)
-    chosen = _choice("--format", output_format, tuple(emit.FORMATS))
+    scale = read_scale(base_width, width, base_rate, axes)
+    chosen = choice("--format", output_format, tuple(emit.FORMATS))
     if chosen in emit.CODE and gauge is None and a is None:
         problem = replace(problem, parameterization=problem.parameterization.gauge_free())
     listed = layers is not None or problem.alignment.hidden_layers is not None or problem.alignment.layers
@@ -396,19 +185,19 @@ def table(
     """
     from derive import tables
 
-    chosen = _choice("--format", output_format, tuple(tables.FORMATS))
+    chosen = choice("--format", output_format, tuple(tables.FORMATS))
     if axis is not None:
         from derive import axis_tables, registry
 
         if alignment is not None or layers is not None:
             raise DeriveError("--axis is a table by optimizer alone; leave out --alignment and --layers")
-        along = _choice("--axis", axis, tuple(axis_tables.TABLES))
+        along = choice("--axis", axis, tuple(axis_tables.TABLES))
         rows = registry.REGISTRY if optimizer is None else [registry.optimizer(name) for name in optimizer]
         _show(axis_tables.axis_table(along, rows, chosen), chosen)
         return
     problems = [
         [
-            _problem(optimizer=row, parameterization=scheme, alignment=assumed, layers=layers)
+            read_problem(optimizer=row, parameterization=scheme, alignment=assumed, layers=layers)
             for row in optimizer or ["sgd", "adam", "adafactor"]
             for assumed in alignment or ["full", "none"]
         ]
@@ -427,8 +216,8 @@ def constraints(
     """The stability constraints for an optimizer, with a, b, c and the alignments as symbols."""
     from derive import tables
 
-    problem = _problem(optimizer=optimizer, update=update, epsilon=epsilon)
-    chosen = _choice("--format", output_format, tuple(tables.CONSTRAINT_FORMATS))
+    problem = read_problem(optimizer=optimizer, update=update, epsilon=epsilon)
+    chosen = choice("--format", output_format, tuple(tables.CONSTRAINT_FORMATS))
     _show(tables.CONSTRAINT_FORMATS[chosen](problem.optimizers), chosen)
 
 
@@ -445,8 +234,8 @@ def equivalent(
     from derive import tables
     from derive.parameterizations import custom
 
-    problem = _problem(optimizer=optimizer, update=update, epsilon=epsilon)
-    chosen = _choice("--format", output_format, ("table", "json"))
+    problem = read_problem(optimizer=optimizer, update=update, epsilon=epsilon)
+    chosen = choice("--format", output_format, ("table", "json"))
     _show(tables.equivalence(custom(first), custom(second), problem.optimizers, chosen), chosen)
 
 
@@ -471,7 +260,7 @@ def check(
     from derive import tables
     from derive.parsing import parse_expression
 
-    problem = _problem(
+    problem = read_problem(
         optimizer,
         update,
         parameterization,
@@ -492,7 +281,7 @@ def check(
         rates = [rates[0], *[rates[1]] * problem.hidden_layers, rates[2]]
     if len(rates) != problem.hidden_layers + 2:
         raise DeriveError(f"--c {shorten(c)} has {len(rates)} entries; give three, or one per layer with --layers")
-    chosen = _choice("--format", output_format, ("table", "json"))
+    chosen = choice("--format", output_format, ("table", "json"))
     _show(tables.checked_rates(problem, rates, chosen, listed=layers is not None), chosen)
 
 
@@ -527,27 +316,18 @@ def epsilon_command(
     from derive import tables
     from derive.epsilon import onsets
 
-    _check_positive("--value", value)
-    _check_width("--base-width", base_width)
+    check_positive("--value", value)
+    check_width("--base-width", base_width)
     if fixed_fan is not None:
-        _check_width("--fixed-fan", fixed_fan)
-    sizes = [_float("--gradient-rms", part) for part in gradient_rms.split(",")]
+        check_width("--fixed-fan", fixed_fan)
+    sizes = [read_positive("--gradient-rms", part) for part in gradient_rms.split(",")]
     sizes = sizes * 3 if len(sizes) == 1 else sizes
     if len(sizes) != 3:
         raise DeriveError(f"--gradient-rms {shorten(gradient_rms)} has {len(sizes)} entries; give one, or three")
-    problem = _problem(optimizer, update, parameterization, a, b)
+    problem = read_problem(optimizer, update, parameterization, a, b)
     found = onsets(problem, value, base_width, (sizes[0], sizes[1], sizes[2]), fixed_fan)
-    chosen = _choice("--format", output_format, ("table", "json"))
+    chosen = choice("--format", output_format, ("table", "json"))
     _show(tables.epsilon_onsets(found, value, base_width, chosen), chosen)
-
-
-def _float(option: str, text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        raise DeriveError(f"{option} {shorten(text)} is not a number; give one such as 1e-4") from None
-    _check_positive(option, value)
-    return value
 
 
 @app.command(name="list", epilog=examples("derive list optimizers"))
@@ -558,8 +338,8 @@ def list_command(
     """What is known: optimizers with their rules, parameterizations, alignments; or how to write a rule."""
     from derive import tables
 
-    listing = _choice("list", what, tuple(tables.LISTS))
-    chosen = _choice("--format", output_format, ("table", "json"))
+    listing = choice("list", what, tuple(tables.LISTS))
+    chosen = choice("--format", output_format, ("table", "json"))
     _show(tables.listing(listing, chosen), chosen)
 
 

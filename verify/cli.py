@@ -9,9 +9,10 @@ from typing import Any
 
 import typer
 
-from derive.cli import INTERRUPTED, VersionOption, run
+from derive.cli import INTERRUPTED, run
 from derive.errors import DeriveError
 from derive.help_text import HELP_OPTIONS, Commands, examples
+from derive.options import VersionOption
 from derive.streams import prepare
 from verify import (
     cli_decay,

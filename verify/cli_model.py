@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from derive.cli import DECAY_HELP
 from derive.errors import DeriveError, shorten
+from derive.options import DECAY_HELP
 from derive.terminal import wrapped
 from verify.options import Progress, check_positive, make_folder, read_choice, read_numbers, write_out
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from derive.cli import DECAY_HELP
 from derive.errors import DeriveError, shorten
+from derive.options import DECAY_HELP
 from derive.terminal import wrapped
 from verify.options import (
     Progress,
