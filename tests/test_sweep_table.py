@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -305,7 +306,9 @@ def test_json_and_the_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     answer = json.loads(capsys.readouterr().out)
     assert (answer["schema"], answer["command"], answer["rows"][0]["answer"]) == (1, "fit", "does not transfer")
     assert answer["rows"][0]["drift"] == pytest.approx(-0.5, abs=0.05)
-    assert "one.csv" in (page / "report.html").read_text()
+    conditions = (page / "report.html").read_text().partition("<h2>Conditions</h2>")[2].partition("</table>")[0]
+    assert re.findall("<th>(.*?)</th>", conditions) == ["table", "widths", "seeds", "runs"]
+    assert "one.csv" in conditions
 
 
 @pytest.mark.slow

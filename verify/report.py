@@ -153,6 +153,7 @@ def _inline(figure: Figure, caption: str, name: str) -> str:
 
 def _conditions(study: Study) -> str:
     given = asdict(study.conditions)
+    table_of_runs = given["model"]
     sizes = ", ".join(f"{name.replace('_', ' ')} {size}" for name, size in given.pop("sizes").items())
     records = study.records
     devices = Counter(each.device or "not stated" for each in records)
@@ -171,5 +172,7 @@ def _conditions(study: Study) -> str:
         "finished": f"{dates[0]} to {dates[-1]}" if dates else "not stated",
         "untrained loss": f"{study.untrained_loss:.3f} nats, ln(vocabulary)",
     }
+    if not study.conditions.sizes:  # runs that others made: what their table does not say is not said here either
+        rows = {"table": table_of_runs} | {name: rows[name] for name in ("widths", "seeds", "runs")}
     cells = (f"<tr><th>{escape(name)}</th><td>{escape(str(value))}</td></tr>" for name, value in rows.items())
     return f"<table>{''.join(cells)}</table>"

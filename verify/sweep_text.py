@@ -85,7 +85,8 @@ def table(runs: Runs, found: Sequence[Fit], margin: float, predicted: Predicted 
         blocks.append("\n".join(lines))
     if runs.repeated:
         blocks.append(f"note: {REPEATED}")
-    blocks += [f"predicted: {line}" for line in predicted or ()]
+    if predicted:
+        blocks.append("\n".join(f"predicted: {line}" for line in predicted))
     return "\n\n".join(blocks) + "\n"
 
 
