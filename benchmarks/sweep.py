@@ -26,8 +26,8 @@ SINGLES = 3
 
 def conditions(base_width: int) -> Any:
     from verify.data import load_corpus
+    from verify.provenance import code_version
     from verify.studies import Conditions
-    from verify.sweep import code_version
 
     corpus = load_corpus()
     sizes = {"vocabulary": corpus.vocabulary, "context": 8, "hidden_layers": 2}

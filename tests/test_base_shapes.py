@@ -60,7 +60,7 @@ def write(path: Path, shapes: dict[str, Any]) -> Path:
 
 
 def run_verify(arguments: list[str], capsys: Any) -> tuple[int, str, str]:
-    code = run(lambda: app(arguments, standalone_mode=False), "verify", (ValueError,))
+    code = run(lambda: app(arguments, standalone_mode=False), "verify")
     captured = capsys.readouterr()
     return code, captured.out, captured.err
 

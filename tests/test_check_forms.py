@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import pytest
 
 import verify
-from derive.cli import run
+from derive.running import run
 from verify.cli import app
 from verify.coordinate_check import coordinate_check
 

@@ -13,7 +13,7 @@ import optax
 import pytest
 
 import verify
-from derive.cli import run
+from derive.running import run
 from verify.cli import app
 from verify.coordinate_check import Check, coordinate_check
 from verify.coordinates import Coordinates, default_loss
@@ -25,7 +25,7 @@ WIDTHS = (32, 64, 128, 256)
 
 
 def run_command(arguments: list[str], capsys: Any) -> tuple[int, str, str]:
-    code = run(lambda: app(arguments, standalone_mode=False), "verify", (ValueError,))
+    code = run(lambda: app(arguments, standalone_mode=False), "verify")
     captured = capsys.readouterr()
     return code, captured.out, captured.err
 

@@ -19,11 +19,12 @@ from verify import engine_ray
 from verify.data import Corpus, load_corpus
 from verify.engine_ray import Ray
 from verify.engines import Engine, EngineError, InProcess, Task
+from verify.provenance import code_version
 from verify.search import Search
 from verify.settings import prescribed
 from verify.store import Store
 from verify.studies import Batch, Conditions, Record, run_key
-from verify.sweep import Driver, Grid, code_version
+from verify.sweep import Driver, Grid
 
 # Ray reads its settings when it is imported, so that the engine is to import it first.
 needs_ray = pytest.mark.skipif(find_spec("ray") is None, reason="the extra [ray] is not installed")

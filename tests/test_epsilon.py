@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 from scipy.integrate import quad
 
-from derive.cli import run
 from derive.emit import dump
+from derive.running import run
 from derive.solve import prescribe, solve_kinds
 from verify.cli import app
 from verify.data import load_corpus
@@ -53,7 +53,7 @@ SMALL = [
 
 
 def verify(capsys: Capture, *arguments: str) -> tuple[int, str, str]:
-    code = run(lambda: app(list(arguments), standalone_mode=False), "verify", (ValueError,))
+    code = run(lambda: app(list(arguments), standalone_mode=False), "verify")
     captured = capsys.readouterr()
     return code, captured.out, captured.err
 

@@ -12,9 +12,9 @@ import optax
 import pytest
 
 import verify
-from derive.cli import run
 from derive.emit_optax import as_optax
 from derive.errors import DeriveError
+from derive.running import run
 from derive.solve import prescribe
 from verify.cli import app
 from verify.optimizers import direction

@@ -13,8 +13,8 @@ import pytest
 from sympy import Rational
 
 from derive.alignments import Alignment, Ratios
-from derive.cli import run
 from derive.errors import DeriveError
+from derive.running import run
 from derive.solve import prescribe
 from verify import online
 from verify.batch import SEGMENT, Loop, Structure, layer_rates, train, trajectory
@@ -351,7 +351,7 @@ SMALL = [
 
 
 def verify(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
-    code = run(lambda: app(list(arguments), standalone_mode=False), "verify", (ValueError,))
+    code = run(lambda: app(list(arguments), standalone_mode=False), "verify")
     captured = capsys.readouterr()
     return code, captured.out, captured.err
 

@@ -15,7 +15,8 @@ from derive.errors import DeriveError
 from derive.optimizers import Optimizer
 from verify.cli import app
 from verify.cli_transfer import _named_rates
-from verify.options import file_stem, split_values
+from verify.files import file_stem
+from verify.options import split_values
 from verify.prescribing import prescribe
 from verify.prescription import ModelPrescription
 from verify.settings import prescribed as prescribed_setting

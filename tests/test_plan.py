@@ -18,8 +18,8 @@ import jax.numpy as jnp
 import optax
 import pytest
 
-from derive.cli import run
 from derive.exponents import KINDS
+from derive.running import run
 from paper_figures.studies import PLANS
 from verify.cli import app
 from verify.measure import initial_inputs, measure
@@ -298,7 +298,7 @@ def test_memory_of_a_measurement_is_xlas_within_a_factor(model: str, changes: Si
 
 
 def verify(capsys: Capture, *arguments: str) -> tuple[int, str, str]:
-    code = run(lambda: app(["plan", *arguments], standalone_mode=False), "verify", (ValueError,))
+    code = run(lambda: app(["plan", *arguments], standalone_mode=False), "verify")
     captured = capsys.readouterr()
     return code, captured.out, captured.err
 

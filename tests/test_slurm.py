@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from derive.cli import run
+from derive.running import run
 from verify.cli import app
 from verify.store import read
 from verify.studies import Study
@@ -37,7 +37,7 @@ def commands_of(script: str, folder: Path, **variables: str) -> list[list[str]]:
 
 
 def verify(*arguments: str) -> int:
-    return run(lambda: app(list(arguments), standalone_mode=False), "verify", (ValueError,))
+    return run(lambda: app(list(arguments), standalone_mode=False), "verify")
 
 
 def losses(study: Study) -> set[tuple[str, int, float, int, float]]:

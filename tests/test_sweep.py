@@ -18,11 +18,12 @@ from verify.engines import Engine, EngineError, InProcess, Processes, Task, perf
 from verify.models import Scaling, loss
 from verify.models.mlp import MLP
 from verify.optimizers import DIRECTIONS, FINISHES, ScaledRule, base_epsilon
+from verify.provenance import code_version
 from verify.search import Search
 from verify.settings import prescribed, representatives
 from verify.store import Store
 from verify.studies import Batch, Conditions, Record, Setting, Study
-from verify.sweep import Cell, Driver, Grid, code_version, tune_constants
+from verify.sweep import Cell, Driver, Grid, tune_constants
 
 CONDITIONS = Conditions(
     model="mlp",

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from derive import __version__, terminal
-from derive.cli import app, run
+from derive.cli import app
+from derive.running import run
 from verify.cli import app as verify_app
 
 DERIVE = (
@@ -47,7 +48,7 @@ def printed(chosen: object, name: str, arguments: str, capsys: pytest.CaptureFix
     def command() -> object:
         return chosen(shlex.split(arguments), prog_name=name, standalone_mode=False)  # type: ignore[operator]
 
-    assert run(command, name, (ValueError,)) == 0, capsys.readouterr().err
+    assert run(command, name) == 0, capsys.readouterr().err
     return capsys.readouterr().out
 
 

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from derive.cli import run
 from derive.registry import REGISTRY
+from derive.running import run
 from derive.solve import prescribe, solve_kinds
 from verify import updates as module
 from verify.cli import app
@@ -193,7 +193,7 @@ SMALL = ["--widths", "32,64", "--context", "2", "--depth", "1", "--seeds", "2", 
 
 
 def verify(capsys: Capture, *arguments: str) -> tuple[int, str, str]:
-    code = run(lambda: app(["updates", *arguments], standalone_mode=False), "verify", (ValueError,))
+    code = run(lambda: app(["updates", *arguments], standalone_mode=False), "verify")
     captured = capsys.readouterr()
     return code, captured.out, captured.err
 

@@ -26,8 +26,9 @@ from verify.each import for_each
 from verify.models import Model, Scaling, computed_in, loss
 from verify.online import Online, Plan
 from verify.optimizers import ScaledRule, base_epsilon, label_layers, per_layer
+from verify.provenance import device_name
 from verify.studies import ONLINE, Batch, Conditions, LayerScaling, Record, Setting
-from verify.train import TARGETS, build, device_name, log_spaced
+from verify.train import TARGETS, build, log_spaced
 
 SEGMENT = 50
 """Steps in one compiled call: its batches are held at once, and a batch that has diverged ends after it."""

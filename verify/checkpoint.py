@@ -19,7 +19,7 @@ import numpy as np
 
 from derive.emit import dump
 from derive.errors import DeriveError, shorten
-from verify.options import make_folder
+from verify.files import make_folder
 
 KEPT = 2
 """Checkpoints per width: the last, and the one before in case a disk loses the last."""

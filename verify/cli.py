@@ -9,10 +9,10 @@ from typing import Any
 
 import typer
 
-from derive.cli import INTERRUPTED, run
 from derive.errors import DeriveError
 from derive.help_text import HELP_OPTIONS, Commands, examples
 from derive.options import VersionOption
+from derive.running import INTERRUPTED, run
 from derive.streams import prepare
 from verify import (
     cli_decay,
@@ -99,7 +99,7 @@ def main() -> None:
 
     prepare("verify")
     sys.unraisablehook = interrupt_again
-    code = run(command, "verify", (ValueError,))
+    code = run(command, "verify")
     if code == INTERRUPTED or (code and hosts.inside()):
         # XLA may still be computing on its own threads, which taking the interpreter down would crash; and one of
         # several processes would wait for the others.

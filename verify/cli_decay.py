@@ -6,12 +6,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from derive.errors import DeriveError
+from derive.errors import DeriveError, check_positive
 from derive.terminal import wrapped
+from verify.files import make_folder
 from verify.options import (
     Progress,
-    check_positive,
-    make_folder,
     one_driver,
     read_choice,
     read_corpus,
@@ -70,7 +69,7 @@ def decay(
     from verify.equilibrium import MARKS
     from verify.exponents import check_widths
     from verify.plots import save
-    from verify.sweep import loaded_code
+    from verify.provenance import loaded_code
 
     shown = read_choice("--format", output_format, ("table", "json"))
     check_positive(weight_decay=weight_decay, base_rate=base_rate, base_width=base_width, seeds=seeds, batch=batch)
@@ -103,7 +102,7 @@ def decay(
         corpus=f"{text.name} {text.fingerprint}",
     )
     make_folder(out)
-    loaded_code()
+    loaded_code("verify.decay")
     wanted = [(each, width) for width in growing for each in prescribed]
     paths = [out / file_name(each.problem.parameterization.name, each.decay, width) for each, width in wanted]
     found = {path: Trained.read(path, conditions) for path in paths if path.exists()}

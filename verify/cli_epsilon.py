@@ -5,12 +5,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from derive.errors import DeriveError
+from derive.errors import DeriveError, check_positive
 from derive.terminal import wrapped
+from verify.files import make_folder
 from verify.options import (
     Progress,
-    check_positive,
-    make_folder,
     one_driver,
     read_choice,
     read_corpus,
@@ -64,8 +63,9 @@ def epsilon(
     from verify.epsilon_text import as_json, text
     from verify.exponents import check_widths
     from verify.plots import save
+    from verify.provenance import code_version
     from verify.studies import Conditions
-    from verify.sweep import check_trains, code_version
+    from verify.sweep import check_trains
 
     shown = read_choice("--format", output_format, ("table", "json"))
     dtypes = [read_choice("--dtype", each, DTYPES) for each in split_values(dtype, ["float32"])]

@@ -6,19 +6,11 @@ from typing import Annotated, Any
 
 import typer
 
-from derive.errors import DeriveError, canonical, shorten
+from derive.errors import DeriveError, canonical, check_positive, shorten
 from derive.terminal import wrapped
 from verify import cli_updates, hosts
-from verify.options import (
-    Progress,
-    check_positive,
-    make_folder,
-    read_choice,
-    read_corpus,
-    read_numbers,
-    write_error,
-    write_out,
-)
+from verify.files import make_folder
+from verify.options import Progress, read_choice, read_corpus, read_numbers, write_error, write_out
 
 
 def exponents(
@@ -78,8 +70,8 @@ def exponents(
     from verify.one_rate import at_one_rate
     from verify.optimizers import base_rate as usual_rate
     from verify.optimizers import check_trainable
+    from verify.provenance import loaded_code
     from verify.studies import GLOBAL
-    from verify.sweep import loaded_code
     from verify.train import Config
 
     loaded_code()

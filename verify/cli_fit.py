@@ -7,7 +7,8 @@ import typer
 
 from derive.errors import DeriveError
 from derive.terminal import wrapped
-from verify.options import make_folder, read_choice, write_error, write_out
+from verify.files import make_folder
+from verify.options import read_choice, write_error, write_out
 
 
 def fit(

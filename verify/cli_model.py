@@ -5,10 +5,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from derive.errors import DeriveError, shorten
+from derive.errors import DeriveError, check_positive, shorten
 from derive.options import DECAY_HELP
 from derive.terminal import wrapped
-from verify.options import Progress, check_positive, make_folder, read_choice, read_numbers, write_out
+from verify.files import make_folder
+from verify.options import Progress, read_choice, read_numbers, write_out
 
 if TYPE_CHECKING:
     from verify.coordinate_check import Check

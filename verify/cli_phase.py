@@ -5,18 +5,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from derive.errors import check_positive
 from derive.terminal import wrapped
-from verify.options import (
-    Progress,
-    check_positive,
-    make_folder,
-    one_driver,
-    read_choice,
-    read_corpus,
-    read_numbers,
-    write_error,
-    write_out,
-)
+from verify.files import make_folder
+from verify.options import Progress, one_driver, read_choice, read_corpus, read_numbers, write_error, write_out
 
 if TYPE_CHECKING:
     from verify.phase_results import Study
@@ -61,7 +53,7 @@ def phase(
     from verify.exponents import check_widths
     from verify.phase import Conditions, grid, read_exponents, train, usual_rate
     from verify.phase_results import Study, Trained, as_json, file_name
-    from verify.sweep import loaded_code
+    from verify.provenance import loaded_code
 
     shown = read_choice("--format", output_format, ("table", "json"))
     check_positive(base_width=base_width, base_rate=base_rate, seeds=seeds, steps=steps, batch=batch)
@@ -91,7 +83,7 @@ def phase(
         corpus=f"{text.name} {text.fingerprint}",
     )
     make_folder(out)
-    loaded_code()
+    loaded_code("verify.phase")
     paths = {width: out / file_name(width) for width in growing}
     found = {width: Trained.read(path, conditions) for width, path in paths.items() if path.exists()}
     try:

@@ -8,9 +8,10 @@ from typing import Annotated, Any
 
 import typer
 
-from derive.errors import DeriveError, shorten
+from derive.errors import DeriveError, check_positive, shorten
 from derive.terminal import wrapped
-from verify.options import check_positive, read_choice, read_numbers, write_new, write_out
+from verify.files import write_new
+from verify.options import read_choice, read_numbers, write_out
 
 WIDTHS = "128,256,384,512,768,1024,1536,2048,3072,4096,6144,8192,12288,16384"
 USUAL = {"transformer": {"depth": 8, "context": 512}, "mlp": {"depth": 2, "context": 16}}

@@ -9,20 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from derive.errors import DeriveError, shorten
+from derive.errors import DeriveError, check_positive, shorten
 from derive.options import DECAY_HELP
 from derive.terminal import wrapped
-from verify.options import (
-    Progress,
-    check_positive,
-    make_folder,
-    read_choice,
-    read_corpus,
-    read_numbers,
-    split_values,
-    write_error,
-    write_out,
-)
+from verify.files import make_folder
+from verify.options import Progress, read_choice, read_corpus, read_numbers, split_values, write_error, write_out
 
 if TYPE_CHECKING:
     from verify.studies import Setting
@@ -98,11 +89,12 @@ def transfer(
     from derive.emit import dump
     from verify.exponents import check_widths
     from verify.export import STORE
+    from verify.provenance import code_version
     from verify.search import Search
     from verify.settings import UNTUNED, check_effect, prescribed
     from verify.store import Store
     from verify.studies import Conditions
-    from verify.sweep import Driver, Grid, check_trains, code_version
+    from verify.sweep import Driver, Grid, check_trains
     from verify.transfer import analyse
     from verify.transfer_text import as_json, table
 

@@ -6,12 +6,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from derive.errors import check_positive
 from derive.terminal import wrapped
+from verify.files import file_stem, make_folder
 from verify.options import (
     Progress,
-    check_positive,
-    file_stem,
-    make_folder,
     one_driver,
     read_choice,
     read_corpus,
@@ -56,7 +55,7 @@ def updates(
     from verify.checksums import sealed
     from verify.exponents import check_widths
     from verify.optimizers import DIRECTIONS
-    from verify.sweep import loaded_code
+    from verify.provenance import loaded_code
     from verify.updates import Conditions, Updates, as_json, explained, rows, train
 
     shown = read_choice("--format", output_format, ("table", "json"))

@@ -17,7 +17,7 @@ from typing import Literal, NoReturn
 import numpy as np
 from jaxtyping import Int, UInt
 
-from derive.errors import shorten
+from derive.errors import UserError, shorten
 
 Split = Literal["train", "held_out"]
 Windows = Int[np.ndarray, "size context+1"]
@@ -33,11 +33,8 @@ FEWEST_WINDOWS = 10
 ALLOWED = "a text file, a folder of text files, or uint16 token shards (*.bin)"
 
 
-class DataError(ValueError):
-    """What was given, what is allowed and what to do, in one line."""
-
-    def __init__(self, message: str) -> None:
-        super().__init__(" ".join(message.split()))
+class DataError(UserError):
+    """A text or tokens that cannot be read or are too few."""
 
 
 def next_token(windows: Windows) -> Batch:

@@ -9,8 +9,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TypeVar
 
-from derive.errors import shorten
+from derive.errors import UserError
 from verify.checksums import DamagedError, Seal
+from verify.files import named
 
 Taken = TypeVar("Taken")
 
@@ -52,16 +53,8 @@ CURES = {
 }
 
 
-class StoreError(ValueError):
-    """What was given, what is allowed and what to do, in one line."""
-
-    def __init__(self, message: str) -> None:
-        super().__init__(" ".join(message.split()))
-
-
-def named(path: Path) -> str:
-    """The path in quotes, on one line."""
-    return shorten(str(path), 200)
+class StoreError(UserError):
+    """A store or a part of a study that cannot be read, made or gone on with."""
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +14,8 @@ from verify.checksums import read_document, refused, write_document
 from verify.decay import Conditions
 from verify.equilibrium import Network, Row, rows
 from verify.exponents import StudyError
-from verify.options import file_stem
-from verify.sweep import loaded_code
-from verify.train import device_name
+from verify.files import file_stem
+from verify.provenance import device_name, loaded_code, today
 
 
 @dataclass(frozen=True)
@@ -32,7 +30,7 @@ class Trained:
     @classmethod
     def of(cls, network: Network) -> "Trained":
         """The network, made here and now."""
-        return cls(network, loaded_code(), device_name(), datetime.now(UTC).date().isoformat())
+        return cls(network, loaded_code("verify.decay"), device_name(), today())
 
     def write(self, path: Path, conditions: Conditions) -> None:
         """Store as JSON with a checksum; what is not finite is null."""

@@ -105,7 +105,7 @@ def _work(task: Task, corpus: Corpus) -> list[Record]:
     """In a worker: train on one core, or on the GPU that Ray made visible to it."""
     import ray
 
-    from verify.sweep import code_version
+    from verify.provenance import code_version
 
     if task.conditions.code != (found := code_version()):
         raise EngineError(

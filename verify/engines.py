@@ -12,17 +12,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
+from derive.errors import UserError
 from verify.data import Corpus, load_corpus
 from verify.studies import Batch, Conditions, Record, Setting
 
 KEPT_LOOPS = 8
 
 
-class EngineError(ValueError):
-    """What was given, what is allowed and what to do, in one line."""
-
-    def __init__(self, message: str) -> None:
-        super().__init__(" ".join(message.split()))
+class EngineError(UserError):
+    """An engine that cannot be had, or cannot train what it was given."""
 
 
 def available_cores() -> int:

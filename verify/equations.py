@@ -6,6 +6,8 @@ from typing import Any, Literal
 
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Primitive, primitives
 
+from derive.errors import UserError
+
 Shape = tuple[int, ...]
 DensePrimitive = Literal["dot", "gather", "conv"]
 
@@ -23,11 +25,8 @@ CALLS = ("jit", "pjit", "call", "core_call", "closed_call", "remat", "remat2", "
 BODIES = ("jaxpr", "call_jaxpr", "fun_jaxpr")
 
 
-class TraceError(ValueError):
-    """What was given, what is allowed and what to do, in one line."""
-
-    def __init__(self, message: str) -> None:
-        super().__init__(" ".join(message.split()))
+class TraceError(UserError):
+    """A function that cannot be traced, or whose products cannot be told."""
 
 
 def fans(primitive: DensePrimitive, params: Mapping[str, Any], shape: Shape, position: int) -> tuple[int, int]:

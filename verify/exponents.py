@@ -4,7 +4,6 @@ import csv
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
-from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from jax.sharding import Mesh
 
 from derive import __version__
 from derive.emit import as_json as prescription_json
+from derive.errors import UserError
 from verify.checkpoint import Checkpoints
 from verify.data import Corpus
 from verify.fit import Row, Table, verdicts
@@ -22,12 +22,12 @@ from verify.four_steps import counts, rejected_by, resolution
 from verify.hosts import check_same
 from verify.judging import finite
 from verify.judging import row_json as row_json
-from verify.sweep import loaded_code
-from verify.train import Config, Run, device_name, study
+from verify.provenance import device_name, loaded_code, today
+from verify.train import Config, Run, study
 
 
-class StudyError(ValueError):
-    """What was given, what is allowed and what to do, in one line."""
+class StudyError(UserError):
+    """A study that cannot be made as it was asked for, or not be gone on with."""
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,7 @@ def as_json(result: Result, command: str = "exponents") -> dict[str, Any]:
         "command": command,
         "version": __version__,
         "code": loaded_code(),
-        "date": datetime.now(UTC).date().isoformat(),
+        "date": today(),
         "device": device_name(),
         "corpus": f"{result.corpus.name} {result.corpus.fingerprint}",
         "optimizer": config.prescription.optimizer_name,

@@ -14,7 +14,8 @@ from typing import Any
 
 from derive.errors import shorten
 from verify.checksums import KEY, UNREADABLE, DamagedError, checksum, read_document, refused, sealed
-from verify.database import StoreError, appearing, named
+from verify.database import StoreError, appearing
+from verify.files import named
 from verify.store import read
 from verify.store_rows import as_record, as_row, as_setting, ranges
 from verify.studies import Conditions, Record, Setting, Study

@@ -15,8 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TextIO
 
-from derive.errors import DeriveError, shorten
-from verify.options import check_positive
+from derive.errors import DeriveError, check_positive, shorten
 
 INSIDE = "VERIFY_INSIDE"
 """Set in the environment of the process that does the work."""

@@ -14,6 +14,7 @@ from scipy.optimize import linprog
 from scipy.sparse import csr_matrix, hstack
 
 from derive.certify import Certificate, check
+from derive.errors import UserError
 from derive.programs import Program, plain
 from derive.programs import Row as NamedRow
 
@@ -21,7 +22,7 @@ TIGHT = 1e-7
 """A row this near to equality in floats is taken to hold with it, until exact numbers say otherwise."""
 
 
-class ProgramError(ValueError):
+class ProgramError(UserError):
     """What was given and what to do, in one line."""
 
 

@@ -17,7 +17,8 @@ import numpy as np
 from derive.errors import DeriveError
 from derive.exponents import Kind
 from derive.solve import Prescription, prescribe, solve_kinds
-from verify.database import StoreError, named
+from verify.database import StoreError
+from verify.files import named
 from verify.fit import Quantity, Row, Table, verdicts
 from verify.one_rate import at_one_rate
 from verify.studies import GLOBAL

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from typing import Any
 
 from derive import __version__
@@ -12,9 +11,8 @@ from verify.coordinate_check import Check, Measured, Setup
 from verify.exponents import row_json
 from verify.fit import Row
 from verify.prescribing import without_numbers
+from verify.provenance import device_name, loaded_code, today
 from verify.rate_drift import Drift
-from verify.sweep import loaded_code
-from verify.train import device_name
 
 
 def as_json(
@@ -27,7 +25,7 @@ def as_json(
         "command": "check",
         "version": __version__,
         "code": loaded_code(),
-        "date": datetime.now(UTC).date().isoformat(),
+        "date": today(),
         "device": device_name(),
         "corpus": f"the model's own inputs {inputs}",
         "model": model,

@@ -1,13 +1,10 @@
 """What the sub-commands of `verify` share: reading and checking options, the corpus, folders, the progress bar."""
 
-import hashlib
-import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout, suppress
 from functools import wraps
 from pathlib import Path
-from tempfile import TemporaryFile
 from typing import Any, ParamSpec, TextIO, TypeVar
 
 from derive.errors import DeriveError, canonical, shorten, unknown_name
@@ -15,7 +12,6 @@ from derive.parsing import split_outside
 
 Number = TypeVar("Number", int, float)
 Given = ParamSpec("Given")
-LONGEST_STEM = 80
 FEW = 65_536
 """Tokens among which two differ in any real text, so that the rest need not be looked at."""
 
@@ -27,13 +23,6 @@ def read_numbers(option: str, text: str, kind: Callable[[str], Number], example:
     except ValueError:
         what = "widths" if option == "--widths" else "numbers"
         raise DeriveError(f"{option} {shorten(text)} is not a list of {what}; write {example}") from None
-
-
-def check_positive(**options: float | None) -> None:
-    """Raise DeriveError for the first option given that is not a finite number above 0."""
-    for name, value in options.items():
-        if value is not None and not 0 < value < float("inf"):
-            raise DeriveError(f"--{name.replace('_', '-')} {value} is not allowed; give a finite number above 0")
 
 
 def read_choice(what: str, given: str, allowed: Sequence[str]) -> str:
@@ -69,15 +58,6 @@ def read_corpus(path: Path | None, vocabulary: int | None) -> Any:
     return corpus
 
 
-def make_folder(path: Path, option: str = "--out") -> None:
-    """Make the folder of that option and see that it can be written to, before anything is trained."""
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        TemporaryFile(dir=path).close()
-    except OSError as error:
-        raise DeriveError(f"cannot write to {option} {shorten(str(path))}: {error.strerror}; give a folder") from None
-
-
 @contextmanager
 def one_driver(folder: Path) -> Iterator[None]:
     """Hold the folder of a study against other drivers, as a store is held; StoreError where one is at work."""
@@ -98,27 +78,6 @@ def one_driver(folder: Path) -> Iterator[None]:
         with suppress(OSError):  # some systems keep a file that is open
             path.unlink()
         connection.close()
-
-
-def file_stem(name: str) -> str:
-    """The name as it can stand in a file's name; where that changes it, with a digest that tells it from others."""
-    plain = re.sub(r"[^\w=,.+()^-]+", "_", name)
-    return plain if plain == name and len(name) <= LONGEST_STEM else f"{plain[:LONGEST_STEM]}-{_digest(name)}"
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:8]
-
-
-def write_new(path: Path, text: str) -> None:
-    """Write a file that is not there yet; DeriveError where it is, or cannot be written."""
-    try:
-        with path.open("x", encoding="utf-8") as file:
-            file.write(text)
-    except FileExistsError:
-        raise DeriveError(f"--out {shorten(str(path))} is there already; give another file, or move that one") from None
-    except OSError as error:
-        raise DeriveError(f"cannot write to --out {shorten(str(path))}: {error.strerror}; give a file") from None
 
 
 class Progress:

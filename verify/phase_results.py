@@ -13,7 +13,6 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
 from typing import Any, Literal, get_args
@@ -30,8 +29,7 @@ from verify.checksums import read_document, refused, write_document
 from verify.exponents import StudyError
 from verify.fit import TOLERANCES, Slope, Table, alignment_slopes, slope
 from verify.phase import Conditions, Network, Point
-from verify.sweep import loaded_code
-from verify.train import device_name
+from verify.provenance import device_name, loaded_code, today
 
 Prediction = Literal["full", "measured", "finite"]
 Region = Literal["unstable", "stable", "frozen"]
@@ -52,7 +50,7 @@ class Trained:
     @classmethod
     def of(cls, network: Network) -> "Trained":
         """The network, made here and now."""
-        return cls(network, loaded_code(), device_name(), datetime.now(UTC).date().isoformat())
+        return cls(network, loaded_code("verify.phase"), device_name(), today())
 
     def write(self, path: Path, conditions: Conditions) -> None:
         """Store as gzipped JSON with a checksum; what is not finite is null."""

@@ -18,18 +18,8 @@ from typing import Any
 
 from derive.errors import shorten
 from verify.checksums import Seal
-from verify.database import (
-    StoreError,
-    appearing,
-    check_current,
-    check_file,
-    create,
-    explained,
-    located,
-    lock,
-    named,
-    snapshot,
-)
+from verify.database import StoreError, appearing, check_current, check_file, create, explained, located, lock, snapshot
+from verify.files import named
 from verify.store_rows import Contents, as_row, contents, planned, read_seal, with_checksum
 from verify.studies import Batch, Conditions, Record, Setting, Study, run_key
 

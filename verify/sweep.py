@@ -4,17 +4,13 @@ It asks every cell, a setting at a width, which rates to train next, hands out w
 writes each finished run; whatever is stored already is not trained again.
 """
 
-import hashlib
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
-from functools import cache
-from pathlib import Path
 
 import numpy as np
 
-import derive
 from verify.batch import Loop, Structure
 from verify.data import Corpus
 from verify.engines import Engine, Task
@@ -24,36 +20,7 @@ from verify.store import Store
 from verify.studies import Batch, Conditions, Record, Setting
 from verify.train import TARGETS
 
-CODE = (
-    "atan2.py",
-    "batch.py",
-    "data.py",
-    "measure.py",
-    "mesh.py",
-    "online.py",
-    "optimizers.py",
-    "preconditioners.py",
-    "rule_transform.py",
-    "train.py",
-    "models/__init__.py",
-    "models/mlp.py",
-    "models/transformer.py",
-)
-"""The files that decide what a run's loss is, given its exponents."""
 CONSTANT_OCTAVES = 4
-
-
-def code_version() -> str:
-    """The package's version, and a digest of the code that trains."""
-    folder = Path(__file__).parent
-    digest = hashlib.sha256(b"".join((folder / name).read_bytes() for name in CODE)).hexdigest()
-    return f"{derive.__version__}+{digest[:12]}"
-
-
-@cache
-def loaded_code() -> str:
-    """The version of the code that trains, as it was when first asked for: a long study outlives changes of files."""
-    return code_version()
 
 
 @dataclass

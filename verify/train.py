@@ -1,7 +1,5 @@
 """One run: a network of one width, several seeds at once, measured at log-spaced steps."""
 
-import os
-import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -92,12 +90,6 @@ class Run:
     measurements: list[Measurement]
     losses: np.ndarray[Any, Any]
     diverged: dict[int, int]
-
-
-def device_name() -> str:
-    """What the study ran on: the accelerator's name, or the processor's architecture and cores."""
-    device = jax.devices()[0]
-    return device.device_kind if device.platform != "cpu" else f"cpu, {platform.machine()}, {os.cpu_count()} cores"
 
 
 def log_spaced(steps: int) -> list[int]:

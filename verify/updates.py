@@ -10,7 +10,6 @@ import csv
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from datetime import UTC, datetime
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Literal
@@ -29,8 +28,8 @@ from verify.data import Corpus
 from verify.exponents import Result, StudyError, exponents
 from verify.fit import TOLERANCES, Sizes, Slope, Verdict, judge, update_laws
 from verify.optimizers import base_epsilon, base_rate, check_trainable
-from verify.sweep import loaded_code
-from verify.train import Config, device_name
+from verify.provenance import device_name, loaded_code, today
+from verify.train import Config
 
 Exponent = Literal["s", "p", "alpha - s"]
 NAMES: Mapping[str, Exponent] = {"delta_w": "s", "operator_norm": "p", "gain": "alpha - s"}
@@ -111,9 +110,8 @@ class Updates:
             step: {name: {each: of[each] for each in KEPT if each in of} for name, of in result.tables[step].items()}
             for step in (min(result.tables), max(result.tables))
         }
-        today = datetime.now(UTC).date().isoformat()
         kinds, diverged = result.runs[0].kinds, tuple(result.divergences)
-        return cls(conditions, kinds, sizes, diverged, loaded_code(), device_name(), today)
+        return cls(conditions, kinds, sizes, diverged, loaded_code(), device_name(), today())
 
     def write(self, path: Path) -> None:
         """Store as JSON with a checksum; what is not finite is null."""

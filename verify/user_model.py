@@ -26,6 +26,7 @@ from derive.errors import DeriveError, shorten, unknown_name
 from verify.equations import TraceError
 from verify.graph import Graph
 from verify.graph_walk import path_name, walk
+from verify.models import ModelError
 from verify.trace import Tree
 
 Make = Callable[[int], Any]
@@ -34,10 +35,6 @@ Apply = Callable[[Tree, Tree], Tree]
 
 LARGEST_MODEL = 2**28
 """Entries of parameters: up to here a model is made whole at the larger width for the values of what it closes over."""
-
-
-class ModelError(DeriveError):
-    """What is wrong with a make(width), what is allowed and what to do, in one line."""
 
 
 @dataclass(frozen=True)

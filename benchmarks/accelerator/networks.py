@@ -19,10 +19,10 @@ from verify.capacity import rates_at_once
 from verify.data import load_corpus
 from verify.engines import Task
 from verify.plan import mlp, training_flops
+from verify.provenance import loaded_code
 from verify.settings import prescribed
 from verify.store_rows import as_record, as_row
 from verify.studies import Batch, Conditions, Record, Setting, Study
-from verify.sweep import loaded_code
 from verify.transfer import analyse, rows_json
 
 ALIGNMENTS = ("full", "none", "global")

@@ -18,12 +18,13 @@ from verify.batch import Loop, Structure, train
 from verify.data import load_corpus
 from verify.engines import Task
 from verify.plan import mlp, training_flops
+from verify.provenance import loaded_code
 from verify.search import Search
 from verify.settings import Prescribed, prescribed, representatives
 from verify.store import Store
 from verify.store_rows import as_record, as_row
 from verify.studies import Conditions, Record, Study
-from verify.sweep import Driver, Grid, loaded_code
+from verify.sweep import Driver, Grid
 from verify.transfer import analyse, rows_json
 
 COMPILING, COMPILED = 25, 2

@@ -110,7 +110,7 @@ def _about() -> Mapping[str, Any]:
     import jax
 
     from verify.data import load_corpus
-    from verify.train import device_name
+    from verify.provenance import device_name
 
     corpus = load_corpus()
     made = {"device": device_name(), "jax": jax.__version__, "date": datetime.now(UTC).date().isoformat()}

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
+from derive.errors import UserError
 from derive.exponents import Kind
 
 # Nested dictionaries of arrays, and trees of the same shape.
@@ -31,11 +32,8 @@ def anywhere(z: Array) -> Array:
     return z
 
 
-class ModelError(ValueError):
-    """What was given, what is allowed and what to do, in one line."""
-
-    def __init__(self, message: str) -> None:
-        super().__init__(" ".join(message.split()))
+class ModelError(UserError):
+    """A network's sizes that do not fit, or a model of the user's that cannot be built."""
 
 
 def check_sizes(least: int, **sizes: int) -> None:
