@@ -13,16 +13,16 @@ import jax.numpy as jnp
 import optax
 
 from derive.solve import prescribe, solve_kinds
-from verify.measure import initial_inputs, measure
-from verify.mesh import activation_sharding, batch_sharding, make_mesh, place_activation, shardings
-from verify.models import Scaling, computed_in, loss, stacks
-from verify.models.transformer import Transformer
-from verify.optimizers import optimizer
-from verify.trace import trace
+from verify.measuring.forward import initial_inputs, measure
+from verify.measuring.trace import trace
+from verify.training.mesh import activation_sharding, batch_sharding, make_mesh, place_activation, shardings
+from verify.training.networks import Scaling, computed_in, loss, stacks
+from verify.training.networks.transformer import Transformer
+from verify.training.rules.transforms import optimizer
 
 
 def lowered(data: int, model: int, width: int, batch: int, dtype: str, sizes: dict[str, Any]) -> Any:
-    """The lowered step with Adam, its arguments laid out by `verify.mesh`; parameters and state are donated."""
+    """The lowered step with Adam, its arguments laid out by `training.mesh`; parameters and state are donated."""
     mesh = make_mesh(data, model)
     place = partial(place_activation, mesh=mesh)  # as the trainer does: XLA may leave all examples on every device
     network = Transformer(Scaling(width, width, (0, 0, 0), (0, 0, 0)), scan=True, place=place, **sizes)

@@ -14,12 +14,12 @@ import pytest
 
 import verify
 from derive.running import run
-from verify.cli import app
-from verify.coordinate_check import Check, coordinate_check
-from verify.coordinates import Coordinates, default_loss
-from verify.prescription import ModelPrescription
-from verify.rate_drift import rate_drift
-from verify.user_model import build
+from verify.commands.main import app
+from verify.model.check.check import Check, coordinate_check
+from verify.model.check.coordinates import Coordinates, default_loss
+from verify.model.check.drift import rate_drift
+from verify.model.make import build
+from verify.model.prescription import ModelPrescription
 
 WIDTHS = (32, 64, 128, 256)
 

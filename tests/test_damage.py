@@ -14,10 +14,10 @@ import pytest
 from derive.running import run
 from tests.test_store import BATCHES, filled
 from verify.checksums import DamagedError, read_document, sealed, unsealed, write_document
-from verify.cli import app
-from verify.database import StoreError
-from verify.export import export, load_export
-from verify.store import read
+from verify.commands.main import app
+from verify.sweeps.storage.database import StoreError
+from verify.sweeps.storage.export import export, load_export
+from verify.sweeps.storage.store import read
 
 FLIPS = [60, pytest.param(2000, marks=pytest.mark.slow)]
 

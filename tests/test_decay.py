@@ -12,21 +12,21 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from sympy import Rational
+from verify.sweeps.records.decay import study as module
 
 from derive.decays import DECAYS, Decay, read_decay
 from derive.errors import DeriveError
 from derive.exponents import KINDS, Kind
 from derive.running import run
 from derive.solve import prescribe, solve_kinds
-from verify import decay as module
-from verify.cli import app
-from verify.data import Corpus, load_corpus
-from verify.decay import Conditions, prescription, scaled, steps_needed, train
-from verify.equilibrium import MARKS, Network, balance, rows
-from verify.exponents import StudyError
-from verify.one_rate import at_one_rate
-from verify.optimizers import optimizer
-from verify.train import Config, Trainer
+from verify.commands.main import app
+from verify.studies.decay.study import Conditions, prescription, scaled, steps_needed, train
+from verify.studies.decay.theory import MARKS, Network, balance, rows
+from verify.studies.exponents.study import StudyError
+from verify.sweeps.one_rate import at_one_rate
+from verify.training.data import Corpus, load_corpus
+from verify.training.rules.transforms import optimizer
+from verify.training.trainer import Config, Trainer
 
 Capture = pytest.CaptureFixture[str]
 
@@ -384,7 +384,7 @@ def test_a_broken_file_is_an_error_that_names_it(tmp_path: Path, capsys: Capture
 
 
 def test_stored_networks_come_back_as_they_were(tmp_path: Path) -> None:
-    from verify.decay_results import Trained
+    from verify.studies.decay.results import Trained
 
     network = simulated(16, "constant", noise, 100)
     diverged = replace(network, held_out=np.array([1.0, np.nan, 2.0]), diverged={1: 7})

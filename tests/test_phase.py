@@ -14,19 +14,19 @@ import numpy as np
 import optax
 import pytest
 from sympy import Rational
+from verify.sweeps.records.phase import study as module
 
 from derive.errors import DeriveError
 from derive.running import run
 from derive.solve import solve_kinds
-from verify import phase as module
-from verify.cli import app
-from verify.data import load_corpus, next_token
-from verify.models import Scaling, loss
-from verify.models.mlp import MLP
-from verify.optimizers import base_epsilon
-from verify.phase import Conditions, grid, read_exponents, train, usual_rate
-from verify.phase_results import Study, Trained, agreements
-from verify.train import Config, Trainer
+from verify.commands.main import app
+from verify.studies.phase.result import Study, Trained, agreements
+from verify.studies.phase.study import Conditions, grid, read_exponents, train, usual_rate
+from verify.training.data import load_corpus, next_token
+from verify.training.networks import Scaling, loss
+from verify.training.networks.mlp import MLP
+from verify.training.rules.transforms import base_epsilon
+from verify.training.trainer import Config, Trainer
 
 Capture = pytest.CaptureFixture[str]
 WIDTHS, BATCH, CONTEXT, DEPTH, STEPS, RATE = (16, 32), 16, 2, 2, 2, 0.004

@@ -18,9 +18,9 @@ from benchmarks.plants.theories import DEFAULT_SEEDS, OPTIMIZERS, SCHEMES, plant
 from benchmarks.plants.training import Piece, measured, missing, train
 from derive.certify import Refused
 from derive.running import run
-from verify.cli import app
-from verify.fit import Table
-from verify.four_steps import rejected_by
+from verify.commands.main import app
+from verify.fit.forward import Table
+from verify.fit.four_steps import rejected_by
 
 PAGE = (Path(__file__).parents[1] / "docs" / "plants.md").read_text(encoding="utf-8")
 SHOWN = PAGE.split("<!-- plants -->\n")[1].split("<!-- end of plants -->")[0]

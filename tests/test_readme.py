@@ -10,7 +10,7 @@ import pytest
 from derive.cli import app
 from derive.running import run
 from tests.test_command import write_measurement
-from verify.cli import app as verify_app
+from verify.commands.main import app as verify_app
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 COMMANDS = sorted(set(re.findall(r"(?:^|`)(derive(?: [^`\n#|>]*)?)", README, flags=re.MULTILINE)))

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from derive.running import run
-from verify.cli import app
-from verify.store import read
-from verify.studies import Study
+from verify.commands.main import app
+from verify.sweeps.records import Study
+from verify.sweeps.storage.store import read
 
 BLOCKS = re.findall(r"```bash\n(.*?)```", (Path(__file__).parents[1] / "docs" / "slurm.md").read_text(), re.DOTALL)
 SCRIPT, AFTERWARDS, RAY = BLOCKS

@@ -11,9 +11,9 @@ import pytest
 from derive.running import run
 from derive.solve import prescribe
 from tests.interrupts import VERIFY
-from verify.cli import app
-from verify.export import load
-from verify.store import read
+from verify.commands.main import app
+from verify.sweeps.storage.export import load
+from verify.sweeps.storage.store import read
 
 Capture = pytest.CaptureFixture[str]
 SMALL = [

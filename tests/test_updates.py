@@ -8,16 +8,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+from verify.sweeps.records.updates import study as module
 
 from derive.registry import REGISTRY
 from derive.running import run
 from derive.solve import prescribe, solve_kinds
-from verify import updates as module
-from verify.cli import app
-from verify.data import Corpus, load_corpus
-from verify.exponents import Result, StudyError, exponents
-from verify.fit import RANK
-from verify.updates import Conditions, Updates, explained, paired, rows, train
+from verify.commands.main import app
+from verify.fit.forward import RANK
+from verify.studies.exponents.study import Result, StudyError, exponents
+from verify.studies.updates.study import Conditions, Updates, explained, paired, rows, train
+from verify.training.data import Corpus, load_corpus
 
 Capture = pytest.CaptureFixture[str]
 WIDTHS = (64, 128, 256)

@@ -17,7 +17,7 @@ import derive
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("derive", "verify")
-TRAINS = "verify.batch"
+TRAINS = "verify.sweeps.loop"
 """Trains the runs of sweeps and, through the trainer it imports, the networks of `verify exponents`."""
 
 
