@@ -12,7 +12,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from sympy import Rational
-from verify.sweeps.records.decay import study as module
 
 from derive.decays import DECAYS, Decay, read_decay
 from derive.errors import DeriveError
@@ -20,6 +19,7 @@ from derive.exponents import KINDS, Kind
 from derive.running import run
 from derive.solve import prescribe, solve_kinds
 from verify.commands.main import app
+from verify.studies.decay import study as module
 from verify.studies.decay.study import Conditions, prescription, scaled, steps_needed, train
 from verify.studies.decay.theory import MARKS, Network, balance, rows
 from verify.studies.exponents.study import StudyError

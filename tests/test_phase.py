@@ -14,12 +14,12 @@ import numpy as np
 import optax
 import pytest
 from sympy import Rational
-from verify.sweeps.records.phase import study as module
 
 from derive.errors import DeriveError
 from derive.running import run
 from derive.solve import solve_kinds
 from verify.commands.main import app
+from verify.studies.phase import study as module
 from verify.studies.phase.result import Study, Trained, agreements
 from verify.studies.phase.study import Conditions, grid, read_exponents, train, usual_rate
 from verify.training.data import load_corpus, next_token

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from verify.sweeps.records.updates import study as module
 
 from derive.registry import REGISTRY
 from derive.running import run
@@ -16,6 +15,7 @@ from derive.solve import prescribe, solve_kinds
 from verify.commands.main import app
 from verify.fit.forward import RANK
 from verify.studies.exponents.study import Result, StudyError, exponents
+from verify.studies.updates import study as module
 from verify.studies.updates.study import Conditions, Updates, explained, paired, rows, train
 from verify.training.data import Corpus, load_corpus
 
