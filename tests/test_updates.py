@@ -16,7 +16,7 @@ from verify import updates as module
 from verify.cli import app
 from verify.data import Corpus, load_corpus
 from verify.exponents import Result, StudyError, exponents
-from verify.fit import RANK
+from verify.fit import RANK, TOLERANCES
 from verify.updates import Conditions, Updates, explained, paired, rows, train
 
 Capture = pytest.CaptureFixture[str]
@@ -139,6 +139,27 @@ def test_exponents_judges_muon_by_what_its_rank_does_not_change() -> None:
     for layer in ("hidden.0", "readout"):
         row = found[layer, "delta_z"]
         assert row.implied is not None and row.measured.value == pytest.approx(row.implied, abs=0.15)
+
+
+def signs_of_the_polar_factor(width: int, batch: int) -> float:
+    """||sign(polar(G))||_op of a gradient of that many examples: AdaMuon's first update but for a factor."""
+    generator = np.random.default_rng(width)
+    gradient = generator.normal(size=(width, batch)) @ generator.normal(size=(batch, width))
+    left, sigma, right = np.linalg.svd(gradient)
+    kept = sigma > 1e-9 * sigma[0]
+    return float(np.linalg.norm(np.sign(left[:, kept] @ right[kept]), 2))
+
+
+@pytest.mark.parametrize(("batch", "rank"), [(8, 0), (9, None), (64, None), (255, None), (256, 1)])
+def test_the_rank_is_known_where_the_batch_is_far_from_the_width(batch: int, rank: int | None) -> None:
+    """A slope of 1 at rank one and 1/2 at full rank, within the tolerance wherever the rank is said to be known."""
+    assert conditions("adamuon", batch=batch).rank == rank
+    ends = [signs_of_the_polar_factor(width, batch) for width in (WIDTHS[0], WIDTHS[-1])]
+    slope = np.log(ends[1] / ends[0]) / np.log(WIDTHS[-1] / WIDTHS[0])
+    if rank is not None:
+        assert slope == pytest.approx(1 if rank == 0 else 0.5, abs=TOLERANCES["operator_norm"])
+    elif batch == 64:
+        assert 0.5 + TOLERANCES["operator_norm"] < slope < 1 - TOLERANCES["operator_norm"]
 
 
 def test_a_stored_study_is_read_and_not_trained_again(tmp_path: Path) -> None:
