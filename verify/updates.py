@@ -74,11 +74,12 @@ class Conditions:
 
     @property
     def rank(self) -> Rational | None:
-        """beta of a gradient of rank n^beta: 0 where the smallest network has FEW times as many units as there are
-        examples, 1 where the largest has fewer than that, None between."""
-        if FEW * self.batch <= self.widths[0]:
-            return S.Zero
-        return S.One if self.batch >= self.widths[-1] else None
+        """beta of a gradient of rank n^beta: 0 where the smallest network has FEW units per example, else unknown.
+
+        It is never known to be 1: what five steps of Newton and Schulz lift of the first gradient of 2048 examples of
+        text is of rank 47, 84, 116 and 136 at widths 64 to 512, hardly more than of 256 examples.
+        """
+        return S.Zero if FEW * self.batch <= self.widths[0] else None
 
     def prescription(self) -> Prescription:
         """The largest stable rates under full alignment at the rank of the gradient, per layer kind."""
