@@ -161,6 +161,12 @@ def test_every_first_update_but_sgds_holds() -> None:
         for each in json.loads((DATA / folder / "updates.json").read_text())["optimizers"]
     ]
     assert sorted(trained) == sorted(DIRECTIONS)
+    adamuon = [
+        f"{row['measured']:.2f}"
+        for row in json.loads((DATA / UPDATES[1] / "updates.json").read_text())["rows"]
+        if (row["optimizer"], row["kind"], row["quantity"], row["step"]) == ("adamuon", "hidden", "p", 1)
+    ]
+    assert f"AdaMuon's p is {' and '.join(adamuon)} for 1 at a batch of 16" in " ".join(README.split())
 
 
 def test_weights_at_equilibrium() -> None:

@@ -6,6 +6,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -17,6 +19,9 @@ from verify.cli import app
 from verify.data import Corpus, load_corpus
 from verify.exponents import Result, StudyError, exponents
 from verify.fit import RANK, TOLERANCES
+from verify.models import loss
+from verify.orthogonal import polar
+from verify.train import Config
 from verify.updates import Conditions, Updates, explained, paired, rows, train
 
 Capture = pytest.CaptureFixture[str]
@@ -160,6 +165,25 @@ def test_the_rank_is_known_where_the_batch_is_small_beside_the_width() -> None:
         slopes[batch] = np.log(ends[1] / ends[0]) / np.log(WIDTHS[-1] / WIDTHS[0])
     assert slopes[8] == pytest.approx(1, abs=TOLERANCES["operator_norm"])
     assert 0.5 + TOLERANCES["operator_norm"] < slopes[64] < 1 - TOLERANCES["operator_norm"]
+
+
+def lifted_rank(width: int, batch: int) -> float:
+    """How many singular values of a hidden layer's first gradient the polar factor of Muon has: ||polar(G)||_F^2."""
+    config = Config(conditions("muon").prescription(), WIDTHS[0], 1.0, sizes={"context": 4, "vocabulary": 16})
+    model = config.at(width)
+    inputs, targets = corpus().batch("train", batch, 4, 0, 0)
+    gradients = jax.grad(lambda params: loss(model.apply(params, inputs), targets))(model.init(jax.random.key(0)))
+    return max(
+        float(jnp.sum(polar(leaf, 1e-8) ** 2)) for leaf in jax.tree.leaves(gradients) if leaf.shape == (width,) * 2
+    )
+
+
+def test_a_batch_larger_than_the_width_is_no_full_rank() -> None:
+    """The README's numbers: neither does the rank follow the width, nor do eight times as many examples raise it."""
+    ranks = {(width, batch): lifted_rank(width, batch) for width in (64, 256) for batch in (16, 256, 2048)}
+    assert ranks[64, 16] == pytest.approx(ranks[256, 16], rel=0.1)
+    assert [ranks[64, 2048], ranks[256, 2048]] == pytest.approx([47, 116], rel=0.1)
+    assert ranks[256, 2048] < 1.1 * ranks[256, 256]
 
 
 def test_a_stored_study_is_read_and_not_trained_again(tmp_path: Path) -> None:

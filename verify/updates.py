@@ -77,7 +77,7 @@ class Conditions:
         """beta of a gradient of rank n^beta: 0 where the smallest network has FEW units per example, else unknown.
 
         It is never known to be 1: what five steps of Newton and Schulz lift of the first gradient of 2048 examples of
-        text is of rank 47, 84, 116 and 136 at widths 64 to 512, hardly more than of 256 examples.
+        text is of rank 47, 84, 116 and 136 at widths 64 to 512, no more than of 256 examples.
         """
         return S.Zero if FEW * self.batch <= self.widths[0] else None
 
