@@ -169,20 +169,20 @@ def test_the_rank_is_known_where_the_batch_is_small_beside_the_width() -> None:
 
 def lifted_rank(width: int, batch: int) -> float:
     """How many singular values of a hidden layer's first gradient the polar factor of Muon has: ||polar(G)||_F^2."""
-    config = Config(conditions("muon").prescription(), WIDTHS[0], 1.0, sizes={"context": 4, "vocabulary": 16})
-    model = config.at(width)
-    inputs, targets = corpus().batch("train", batch, 4, 0, 0)
+    sizes = {"context": 4, "hidden_layers": 1, "vocabulary": 16}
+    model = Config(conditions("muon").prescription(), WIDTHS[0], 1.0, sizes=sizes).at(width)
+    inputs, targets = map(jnp.asarray, corpus().batch("train", batch, 4, 0, 0))
     gradients = jax.grad(lambda params: loss(model.apply(params, inputs), targets))(model.init(jax.random.key(0)))
-    return max(
-        float(jnp.sum(polar(leaf, 1e-8) ** 2)) for leaf in jax.tree.leaves(gradients) if leaf.shape == (width,) * 2
-    )
+    (gradient,) = (leaf for leaf in jax.tree.leaves(gradients) if leaf.shape == (width, width))
+    return float(jnp.sum(polar(gradient, 1e-8) ** 2))
 
 
+@pytest.mark.slow
 def test_a_batch_larger_than_the_width_is_no_full_rank() -> None:
     """The README's numbers: neither does the rank follow the width, nor do eight times as many examples raise it."""
-    ranks = {(width, batch): lifted_rank(width, batch) for width in (64, 256) for batch in (16, 256, 2048)}
-    assert ranks[64, 16] == pytest.approx(ranks[256, 16], rel=0.1)
-    assert [ranks[64, 2048], ranks[256, 2048]] == pytest.approx([47, 116], rel=0.1)
+    ranks = {(width, batch): lifted_rank(width, batch) for width in (128, 256) for batch in (16, 256, 2048)}
+    assert ranks[128, 16] == pytest.approx(ranks[256, 16], rel=0.2)
+    assert [ranks[128, 2048], ranks[256, 2048]] == pytest.approx([84, 116], rel=0.1)
     assert ranks[256, 2048] < 1.1 * ranks[256, 256]
 
 
