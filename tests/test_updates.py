@@ -6,6 +6,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -13,13 +15,16 @@ from derive.registry import REGISTRY
 from derive.running import run
 from derive.solve import prescribe, solve_kinds
 from verify.commands.main import app
-from verify.fit.forward import RANK
+from verify.fit.forward import RANK, TOLERANCES
 from verify.provenance import Made
 from verify.studies.exponents.study import Result, exponents
 from verify.studies.study import Part, StudyError
 from verify.studies.updates import study as module
 from verify.studies.updates.study import UPDATES, Conditions, Updates, explained, paired, rows, train
 from verify.training.data import Corpus, load_corpus
+from verify.training.networks import loss
+from verify.training.rules.orthogonal import polar
+from verify.training.trainer import Config
 
 Capture = pytest.CaptureFixture[str]
 WIDTHS = (64, 128, 256)
@@ -146,6 +151,46 @@ def test_exponents_judges_muon_by_what_its_rank_does_not_change() -> None:
     for layer in ("hidden.0", "readout"):
         row = found[layer, "delta_z"]
         assert row.implied is not None and row.measured.value == pytest.approx(row.implied, abs=0.15)
+
+
+def signs_of_the_polar_factor(width: int, batch: int) -> float:
+    """||sign(polar(G))||_op of a gradient of that many examples: AdaMuon's first update but for a factor."""
+    generator = np.random.default_rng(width)
+    gradient = generator.normal(size=(width, batch)) @ generator.normal(size=(batch, width))
+    left, sigma, right = np.linalg.svd(gradient)
+    kept = sigma > 1e-9 * sigma[0]
+    return float(np.linalg.norm(np.sign(left[:, kept] @ right[kept]), 2))
+
+
+def test_the_rank_is_known_where_the_batch_is_small_beside_the_width() -> None:
+    """AdaMuon's p is 1 at rank one and 1/2 at full rank: at a batch of the smallest width's size it is neither."""
+    slopes = {}
+    for batch, rank in ((8, 0), (9, None), (64, None), (4096, None)):
+        assert conditions("adamuon", batch=batch).rank == rank
+    for batch in (8, 64):
+        ends = [signs_of_the_polar_factor(width, batch) for width in (WIDTHS[0], WIDTHS[-1])]
+        slopes[batch] = np.log(ends[1] / ends[0]) / np.log(WIDTHS[-1] / WIDTHS[0])
+    assert slopes[8] == pytest.approx(1, abs=TOLERANCES["operator_norm"])
+    assert 0.5 + TOLERANCES["operator_norm"] < slopes[64] < 1 - TOLERANCES["operator_norm"]
+
+
+def lifted_rank(width: int, batch: int) -> float:
+    """How many singular values of a hidden layer's first gradient the polar factor of Muon has: ||polar(G)||_F^2."""
+    sizes = {"context": 4, "hidden_layers": 1, "vocabulary": 16}
+    model = Config(conditions("muon").prescription(), WIDTHS[0], 1.0, sizes=sizes).at(width)
+    inputs, targets = map(jnp.asarray, corpus().batch("train", batch, 4, 0, 0))
+    gradients = jax.grad(lambda params: loss(model.apply(params, inputs), targets))(model.init(jax.random.key(0)))
+    (gradient,) = (leaf for leaf in jax.tree.leaves(gradients) if leaf.shape == (width, width))
+    return float(jnp.sum(polar(gradient, 1e-8) ** 2))
+
+
+@pytest.mark.slow
+def test_a_batch_larger_than_the_width_is_no_full_rank() -> None:
+    """The README's numbers: neither does the rank follow the width, nor do eight times as many examples raise it."""
+    ranks = {(width, batch): lifted_rank(width, batch) for width in (128, 256) for batch in (16, 256, 2048)}
+    assert ranks[128, 16] == pytest.approx(ranks[256, 16], rel=0.2)
+    assert [ranks[128, 2048], ranks[256, 2048]] == pytest.approx([84, 116], rel=0.1)
+    assert ranks[256, 2048] < 1.1 * ranks[256, 256]
 
 
 def test_a_stored_study_is_read_and_not_trained_again(tmp_path: Path) -> None:

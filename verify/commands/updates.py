@@ -27,7 +27,9 @@ def updates(
     steps: Annotated[int, typer.Option(help="Training steps; measured after the first and the last.")] = 10,
     batch: Annotated[
         int,
-        typer.Option(help="Examples per training step; no more than the smallest width make a gradient of fixed rank."),
+        typer.Option(
+            help="Examples per training step; an eighth of the smallest width, or less, make a gradient of fixed rank."
+        ),
     ] = 256,
     context: Annotated[int, typer.Option(help="Tokens read at once.")] = 8,
     depth: Annotated[int, typer.Option(help="Hidden layers.")] = 2,

@@ -34,6 +34,9 @@ Exponent = Literal["s", "p", "alpha - s"]
 NAMES: Mapping[str, Exponent] = {"delta_w": "s", "operator_norm": "p", "gain": "alpha - s"}
 KEPT = ("delta_w", "operator_norm", "term_alpha", "input")
 REASONS = "reasons.csv"
+FEW = 8
+"""Units per example from which a gradient's rank is as good as fixed. A batch of B changes the norm of sign(polar(m)),
+the slowest to converge, by a factor 1 + O(B/n): its slope by 0.07 where widths start at 8 B, by 0.27 from B on."""
 
 
 @dataclass(frozen=True)
@@ -69,11 +72,12 @@ class Conditions:
 
     @property
     def rank(self) -> Rational | None:
-        """beta of a gradient of rank n^beta: 0 where the smallest network has more units than there are examples, 1
-        where the largest has fewer, None between."""
-        if self.batch <= self.widths[0]:
-            return S.Zero
-        return S.One if self.batch >= self.widths[-1] else None
+        """beta of a gradient of rank n^beta: 0 where the smallest network has FEW units per example, else unknown.
+
+        It is never known to be 1: what five steps of Newton and Schulz lift of the first gradient of 2048 examples of
+        text is of rank 47, 84, 116 and 136 at widths 64 to 512, no more than of 256 examples.
+        """
+        return S.Zero if FEW * self.batch <= self.widths[0] else None
 
     def prescription(self) -> Prescription:
         """The largest stable rates under full alignment at the rank of the gradient, per layer kind."""
