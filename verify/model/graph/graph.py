@@ -15,9 +15,9 @@ from fractions import Fraction
 from functools import cache
 from typing import Literal
 
-from verify.graph_drawn import NONE, Drawn
 from verify.measuring.axes import Axes
 from verify.measuring.jaxpr import DensePrimitive, Shape, TraceError
+from verify.model.graph.drawn import NONE, Drawn
 
 ZERO = Fraction(0)
 HALF = Fraction(1, 2)

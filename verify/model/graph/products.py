@@ -11,9 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import JaxprEqn
 
-from verify.graph_drawn import Drawn
 from verify.measuring.jaxpr import LABELS, RAGGED, DensePrimitive, Shape, bind_equation, dot_numbers, fans
 from verify.model.graph.axes import matrix_axes
+from verify.model.graph.drawn import Drawn
 from verify.model.graph.graph import ZERO, Edge, Fan, Node, Product, Use, power
 from verify.model.graph.rules.constants import as_matrix, entries, is_random, nonnegative
 from verify.model.graph.rules.rules import Rules

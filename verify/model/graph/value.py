@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, Literal, NamedTuple
 
-from verify.graph_drawn import NONE, Drawn
 from verify.measuring.jaxpr import Shape
+from verify.model.graph.drawn import NONE, Drawn
 from verify.model.graph.graph import ZERO, Owner, Product, power
 
 Given = Callable[[str, Shape, Any], Any]

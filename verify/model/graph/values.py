@@ -11,7 +11,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from verify.graph_drawn import Drawn, largest
+from verify.model.graph.drawn import Drawn, largest
 from verify.model.graph.graph import ZERO, Edge, Node, Owner, Requirement, Use
 from verify.model.graph.rules.constants import is_zero, size_power, stacked
 from verify.model.graph.value import Activation, Constant, Term, Value, Weight, growth, settle

@@ -12,8 +12,8 @@ from typing import cast
 
 from jax.extend.core import JaxprEqn
 
-from verify.graph_drawn import NONE, largest
 from verify.measuring.primitives import BROADCAST, COMPARISONS, EXTREMES, NONNEGATIVE, POWERS
+from verify.model.graph.drawn import NONE, largest
 from verify.model.graph.graph import FAR, ZERO, Fan
 from verify.model.graph.rules.constants import uniform
 from verify.model.graph.rules.groups import GROUPS, group_of
