@@ -12,6 +12,7 @@ from verify.options import Progress, check_positive, make_folder, read_choice, r
 
 if TYPE_CHECKING:
     from verify.coordinate_check import Check
+    from verify.user_model import Make
 
 ModelArgument = Annotated[
     str, typer.Argument(help="module:make, where make(width) returns (params, apply, inputs) or with a loss fourth.")
@@ -26,6 +27,18 @@ ForwardOption = Annotated[
     typer.Option("--forward-only", help="No parameter's gradient has its multiplier in it, as in unit scaling."),
 ]
 FormatOption = Annotated[str, typer.Option("--format", help="table or json.")]
+FrameworkOption = Annotated[str, typer.Option(help="jax, or torch: then module:build gives a torch.nn.Module.")]
+ExampleOption = Annotated[
+    str | None,
+    typer.Option(
+        help="With torch: what forward takes, module:function of the width, or shapes: 8x16<256,8xwidth.  "
+        "[default: example beside build]"
+    ),
+]
+LossFunctionOption = Annotated[
+    str | None, typer.Option(help="With torch: module:function of (outputs, inputs).  [default: loss beside build]")
+]
+FRAMEWORKS = ("jax", "torch")
 
 
 def prescribe(
@@ -42,12 +55,16 @@ def prescribe(
     frozen: FrozenOption = "",
     apart: ApartOption = "",
     forward_only: ForwardOption = False,
+    framework: FrameworkOption = "jax",
+    example: ExampleOption = None,
     every: Annotated[bool, typer.Option("--every", help="List every parameter, blocks that are alike too.")] = False,
     out: Annotated[Path | None, typer.Option(help="File for the prescription as JSON.")] = None,
     certificate: Annotated[
         Path | None, typer.Option(help="File for the proof as JSON, which `derive certify FILE` checks.")
     ] = None,
-    output_format: FormatOption = "table",
+    output_format: Annotated[
+        str, typer.Option("--format", help="table, json, or torch: one file for where training runs.")
+    ] = "table",
 ) -> None:
     """The prescription for your own model: every parameter's role, initial size, rate, epsilon and decay."""
     from derive.certificate_file import write
@@ -55,12 +72,11 @@ def prescribe(
     from verify.prescribing import prescribe as prescribed
     from verify.prescription import GAUGES
     from verify.prescription_text import table
-    from verify.user_model import load_make
 
-    chosen = read_choice("--format", output_format, ("table", "json"))
+    chosen = read_choice("--format", output_format, ("table", "json", "torch"))
     check_positive(base_width=base_width, width=width, base_rate=base_rate)
     answer = prescribed(
-        load_make(model),
+        _load(model, framework, example, None),
         base_width=base_width,
         width=width,
         optimizer=optimizer,
@@ -80,7 +96,25 @@ def prescribe(
         if out.exists():
             raise DeriveError(f"--out {shorten(str(out))} exists already; give another file, or move that one")
         out.write_text(answer.to_json(), encoding="utf-8")
+    if chosen == "torch":
+        from verify.torch.emit import as_torch
+
+        write_out(as_torch(answer))
+        return
     write_out(answer.to_json() if chosen == "json" else wrapped(table(answer, base_rate, every)))
+
+
+def _load(model: str, framework: str, example: str | None, loss: str | None) -> "Make":
+    """make(width) as it was named; DeriveError for options that do not go together."""
+    from verify.user_model import load_make
+
+    if read_choice("--framework", framework, FRAMEWORKS) == "torch":
+        from verify.torch.inputs import load_torch
+
+        return load_torch(model, example, loss)
+    if example is not None or loss is not None:
+        raise DeriveError("--example and --loss-function are for --framework torch; make(width) returns its inputs and loss")
+    return load_make(model)
 
 
 def _paths(text: str) -> list[str]:
@@ -118,6 +152,9 @@ def check(
     frozen: FrozenOption = "",
     apart: ApartOption = "",
     forward_only: ForwardOption = False,
+    framework: FrameworkOption = "jax",
+    example: ExampleOption = None,
+    loss_function: LossFunctionOption = None,
     out: Annotated[Path | None, typer.Option(help="Folder for check.json and measured.json.")] = None,
     output_format: FormatOption = "table",
 ) -> None:
@@ -145,7 +182,7 @@ def check(
         make_folder(out)
         if (out / "check.json").exists():
             raise DeriveError(f"--out {shorten(str(out))} already holds a check; give another folder, or move that one")
-    make = load_make(model)
+    make = _load(model, framework, example, loss_function)
     answer = prescribed(
         make,
         base_width=sizes[0],

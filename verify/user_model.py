@@ -25,6 +25,8 @@ from jax.extend.core import ClosedJaxpr
 from derive.errors import DeriveError, shorten, unknown_name
 from verify.equations import TraceError
 from verify.graph import Graph
+from verify.graph_places import places
+from verify.graph_start import key
 from verify.graph_walk import path_name, walk
 from verify.trace import Tree
 
@@ -129,7 +131,12 @@ def _described(given: Any) -> str:
 
 
 def abstract(make: Make, width: int) -> UserModel:
-    """The model with shapes in the place of arrays, so that a large one takes no memory; whole where that fails."""
+    """The model with shapes in the place of arrays, so that a large one takes no memory; whole where that fails.
+
+    A make that has `shapes(width)` gives them itself, with what it closes over whole.
+    """
+    if hasattr(make, "shapes"):
+        return _checked(make.shapes(width), width)
     kept: list[UserModel] = []
 
     def shapes() -> Any:
@@ -169,6 +176,8 @@ def graph_of(make: Make, base_width: int, width: int, frozen: Sequence[str] = ()
     if values and _entries(large.params) <= LARGEST_MODEL:
         large = build(make, width)  # and of what is frozen
         graph = walk((narrow, _program(large, width)), (small.params, large.params), (base_width, width), paths)
+    addresses = {key(use): use.address for use in graph.uses if use.is_dense}
+    graph.places = places(narrow, addresses | {product.name: product.address for product in graph.products})
     return graph, small, jax.eval_shape(lambda tree: tree, large.params)
 
 
