@@ -113,7 +113,9 @@ def _load(model: str, framework: str, example: str | None, loss: str | None) -> 
 
         return load_torch(model, example, loss)
     if example is not None or loss is not None:
-        raise DeriveError("--example and --loss-function are for --framework torch; make(width) returns its inputs and loss")
+        raise DeriveError(
+            "--example and --loss-function are for --framework torch; make(width) returns its inputs and loss"
+        )
     return load_make(model)
 
 

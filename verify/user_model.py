@@ -171,6 +171,10 @@ def graph_of(make: Make, base_width: int, width: int, frozen: Sequence[str] = ()
         elif _leaked(_program(large, width)) and _entries(large.params) <= LARGEST_MODEL:
             large = build(make, width)  # the values of what apply closes over are needed
     paths = matching(small.params, frozen)
+    if [leaf.shape for leaf in jax.tree.leaves(small.params)] == [leaf.shape for leaf in jax.tree.leaves(large.params)]:
+        raise ModelError(
+            f"widths {base_width} and {width} change no parameter's shape; let the model's sizes go by the width given"
+        )
     graph = walk((narrow, _program(large, width)), (small.params, large.params), (base_width, width), paths)
     values = graph.stopped and _abstract(large.params) and not _abstract(small.params)
     if values and _entries(large.params) <= LARGEST_MODEL:

@@ -1,7 +1,7 @@
 """PyTorch modules, unmodified: prescribed for and checked through a bridge to JAX, and trained in torch alone.
 
-    make = verify.torch.from_torch(build, example, loss)
-    scaling = verify.prescribe(make, base_width=256, width=4096, optimizer="adamw").torch()
+make = verify.torch.from_torch(build, example, loss)
+scaling = verify.prescribe(make, base_width=256, width=4096, optimizer="adamw").torch()
 """
 
 from importlib import import_module

@@ -177,14 +177,17 @@ class TorchMake:
     def _lowered(self) -> Iterator[Any]:
         """torchax's mode, its random numbers the same in every trace, attention as its products."""
         env, attention = self.environment, self.torch.nn.attention
-        fast = self.torch.backends.mha.get_fastpath_enabled()
+        fast, transformer = self.torch.backends.mha.get_fastpath_enabled(), self.torch.nn.modules.transformer
+        detect = transformer._detect_is_causal_mask
         self.torch.backends.mha.set_fastpath_enabled(False)
+        # It asks a mask for its values, for a hint to the fused operation.
+        transformer._detect_is_causal_mask = lambda _, is_causal=None, __=None: bool(is_causal)
         try:
-            with env.override_property(prng=self.key), env:
-                with attention.sdpa_kernel(attention.SDPBackend.MATH):
-                    yield env
+            with env.override_property(prng=self.key), env, attention.sdpa_kernel(attention.SDPBackend.MATH):
+                yield env
         finally:
             self.torch.backends.mha.set_fastpath_enabled(fast)
+            transformer._detect_is_causal_mask = detect
 
     def _run(self, module: Any, state: Tree, inputs: Tree) -> Tree:
         state, inputs = jax.tree.map(jnp.asarray, (dict(state), inputs))
@@ -213,11 +216,16 @@ class TorchMake:
 
     def _refused(self, error: Exception, module: Any, entered: list[str]) -> Exception:
         """The error in one line, with the module that forward was in; errors of one's own stay as they are."""
-        if isinstance(error, DeriveError | jax.errors.JAXTypeError):
+        if isinstance(error, DeriveError):
             return error
         name = entered[-1] if entered else ""
         kind = type(module.get_submodule(name)).__name__
         where = f"module {name} ({kind})" if name else f"the forward of {kind} itself"
+        if isinstance(error, jax.errors.ConcretizationTypeError | jax.errors.TracerArrayConversionError):
+            return ModelError(
+                f"{where} cannot be lowered to JAX, since it asks for the value of a tensor (if, item, numpy); choose "
+                "by sizes and settings alone, such as with is_causal= for a mask"
+            )
         reason = shorten(str(error).strip().partition("\n")[0], 120) or type(error).__name__
         return ModelError(
             f"{where} cannot be lowered to JAX: {type(error).__name__}: {reason}; write that part with operations that "

@@ -1,12 +1,13 @@
 """A model's prescription as one file of Python and torch, and as the object that this file makes."""
 
-import re
 from importlib.util import find_spec
 from math import prod
 from pathlib import Path
 from string import Template
 from typing import TYPE_CHECKING, Any
 
+import derive
+from derive.emit_torch_muon import emitted_source
 from derive.errors import DeriveError
 from derive.matrix_functions import takes_matrices
 from derive.registry import optimizer as read_optimizer
@@ -15,6 +16,7 @@ from verify.prescription import ModelPrescription, ParameterRow
 if TYPE_CHECKING:
     from verify.torch.standalone import Scaling
 
+MUON = Path(derive.__file__).parent / "emitted_muon.py"
 SOURCE = Path(__file__).parent / "standalone.py"
 LAYER_CALLS = ("linear", "aten::embedding", "conv1d", "conv2d", "conv3d", "aten::convolution")
 FILE = Template('''"""$title: width $base -> $width.
@@ -79,10 +81,11 @@ def _quotable(text: str) -> str:
 
 
 def _source() -> str:
-    """The code that goes out: all but the docstring, and without marks for this project's tools."""
-    text = SOURCE.read_text(encoding="utf-8")
-    code = text[text.index('"""', 3) + 3 :].strip()
-    return re.sub(r"  # (noqa|type: ignore)[^\n]*", "", code)
+    """The code that goes out, with that for Muon in it, and without marks for this project's tools."""
+    imports, code = zip(*map(emitted_source, (MUON, SOURCE)), strict=True)
+    lines = {line for each in imports for line in each.split("\n") if line and "derive." not in line}
+    ordered = [sorted(line for line in lines if ("torch" in line) == own) for own in (False, True)]
+    return "\n\n".join("\n".join(part) for part in ordered) + "\n\n" + "\n\n\n".join(code)
 
 
 def _line(answer: ModelPrescription, row: ParameterRow) -> str:
@@ -106,7 +109,7 @@ def _row(answer: ModelPrescription, row: ParameterRow) -> dict[str, Any]:
     values: dict[str, Any] = {
         "rule": row.rule,
         "shape": tuple(row.shape),
-        "rms": None if row.std is None else row.start.size,
+        "rms": None if row.std is None else float(f"{row.start.size:.6g}"),
         "init": str(row.b),
         "rate": str(row.c) if row.is_trained else None,
         "epsilon": None if row.epsilon is None else str(row.epsilon),

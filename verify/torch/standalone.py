@@ -3,13 +3,13 @@
 `verify prescribe --format torch` writes this out with a model's rows, as one file for the machine that trains.
 """
 
-import contextlib
-import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from fractions import Fraction
 from typing import Any, NamedTuple
 
 import torch  # type: ignore[import-not-found]
+
+from derive.emitted_muon import ADJUSTED, kernel_muon, muon_factor
 
 WRAPPERS = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.", "module.", "parametrizations.")
 """What torch.compile, FSDP, checkpointing, DDP and parametrizations put into names."""
@@ -20,14 +20,12 @@ OPTIMIZERS = {
     "adam": ("AdamW", {}),
     "adamw": ("AdamW", {}),
     "rmsprop": ("RMSprop", {}),
-    "muon": ("Muon", {"adjust_lr_fn": "original"}),
-    "muon-keller": ("Muon", {"adjust_lr_fn": "original"}),
-    "muon-rms": ("Muon", {"adjust_lr_fn": "match_rms_adamw"}),
+    **{rule: ("Muon", {"adjust_lr_fn": adjusted}) for rule, adjusted in ADJUSTED.items()},
 }
 """By rule: torch.optim's class and its keywords; decay is decoupled, and that of torch.optim.Adam is not."""
 COUPLED = ("momentum", "nesterov", "rmsprop")
 """Rules whose class puts decay into the gradient, which is then averaged or divided."""
-EPSILONS = {"muon": 1e-7, "muon-keller": 1e-7, "muon-rms": 1e-7}
+EPSILONS = dict.fromkeys(ADJUSTED, 1e-7)
 
 
 class Row(NamedTuple):
@@ -95,11 +93,10 @@ class Scaling:
     def of_model(self, model: Any) -> dict[str, tuple[Any, Row]]:
         """(parameter, row) by plain name; ValueError where the model is not the one that was prescribed for."""
         named = {plain(name): each for name, each in model.named_parameters()}
-        missing, new = [name for name in self.rows if name not in named], [name for name in named if name not in self.rows]
-        if missing or new:
-            raise ValueError(
-                f"the model has no {missing[0]}" if missing else f"{new[0]} is not in the prescription"
-            ) from None
+        odd = min({*self.rows} ^ {*named}, default=None)
+        if odd is not None:
+            where = "is in the prescription and not in the model" if odd in self.rows else "is not in the prescription"
+            raise ValueError(f"{odd} {where}; prescribe for the model that is trained")
         for name, each in named.items():
             wanted = self.rows[name].shape
             if self.width == self.own_width and tuple(each.shape) != wanted:
@@ -139,8 +136,8 @@ class Scaling:
         """
         if self._multiplies() and not (multipliers_applied or getattr(model, "multipliers_applied", False)):
             raise ValueError(
-                "these rates are for a model with multipliers: call apply_multipliers(model) first, write the lines that "
-                "it prints, and say multipliers_applied=True"
+                "these rates are for a model with multipliers: call apply_multipliers(model) first, write the lines "
+                "that it prints, and say multipliers_applied=True"
             )
         groups: dict[Any, dict[str, Any]] = {}
         for name, (parameter, row) in self.of_model(model).items():
@@ -174,8 +171,6 @@ class Scaling:
         made = []
         for rule, groups in by_rule.items():
             name, options = OPTIMIZERS[rule]
-            if not hasattr(torch.optim, name):
-                raise ValueError(f"torch.optim has no {name} in torch {torch.__version__}; Muon needs torch 2.9 or later")
             made.append((kernel_muon() if name == "Muon" else getattr(torch.optim, name))(groups, **options))
         return made
 
@@ -207,14 +202,15 @@ class Scaling:
                 lines.append(self._line(name, product, by))
         model.multipliers_applied = True
         for line in lines:
-            print(line)  # noqa: T201
+            print(line)
         return lines
 
     @staticmethod
     def _line(name: str, product: Product, by: float) -> str:
         where = f"forward of {product.module}" if product.module else "the model's own forward"
         if product.call == "scaled_dot_product_attention":
-            return f"{where}: scaled_dot_product_attention(q, k, v, scale={by:.6g} * q.shape[-1] ** -0.5), or what its scale is now times {by:.6g}"
+            call = f"scaled_dot_product_attention(q, k, v, scale={by:.6g} * q.shape[-1] ** -0.5)"
+            return f"{where}: {call}, or the scale that it has times {by:.6g}"
         what = f"the input of {product.call}" if product.is_layer else f"q of the product q k^T ({product.call})"
         return f"{where}: multiply {what} by {by:.6g}  # {name}"
 
@@ -255,61 +251,7 @@ def _rms(parameter: Any) -> float:
 
 
 def _own_scale(name: str, row: Row, parameter: Any) -> float:
-    """What a rule's rate takes so that torch.optim.Muon steps by it, whose own factor goes by rows and columns.
-
-    torch multiplies by sqrt(max(1, rows / columns)), or 0.2 sqrt(max(rows, columns)); the rule asks for that of fan-out
-    and fan-in, and plain "muon" for none. A kernel [out, in, ...] is a matrix of out rows.
-    """
-    if not row.rule.startswith("muon"):
+    """What Muon's rate is times; 1 for other rules."""
+    if row.rule not in ADJUSTED:
         return 1.0
-    if row.fans is None or math.prod(row.fans) != math.prod(row.shape) or parameter.ndim < 2:
-        raise ValueError(
-            f"torch.optim.Muon takes matrices, and {name} of shape {row.shape} is not one fan-in by one fan-out; give its "
-            "kind another optimizer, such as adamw"
-        )
-    fan_in, fan_out = row.fans
-    rows, columns = parameter.shape[0], math.prod(parameter.shape[1:])
-    if {rows, columns} != {fan_in, fan_out}:
-        raise ValueError(f"{name} of shape {row.shape} is stored with its fan-in {fan_in} and fan-out {fan_out} mixed")
-    if row.rule == "muon-rms":
-        return 1.0
-    wanted = math.sqrt(max(1, fan_out / fan_in)) if row.rule == "muon-keller" else 1.0
-    return wanted / math.sqrt(max(1, rows / columns))
-
-
-def kernel_muon() -> Any:
-    """torch.optim.Muon for kernels [out, in, ...] as well, each the matrix [out, in ...]."""
-
-    @contextlib.contextmanager
-    def as_matrices(groups: list[dict[str, Any]]) -> Iterator[None]:
-        kept = [(each, each.shape) for group in groups for each in group["params"] if each.ndim > 2]
-        for each, _ in kept:
-            gradient, each.grad = each.grad, None
-            each.data = each.data.flatten(1)
-            each.grad = None if gradient is None else gradient.flatten(1)
-        try:
-            yield
-        finally:
-            for each, shape in kept:
-                gradient, each.grad = each.grad, None
-                each.data = each.data.view(shape)
-                each.grad = None if gradient is None else gradient.view(shape)
-
-    class Muon(torch.optim.Muon):
-        """torch.optim.Muon of kernels too."""
-
-        def __init__(self, groups: list[dict[str, Any]], **keywords: Any) -> None:
-            with as_matrices(groups):
-                super().__init__(groups, **keywords)
-
-        def step(self, closure: Any = None) -> Any:
-            """One step, kernels as matrices."""
-            loss = None
-            if closure is not None:
-                with torch.enable_grad():
-                    loss = closure()
-            with as_matrices(self.param_groups):
-                super().step()
-            return loss
-
-    return Muon
+    return muon_factor(name, row.rule, row.fans or (0, 0), tuple(parameter.shape))
