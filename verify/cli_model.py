@@ -1,7 +1,8 @@
 """`verify prescribe` and `verify check`: the prescription for the user's own model, and whether it holds there."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -157,23 +158,26 @@ def check(
     framework: FrameworkOption = "jax",
     example: ExampleOption = None,
     loss_function: LossFunctionOption = None,
+    measured: Annotated[
+        Path | None, typer.Option(help="Train nothing: judge the CSV that the file of --format torch wrote.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for check.json and measured.json.")] = None,
-    output_format: FormatOption = "table",
+    output_format: Annotated[
+        str, typer.Option("--format", help="table, json, or torch: a file that measures where training runs.")
+    ] = "table",
 ) -> None:
     """The coordinate check of your own model, as it is and as prescribed; and which parameter to change how."""
-    from derive.emit import dump
     from derive.propagation import LOSSES
     from derive.registry import optimizers, spelled
     from verify.coordinate_check import coordinate_check
     from verify.exponents import check_widths
-    from verify.model_results import as_json, as_text, measured_json
     from verify.optimizers import base_rate as usual_rate
     from verify.optimizers import check_trainable
     from verify.prescribing import prescribe as prescribed
     from verify.rate_drift import rate_drift
     from verify.user_model import build, load_make
 
-    chosen = read_choice("--format", output_format, ("table", "json"))
+    chosen = read_choice("--format", output_format, ("table", "json", "torch"))
     check_positive(seeds=seeds, steps=steps, base_rate=base_rate, drift_steps=drift_steps)
     sizes = read_numbers("--widths", widths, int, "64,128,256,512")
     check_widths(sizes)
@@ -198,6 +202,22 @@ def check(
         apart=_axes(apart),
         forward_only=forward_only,
     )
+    if chosen == "torch":
+        if framework != "torch" or measured is not None:
+            raise DeriveError("--format torch writes a file for --framework torch, and reads no --measured")
+        from verify.torch.measured import check_as_torch
+
+        has_loss = getattr(make, "loss", None) is not None
+        write_out(check_as_torch(answer, model, example, loss_function, has_loss, sizes, seeds, steps, rate))
+        return
+    if measured is not None:
+        from verify.torch.measured import judge_measured
+
+        if own is not None or drift_steps is not None:
+            raise DeriveError("--measured trains nothing; leave out --own and --drift-steps")
+        judged, inputs, unseen = judge_measured(answer, measured)
+        _report(model, inputs, judged, rate, None, None, out, chosen, unseen)
+        return
     transform = None if own is None else load_make(own)
     with Progress("training and measuring", len(sizes) * (1 if own is None else 2)) as bar:
         found: Check = coordinate_check(
@@ -217,9 +237,30 @@ def check(
                 make, answer, sizes, base_rate=rate, seeds=seeds, steps=drift_steps, progress=bar.advance
             )
     inputs = build(make, sizes[0]).fingerprint(max(steps, drift_steps or 0))
-    content = as_json(model, inputs, found, rate, drifts)
+    _report(model, inputs, found, rate, drifts, own, out, chosen, [])
+
+
+def _report(
+    model: str,
+    inputs: str,
+    found: "Check",
+    rate: float,
+    drifts: Any,
+    own: str | None,
+    out: Path | None,
+    chosen: str,
+    unseen: Sequence[str],
+) -> None:
+    """Write what was found, into the folder and to the terminal."""
+    from derive.emit import dump
+    from verify.model_results import as_json, as_text, measured_json
+
+    content, answer = as_json(model, inputs, found, rate, drifts), found.prescription
     if out is not None:
         (out / "check.json").write_text(dump(content), encoding="utf-8")
         (out / "measured.json").write_text(dump(measured_json(content, "prescribed")), encoding="utf-8")
         (out / "prescription.json").write_text(answer.to_json(), encoding="utf-8")
-    write_out(dump(content) if chosen == "json" else wrapped(as_text(model, found, content, drifts, own)))
+    text = as_text(model, found, content, drifts, own)
+    if unseen:
+        text += f"not measured, as no module of its own has it: {', '.join(unseen)}\n"
+    write_out(dump(content) if chosen == "json" else wrapped(text))

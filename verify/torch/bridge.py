@@ -25,7 +25,7 @@ Build = Callable[[int], Any]
 Example = Callable[[int], Any]
 SCOPE = "module "
 """What the name of a scope starts with that says which module a product stands in."""
-SUPPORTED = "torch 2.9 or later with torchax 0.0.13 or later"
+SUPPORTED = "torch 2.13 with torchax 0.0.13 to 0.0.14.dev20261026"
 INSTALL = "pip install torch 'torchax>=0.0.13', or scaling-exponents[torch]"
 
 
