@@ -1,11 +1,11 @@
-"""PyTorch modules as their libraries have them, unmodified: the function in JAX against torch's, every row against a person's.
+"""PyTorch modules as libraries have them, unmodified: the function against torch's, every row against a person's.
 
     python -m benchmarks.torch_zoo --out benchmarks/torch_zoo.md
 
-needs torch, torchax, transformers and timm, which nothing else here does. Every width is a config's own setting; heads
-have one size unless said. What a row should be (AdamW, muP, no multipliers: size and rate n^0, n^0 of tables, first layers
-and vectors; n^-1/2, n^-1 of hidden matrices; n^-1, n^-1 of readouts) is written down by name, and what is not is hidden
-where it is a matrix.
+needs torch, torchax and transformers, which nothing else here does. Every width is a config's own setting; heads
+have one size unless said. What a row should be (AdamW, muP, no multipliers: size and rate n^0, n^0 of tables, first
+layers and vectors; n^-1/2, n^-1 of hidden matrices; n^-1, n^-1 of readouts) is written down by name, and what is not
+is hidden where it is a matrix.
 """
 
 import argparse
@@ -20,7 +20,6 @@ import jax
 import numpy as np
 import torch  # type: ignore[import-not-found]
 import transformers  # type: ignore[import-not-found]
-from timm.models.vision_transformer import VisionTransformer  # type: ignore[import-not-found]
 
 from derive.emit import markdown_text
 from tests.torch_modules import CASES, Case
@@ -101,9 +100,16 @@ def resnet18(width: int) -> Any:
 
 
 def vit(width: int) -> Any:
-    return VisionTransformer(
-        img_size=16, patch_size=8, embed_dim=width, depth=LAYERS, num_heads=width // HEAD, num_classes=5
+    config = transformers.ViTConfig(
+        hidden_size=width,
+        intermediate_size=4 * width,
+        num_hidden_layers=LAYERS,
+        num_attention_heads=width // HEAD,
+        image_size=16,
+        patch_size=8,
+        num_labels=5,
     )
+    return transformers.ViTForImageClassification(config)
 
 
 def pairs(width: int) -> dict[str, Any]:
@@ -136,23 +142,14 @@ LIBRARIES: dict[str, tuple[Case, bool]] = {
         ),
         False,
     ),
-    "timm ViT": (
-        Case(
-            vit,
-            images,
-            {
-                "patch_embed.*": "embedding",
-                "cls_token": "embedding",
-                "pos_embed": "embedding",
-                "head.weight": "readout",
-            },
-        ),
-        True,
+    "transformers ViT": (
+        Case(vit, images, {"vit.embeddings.*": "embedding", "classifier.weight": "readout"}),
+        False,
     ),
     "transformers ResNet-18, eval": (Case(resnet18, images, RESNET), False),
     "transformers ResNet-18, train": (Case(resnet18, images, RESNET), True),
 }
-"""With whether the module is in training mode; those with dropout inside their functions are not, for the comparison."""
+"""With whether the module is in training mode; those with dropout inside functions are not, to be compared."""
 
 
 def checked(name: str, case: Case, train: bool) -> list[str]:
@@ -202,11 +199,12 @@ def main() -> None:
             except ValueError as error:
                 rows.append([name, "-", f"refused: {error}", "-"])
                 print(rows[-1], flush=True)
-    used = ", ".join(f"{each} {version(each)}" for each in ("torch", "torchax", "transformers", "timm", "jax"))
+    used = ", ".join(f"{each} {version(each)}" for each in ("torch", "torchax", "transformers", "jax"))
     head = (
-        f"# PyTorch modules, unmodified\n\n`python -m benchmarks.torch_zoo` with {used}. Widths {BASE} -> {WIDTH}, AdamW, muP. "
-        "Largest difference of\nan output from torch's, relative to the largest output above 1; parameters whose role, initial "
-        "size and rate are those\nwritten down by hand in the script; and products that need a multiplier beside the code's.\n\n"
+        f"# PyTorch modules, unmodified\n\n`python -m benchmarks.torch_zoo` with {used}.\nWidths {BASE} -> {WIDTH}, "
+        "AdamW, muP. Largest difference of an output from torch's, relative to the largest output above 1; parameters\n"
+        "whose role, initial size and rate are those written down by hand in the script; and products that need a "
+        "multiplier\nbeside the code's.\n\n"
     )
     columns = ["module", "forward differs by", "rows right", "multipliers"]
     given.out.write_text(head + markdown_text(columns, rows), encoding="utf-8")
