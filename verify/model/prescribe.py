@@ -165,6 +165,7 @@ def _assembled(
         (*rates.notes, *_odd_fans(graph), *_multiplier_notes(graph, multipliers)),
         certificate,
         wanted.forward_only,
+        graph.places,
         structure,
         solution.certificate,
     )

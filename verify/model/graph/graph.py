@@ -168,7 +168,8 @@ class Graph:
 
     `outputs` are (node, shift, back, power of n in their number) of the function's results. `untrained` are the
     parameters without a use, with the exponents of the sizes that they have, `stopped` those that are frozen in some
-    use. `problems` are what could not be understood, `notes` what was decided and is worth saying.
+    use. `places` are the scopes of the code that dense ops and products stand in, by name. `problems` are what could
+    not be understood, `notes` what was decided and is worth saying.
     """
 
     ratio: Fraction
@@ -182,6 +183,7 @@ class Graph:
     stopped: set[str] = field(default_factory=set)
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    places: Mapping[str, str] = field(default_factory=dict)
 
     def add(self, node: Node) -> int:
         """Append the node; its index."""
