@@ -249,3 +249,11 @@ def test_the_version_of_the_code_is_of_everything_that_trains(tmp_path: Path, mo
 def test_provenance_is_complete() -> None:
     now = asdict(provenance.made())
     assert list(now) == ["code", "device", "date", "jax"] and all(now.values())
+
+
+def test_the_page_on_adding_a_study_runs(capsys: Capture) -> None:
+    page = (Path(__file__).parents[1] / "docs" / "studies.md").read_text(encoding="utf-8")
+    exec(compile(page.split("```python\n")[1].split("```")[0], "docs/studies.md", "exec"), {"__name__": "walks"})  # noqa: S102
+    power, _, names = capsys.readouterr().out.partition(" ")
+    assert abs(float(power.removeprefix("n^")) - 0.5) < 0.1
+    assert names.strip() == "['length_1024.json', 'length_256.json', 'length_64.json']"

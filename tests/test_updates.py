@@ -186,7 +186,7 @@ def lifted_rank(width: int, batch: int) -> float:
 
 @pytest.mark.slow
 def test_a_batch_larger_than_the_width_is_no_full_rank() -> None:
-    """The README's numbers: neither does the rank follow the width, nor do eight times as many examples raise it."""
+    """Neither does the rank follow the width, nor do eight times as many examples raise it: docs/findings.md."""
     ranks = {(width, batch): lifted_rank(width, batch) for width in (128, 256) for batch in (16, 256, 2048)}
     assert ranks[128, 16] == pytest.approx(ranks[256, 16], rel=0.2)
     assert [ranks[128, 2048], ranks[256, 2048]] == pytest.approx([84, 116], rel=0.1)
