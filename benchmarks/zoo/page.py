@@ -131,6 +131,7 @@ KNOWN = (
     "assumes 1/2. In SP and NTK, where a readout starts at n^-1/2, what they make may change by up to n^1/2 more.",
     "- A norm behind such a layer makes its start irrelevant: its output moves as far as it may, and its own size at "
     "the start is lost at once (clip).",
-    "- Where a bias is added to what a readout makes, the bias counts as n^0 at the start, though it mostly starts at 0.",
+    "- Where a bias is added to what a readout makes, the bias counts as n^0 at the start, though it mostly starts at "
+    "0.",
 )
 """What is known beside single parameters."""
