@@ -1,4 +1,4 @@
-"""Alignments: the log-alignment ratios alpha, omega, u of every layer (THEORY 2).
+"""Alignments: the log-alignment ratios alpha, omega, u of every layer (docs/theory.md, section 2).
 
     alpha_l: RMS(dW z) = n^alpha RMS(dW) RMS(z)      omega_l: RMS(W dz) = n^omega RMS(W) RMS(dz)
     u_l:     RMS(dW dz) = n^u RMS(dW) RMS(dz)

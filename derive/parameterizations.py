@@ -1,7 +1,7 @@
 """Parameterizations: multiplier n^-a and initial standard deviation n^-b of every layer kind.
 
 Gauge shifts (a, b) -> (a + theta, b - theta) leave the function unchanged; two parameterizations that differ
-by them alone are equivalent, with the rates shifted to match (THEORY 6).
+by them alone are equivalent, with the rates shifted to match (docs/theory.md, section 6).
 """
 
 from collections.abc import Sequence
@@ -61,7 +61,7 @@ class Parameterization:
         return (a + b).expand()
 
     def gradient(self, kind: Kind) -> Expr:
-        """g of that layer at initialisation: a + b of the readout + a, and a on the readout itself (THEORY 3)."""
+        """g of that layer at initialisation: a + b of the readout + a, and a on the readout itself (theory 3)."""
         return self.at(kind)[0] + (S.Zero if kind == "readout" else self.total("readout"))
 
     def gauge(self, target: Expr = S.Zero) -> "Parameterization":
@@ -142,7 +142,7 @@ class Equivalence:
 def equivalent(
     first: Parameterization, second: Parameterization, optimizer: "Optimizer", kinds: Sequence[Kind] = KINDS
 ) -> Equivalence:
-    """Whether the layers of these kinds train alike: theta = a' - a, c' = c - (1 + k - m) theta (THEORY 6)."""
+    """Whether the layers of these kinds train alike: theta = a' - a, c' = c - (1 + k - m) theta (theory 6)."""
     for kind in kinds:
         if (first.total(kind) - second.total(kind)).is_zero is not True:
             obstacle = (
