@@ -79,9 +79,13 @@ class Parameterization:
 
 
 SP = Parameterization("SP", (S.Zero, S.Zero, S.Zero), (S.Zero, HALF, HALF), "the standard initialisation, 1/fan_in")
+"""Standard: no multipliers, initial variance 1/fan_in; a = 0, 0, 0 and b = 0, 1/2, 1/2."""
 NTK = Parameterization("NTK", (S.Zero, HALF, HALF), (S.Zero, S.Zero, S.Zero), "Jacot et al. 2018, 1806.07572")
+"""Neural tangent: weights of size 1 behind 1/sqrt(fan_in); a = 0, 1/2, 1/2 and b = 0, 0, 0."""
 MUP = Parameterization("muP", (-HALF, S.Zero, HALF), (HALF, HALF, HALF), "Yang & Hu 2021, 2011.14522")
+"""Maximal update: a = -1/2, 0, 1/2 and b = 1/2, 1/2, 1/2."""
 MFP = Parameterization("MFP", (S.Zero, HALF, S.One), (S.Zero, S.Zero, S.Zero), "mean field; Bordelon & Pehlevan 2022")
+"""Mean field: NTK with a readout of 1/fan_in; a = 0, 1/2, 1 and b = 0, 0, 0."""
 MUP_PACKAGE = Parameterization(
     "mup-package", (S.Zero, S.Zero, S.One), (S.Zero, HALF, S.Zero), "muP in the gauge of microsoft/mup, 2203.03466"
 )

@@ -426,8 +426,8 @@ def prescribe(
     `optimizer` may be a mapping by layer kind; `hidden_layers` is by default the number on which the alignment was
     measured, or 1. `forward_only` multipliers do not multiply the gradients of their weights.
 
-    >>> [str(c) for c in prescribe("adam", "sp", "full").c]
-    ['0', '1', '1']
+        >>> [str(c) for c in prescribe("adam", "sp", "full").c]
+        ['0', '1', '1']
     """
     assumed = read_alignment(alignment) if isinstance(alignment, str) else alignment
     problem = Problem(
