@@ -1,4 +1,4 @@
-"""docs/theory.md has every section that is cited, and its tables are what is derived; the citation is this version's."""
+"""docs/theory.md has every section that is cited, and its tables are what is derived; CITATION.cff is of this version."""
 
 import re
 from pathlib import Path
@@ -21,7 +21,8 @@ def row(section: int, scheme: str) -> list[list[str]]:
 
 
 def test_sections_are_numbered_and_every_anchor_is_its_sections_number() -> None:
-    assert SECTIONS == [(str(number), str(number)) for number in range(1, 12)]
+    assert [anchor for anchor, _ in SECTIONS] == [number for _, number in SECTIONS]
+    assert [int(number) for _, number in SECTIONS] == [*range(1, 12)]
 
 
 def test_every_cited_section_is_there() -> None:
