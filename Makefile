@@ -41,7 +41,7 @@ check: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/lint-imports
 	$(BIN)/pyright --pythonpath $(BIN)/python
-	$(MKDOCS) build --strict --quiet
+	$(MKDOCS) build --strict
 
 # The site, in site/: the pages of docs/ and what the public names' docstrings say. A broken link fails.
 docs: .venv/installed

@@ -1,4 +1,4 @@
-"""docs/theory.md has every section that is cited, and its tables are what is derived; CITATION.cff is of this version."""
+"""docs/theory.md has every section that is cited, and its tables are what is derived; CITATION.cff is up to date."""
 
 import re
 from pathlib import Path
