@@ -32,7 +32,7 @@ from verify.training.trainer import Config, Trainer
 
 Capture = pytest.CaptureFixture[str]
 
-# c of the published table (THEORY 5), and how much of it eta lambda follows (THEORY 7).
+# c of the published table (docs/theory.md, section 5), and how much of it eta lambda follows (section 7 there).
 RATES = {
     ("adamw", "sp"): (0.0, 1.0, 1.0),
     ("adamw", "mup"): (0.5, 1.0, 0.5),
