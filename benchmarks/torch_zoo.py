@@ -23,7 +23,7 @@ import transformers  # type: ignore[import-not-found]
 
 from derive.emit import markdown_text
 from tests.torch_modules import CASES, Case
-from verify.prescribing import prescribe
+from verify.model.prescribe import prescribe
 from verify.torch import from_torch
 
 BASE, WIDTH, HEAD, LAYERS, VOCABULARY = 32, 64, 8, 2, 40

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from derive.errors import DeriveError
-from verify.cli_model import prescribe as prescribe_command
-from verify.prescribing import prescribe
-from verify.prescription import ModelPrescription
+from verify.commands.model import prescribe as prescribe_command
+from verify.model.prescribe import prescribe
+from verify.model.prescription import ModelPrescription
 from verify.torch import from_torch, load_torch
 from verify.torch.inputs import example_of
 

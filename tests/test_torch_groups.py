@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from verify.prescribing import prescribe
+from verify.model.prescribe import prescribe
 from verify.torch import from_torch
 
 torch = pytest.importorskip("torch", reason="PyTorch is an extra; install scaling-exponents[torch]")

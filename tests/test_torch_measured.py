@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from derive.errors import DeriveError
-from verify.cli_model import check as check_command
-from verify.prescribing import prescribe
-from verify.prescription import ModelPrescription
+from verify.commands.model import check as check_command
+from verify.model.prescribe import prescribe
+from verify.model.prescription import ModelPrescription
 from verify.torch.measured import COLUMNS, check_as_torch, judge_measured, ops_of
 
 WIDTHS, SEEDS = (8, 16, 32, 64), 3
@@ -134,7 +134,10 @@ def test_the_model_as_it_is_gets_advice_and_unseen_ops_are_named(answer: ModelPr
             lambda lines: [each for each in lines if "parameter last.bias" not in each],
             "no sizes of parameter last.bias",
         ),
-        (lambda lines: [each.replace("prescribed", "mine") for each in lines], "setup is own or prescribed, not 'mine'"),
+        (
+            lambda lines: [each.replace("prescribed", "mine") for each in lines],
+            "own or prescribed, not 'mine'",
+        ),
     ],
 )
 def test_a_broken_file_is_one_line(answer: ModelPrescription, tmp_path: Path, change: Any, said: str):

@@ -18,8 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from derive.errors import DeriveError, shorten
-from verify.trace import Tree
-from verify.user_model import ModelError
+from verify.measuring.trace import Tree
+from verify.training.networks import ModelError
 
 Build = Callable[[int], Any]
 Example = Callable[[int], Any]

@@ -11,7 +11,7 @@ from derive.emit_torch_muon import emitted_source
 from derive.errors import DeriveError
 from derive.matrix_functions import takes_matrices
 from derive.registry import optimizer as read_optimizer
-from verify.prescription import ModelPrescription, ParameterRow
+from verify.model.prescription import ModelPrescription, ParameterRow
 
 if TYPE_CHECKING:
     from verify.torch.standalone import Scaling

@@ -6,8 +6,8 @@ from importlib import import_module
 from typing import Any
 
 from derive.errors import DeriveError, shorten
+from verify.model.make import load_make
 from verify.torch.bridge import Example, TorchMake, from_torch, libraries
-from verify.user_model import load_make
 
 SHAPES = "shapes, such as 8x16<256 for whole numbers below 256 and 8xwidth for normal ones, one per argument of forward"
 

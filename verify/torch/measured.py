@@ -12,11 +12,11 @@ import numpy as np
 
 from derive.emit_torch_muon import emitted_source
 from derive.errors import DeriveError, shorten
-from verify.check_rows import judged
-from verify.coordinate_check import Check, Measured, Setup, advice, unmultiplied
-from verify.prescription import ModelPrescription
+from verify.model.check.check import Check, Measured, Setup, advice, unmultiplied
+from verify.model.check.rows import judged
+from verify.model.make import Drawn
+from verify.model.prescription import ModelPrescription
 from verify.torch.emit import as_torch
-from verify.user_model import Drawn
 
 SOURCE = Path(__file__).parent / "coordinates.py"
 COLUMNS = ("setup", "step", "layer", "quantity", "width", "seed", "value")
