@@ -132,8 +132,9 @@ def abstract(make: Make, width: int) -> UserModel:
 
     A make that has `shapes(width)` gives them itself, with what it closes over whole.
     """
-    if hasattr(make, "shapes"):
-        return _checked(make.shapes(width), width)
+    shapes_alone = getattr(make, "shapes", None)
+    if shapes_alone is not None:
+        return _checked(shapes_alone(width), width)
     kept: list[UserModel] = []
 
     def shapes() -> Any:
