@@ -5,12 +5,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
+from derive.registry import REGISTRY
+
 Scale = Literal["cpu", "gpu"]
 
 _TRANSFER = "transfer --optimizer adam,sgd,adafactor --parameterization sp,ntk,mup,mfp"
 _EQUIVALENCE = "transfer --optimizer adam,sgd --parameterization sp,ntk,mup,mfp --alignment full"
 _PHASE = "phase --optimizer adam --widths 64,128,256,512 --seeds 2 --steps 10 --batch 128"
 _PHASE_GPU = "phase --optimizer adam --widths 64,128,256,512,1024,2048,4096 --seeds 3 --steps 10 --batch 128"
+
+_BY_RANK = ("scion", "normuon", "adamuon", "dion", "polargrad", "grafted-shampoo", "muon-hyperball")
+_UPDATES = f"updates --optimizer {','.join(row.name for row in REGISTRY if row.trainable and row.name not in _BY_RANK)}"
+_UPDATES_BY_RANK = f"updates --optimizer {','.join(_BY_RANK)} --batch 16"
 
 
 def _alignments(optimizer: str, parameterization: str, alignment: str) -> Mapping[Scale, str]:
@@ -93,8 +99,12 @@ STUDIES: Mapping[str, Mapping[Scale, str]] = {
         )
     },
     "update_exponents": {
-        "cpu": "updates --widths 128,256,512,1024,2048",
-        "gpu": "updates --widths 128,256,512,1024,2048,4096",
+        "cpu": f"{_UPDATES} --widths 128,256,512,1024,2048",
+        "gpu": f"{_UPDATES} --widths 128,256,512,1024,2048,4096",
+    },
+    "update_exponents_rank": {
+        "cpu": f"{_UPDATES_BY_RANK} --widths 128,256,512,1024",
+        "gpu": f"{_UPDATES_BY_RANK} --widths 128,256,512,1024,2048,4096",
     },
 }
 """By the name of the folder under data/ that holds the result."""

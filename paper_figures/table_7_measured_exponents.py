@@ -14,6 +14,8 @@ from verify.fit.judging import Row, row_json
 from verify.studies.exponents.measured import judged_again, read_measured
 
 Rows = Sequence[dict[str, Any]]
+UPDATES = ("update_exponents", "update_exponents_rank")
+"""The latter are matrix rules that came later, some of which are of a known size only where the batch is small."""
 PROPAGATION = {"Adam SP": "exponents_adam_sp_full_4096", "Adam muP": "exponents_adam_mup_full_4096"}
 VERDICTS = {True: "holds", False: "fails", None: "open"}
 QUANTITIES = {
@@ -36,11 +38,11 @@ QUANTITIES = {
 
 def item(data: Path) -> Item:
     """Every optimizer's update exponents, the propagation of Adam in SP and muP, and how many hold."""
-    update_study = _read(data, "update_exponents", "updates.json")
+    update_studies = [_read(data, study, "updates.json") for study in UPDATES]
     changes = {name: read_measured(result(data, study)) for name, study in PROPAGATION.items()}
     judged = {name: judged_again(each) for name, each in changes.items()}
     studies: dict[str, Rows] = {
-        "updates": update_study["rows"],
+        "updates": [row for each in update_studies for row in each["rows"]],
         **{name: [row_json(row) for row in rows] for name, rows in judged.items()},
     }
     first = {name: _at(rows, min) for name, rows in studies.items()}
@@ -49,11 +51,15 @@ def item(data: Path) -> Item:
         + (f" ({', '.join(dict.fromkeys(map(_named, failing)))})" if failing else "")
         for name, failing in ((name, [row for row in rows if row["holds"] is False]) for name, rows in first.items())
     )
+    trained = [
+        *(("updates", each) for each in update_studies),
+        *((name, each.conditions) for name, each in changes.items()),
+    ]
     scales = "; ".join(
-        f"{name}: multilayer perceptrons of width {each['widths'][0]} to {each['widths'][-1]}"
-        for name, each in {"updates": update_study, **{name: each.conditions for name, each in changes.items()}}.items()
+        f"{name}: multilayer perceptrons of width {each['widths'][0]} to {each['widths'][-1]}, {each['batch']} examples"
+        for name, each in trained
     )
-    last = _at(update_study["rows"], max)
+    last = _at(studies["updates"], max)
     count, step = sum(row["holds"] is True for row in last), last[0]["step"]
     return Item(
         title="Exponents, predicted and measured",
@@ -61,7 +67,7 @@ def item(data: Path) -> Item:
         "activations, and how much activations change, as powers of the width.",
         measured=f"At the first step, {told}. After step {step} {count} of {len(last)} exponents of updates hold, "
         f"where a sum of updates is taken for one. {_rejected(judged)}",
-        scale=f"{scales}; {update_study['device']}.",
+        scale=f"{scales}; {update_studies[0]['device']}.",
         verdict=verdict([row["holds"] for rows in first.values() for row in rows]),
         tables={
             "table_7_update_exponents": _updates(first["updates"]),

@@ -17,6 +17,7 @@ from paper_figures.build import ITEMS, build, main
 from paper_figures.items import Item, verdict
 from paper_figures.paths import DATA, GALLERY, ROOT, MissingResultError
 from paper_figures.studies import PLANS, STUDIES, arguments
+from paper_figures.table_7_measured_exponents import UPDATES
 from verify.commands.main import app
 
 # What is counted is the same at any time; tests/test_plan.py holds it against its command.
@@ -122,7 +123,8 @@ def test_a_rerun_goes_through_every_study_that_is_not_finished(tmp_path: Path, m
 def test_a_damaged_study_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for content in ('{"rows": []}', "[]", "{", '{"rows": 3}'):
         measured = [(f"exponents_adam_{scheme}_full_4096", "measured.json") for scheme in ("sp", "mup")]
-        for study, file in (("update_exponents", "updates.json"), *measured):
+        updates = [(study, "updates.json") for study in UPDATES]
+        for study, file in (*updates, *measured):
             (tmp_path / study).mkdir(exist_ok=True)
             (tmp_path / study / file).write_text(content)
         with pytest.raises(MissingResultError, match="table_7_measured_exponents cannot be made from"):

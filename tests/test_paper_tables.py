@@ -26,6 +26,7 @@ from derive.registry import REGISTRY
 from paper_figures.build import ITEMS, build
 from paper_figures.items import Table
 from paper_figures.paths import DATA, MissingResultError
+from paper_figures.table_7_measured_exponents import UPDATES
 from tests.published import GRADIENTS, LARGEST_MODEL, PARAMETERIZATIONS, RATES
 from tests.test_epsilon import RATES as BASE_RATES
 from tests.test_epsilon import made_up, made_up_study
@@ -301,11 +302,11 @@ def power(widths: list[int], sizes: Any) -> float:
 def test_table_7_updates_are_slopes_of_the_stored_sizes(data: Path) -> None:
     """s from RMS(DW) = n^-(c + s), c of the rate as published for SP."""
     rows = table(data, "table_7_measured_exponents", "table_7_update_exponents")
-    stored = {path.stem for path in (data / "update_exponents").glob("*.json")} - {"updates"}
-    assert {row["optimizer"] for row in rows} == stored
+    stored = {path.stem: path for name in UPDATES for path in (data / name).glob("*.json") if path.stem != "updates"}
+    assert {row["optimizer"] for row in rows} == set(stored)
     checked = 0
     for row in rows:
-        content = json.loads((data / "update_exponents" / f"{row['optimizer']}.json").read_text(encoding="utf-8"))
+        content = json.loads(stored[row["optimizer"]].read_text(encoding="utf-8"))
         sizes = content["sizes"]["1"][row["layer"]]
         assert float(row["low"]) <= float(row["measured"]) <= float(row["high"])
         if row["exponent"] == "s" and (row["optimizer"], "full") in RATES:
@@ -609,7 +610,7 @@ def test_the_parser_refuses_what_tex_would() -> None:
     ("name", "command"),
     [
         ("table_5_epsilon_and_decay", "verify epsilon --dtype float32"),
-        ("table_7_measured_exponents", "verify updates --widths"),
+        ("table_7_measured_exponents", "verify updates --optimizer sgd,"),
     ],
 )
 def test_a_missing_study_is_named_with_its_command(name: str, command: str, tmp_path: Path) -> None:

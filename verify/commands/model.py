@@ -174,7 +174,7 @@ def check(
     from verify.model.check.drift import rate_drift
     from verify.model.make import build, load_make
     from verify.model.prescribe import prescribe as prescribed
-    from verify.studies.exponents.study import check_widths
+    from verify.studies.study import check_widths
     from verify.training.rules.transforms import base_rate as usual_rate
     from verify.training.rules.transforms import check_trainable
 

@@ -47,7 +47,7 @@ from verify.fit.terms import single_width_ratio as single_width_ratio
 from verify.fit.terms import total_ratio as total_ratio
 
 RANK = "depends on the gradient's rank; operator_norm and gain do not"
-ANY_RANK = "depends on the gradient's rank, which grows with the steps, or lies between one and full"
+ANY_RANK = "depends on the gradient's rank, which grows with the steps, or with the width up to the batch"
 ANSWER = "says how far the loss has fallen at each width"
 BLAMED = "the assumed alignments, or the prescription"
 

@@ -21,10 +21,11 @@ class AdoptState(NamedTuple):
 def scale_by_adopt(epsilon: Epsilon, b1: float = 0.9, b2: float = 0.9999) -> optax.GradientTransformation:
     """Adam with a second moment that has not seen the gradient it divides.
 
-        m <- b1 m + (1 - b1) g / max(sqrt(v), eps)      v <- b2 v + (1 - b2) g^2      U = m
+        m <- b1 m + (1 - b1) clip(g / max(sqrt(v), eps), -c, c)      v <- b2 v + (1 - b2) g^2      U = m
 
     v starts as the square of the first gradient, on which the paper spends a step without an update; here the step is
-    taken. Without the clipping of its later code. Taniguchi et al. 2024, 2411.02853, algorithm 2.
+    taken. c = t^(1/4), t counting from the step after it, as in its code: without it an entry that was near zero at
+    first is divided by that, and networks diverge within ten steps. Taniguchi et al. 2024, 2411.02853, algorithm 2.
     """
 
     def init(params: Any) -> AdoptState:
@@ -34,9 +35,13 @@ def scale_by_adopt(epsilon: Epsilon, b1: float = 0.9, b2: float = 0.9999) -> opt
     def update(gradients: Any, state: AdoptState, params: Any = None) -> tuple[Any, AdoptState]:
         del params
         second = jax.tree.map(lambda v, g: jnp.where(state.steps == 0, g**2, v), state.second, gradients)
-        moment = jax.tree.map(
-            lambda m, g, v: b1 * m + (1 - b1) * g / jnp.maximum(jnp.sqrt(v), epsilon), state.moment, gradients, second
-        )
+        limit = jnp.maximum(state.steps, 1) ** 0.25
+
+        def averaged(moment: Array, gradient: Array, v: Array) -> Array:
+            quotient = gradient / jnp.maximum(jnp.sqrt(v), epsilon)
+            return b1 * moment + (1 - b1) * jnp.clip(quotient, -limit, limit)
+
+        moment = jax.tree.map(averaged, state.moment, gradients, second)
         second = jax.tree.map(lambda v, g: b2 * v + (1 - b2) * g**2, second, gradients)
         return moment, AdoptState(state.steps + 1, moment, second)
 
