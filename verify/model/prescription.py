@@ -8,6 +8,7 @@ import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from fractions import Fraction
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import jax
@@ -336,9 +337,7 @@ class ModelPrescription:
 
         `verify prescribe --format torch` writes the same as one file. DeriveError where torch is not installed.
         """
-        from verify.torch.emit import scaling
-
-        return scaling(self)
+        return import_module("verify.torch.emit").scaling(self)  # which stands above this one
 
     def to_json(self) -> str:
         """The prescription as JSON, exponents as exact strings; `from_json` reads it back."""
