@@ -8,7 +8,6 @@ import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from fractions import Fraction
-from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import jax
@@ -337,7 +336,9 @@ class ModelPrescription:
 
         `verify prescribe --format torch` writes the same as one file. DeriveError where torch is not installed.
         """
-        return import_module("verify.torch.emit").scaling(self)  # which stands above this one
+        from verify.torch.emit import scaling
+
+        return scaling(self)
 
     def to_json(self) -> str:
         """The prescription as JSON, exponents as exact strings; `from_json` reads it back."""
