@@ -36,6 +36,7 @@ figures: .venv/installed
 check: .venv/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/lint-imports
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 # Every benchmark in turn, each into its section of benchmarks/results/<device>.json; then the table of all.

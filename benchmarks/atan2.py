@@ -18,7 +18,7 @@ import optax
 from benchmarks.measure import alternating_medians
 from benchmarks.online import whole_run
 from benchmarks.results import arguments, report
-from verify.atan2 import adam_atan2
+from verify.training.rules.atan2 import adam_atan2
 
 TREES = {
     "a 2048 x 2048 and a 4096 x 1024 matrix": ([(2048, 2048), (4096, 1024)], 5),

@@ -45,7 +45,7 @@ def alternating_medians(actions: Sequence[Callable[[], Any]], rounds: int) -> li
 
 def trainer(width: int) -> Any:
     from derive.solve import prescribe, solve_kinds
-    from verify.train import Config, Trainer
+    from verify.training.trainer import Config, Trainer
 
     config = Config(solve_kinds(prescribe("adam", "sp", "full").problem), 128, 1e-3)
     return Trainer(config, width, [0])
@@ -54,7 +54,7 @@ def trainer(width: int) -> Any:
 def cost(width: int, rounds: int) -> dict[str, float]:
     import jax
 
-    from verify.data import load_corpus
+    from verify.training.data import load_corpus
 
     corpus = load_corpus()
     with jax.default_matmul_precision("highest"):
@@ -90,7 +90,7 @@ def peak_memory(measuring: bool) -> float:
 
 
 def child(measuring: bool) -> None:
-    from verify.data import load_corpus
+    from verify.training.data import load_corpus
 
     network, corpus = trainer(MEMORY_WIDTH), load_corpus()
     if measuring:

@@ -16,11 +16,11 @@ import jax.numpy as jnp
 
 from benchmarks.measure import alternating_medians
 from benchmarks.results import arguments, report
-from verify.batch import Loop, Structure, train
-from verify.data import load_corpus
-from verify.settings import prescribed
-from verify.studies import ONLINE, Batch, Conditions
-from verify.train import TARGETS
+from verify.sweeps.loop import Loop, Structure, train
+from verify.sweeps.records import ONLINE, Batch, Conditions
+from verify.sweeps.settings import prescribed
+from verify.training.data import load_corpus
+from verify.training.trainer import TARGETS
 
 WIDTHS = (64, 128, 256, 512)
 STEPS = 150

@@ -13,10 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from verify.coordinate_check import Check, coordinate_check
-from verify.coordinates import default_loss
-from verify.prescribing import prescribe
-from verify.user_model import build
+from verify.model.check.check import Check, coordinate_check
+from verify.model.check.coordinates import default_loss
+from verify.model.make import build
+from verify.model.prescribe import prescribe
 
 BASE, WIDTHS, RATE = 32, (32, 64, 128, 256), 2e-3
 HEAD, TOKENS = 4, 6

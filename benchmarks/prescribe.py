@@ -18,12 +18,12 @@ from benchmarks.results import arguments, report
 from derive.alignments import FULL
 from derive.parameterizations import MUP
 from derive.registry import optimizers
-from verify.graph_rates import solve_graph
-from verify.graph_start import Wanted
-from verify.linear_program import floats, minimise
-from verify.models import Scaling
-from verify.models.transformer import Transformer
-from verify.user_model import graph_of
+from verify.model.graph.rates import solve_graph
+from verify.model.graph.start import Wanted
+from verify.model.linear_program import floats, minimise
+from verify.model.make import graph_of
+from verify.training.networks import Scaling
+from verify.training.networks.transformer import Transformer
 
 WIDTHS = (256, 4096)
 

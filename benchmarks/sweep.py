@@ -25,9 +25,9 @@ SINGLES = 3
 
 
 def conditions(base_width: int) -> Any:
-    from verify.data import load_corpus
-    from verify.studies import Conditions
-    from verify.sweep import code_version
+    from verify.provenance import code_version
+    from verify.sweeps.records import Conditions
+    from verify.training.data import load_corpus
 
     corpus = load_corpus()
     sizes = {"vocabulary": corpus.vocabulary, "context": 8, "hidden_layers": 2}
@@ -37,8 +37,8 @@ def conditions(base_width: int) -> Any:
 def engine() -> Any:
     import jax
 
-    from verify.data import load_corpus
-    from verify.engines import InProcess, Processes, available_cores
+    from verify.sweeps.engines import InProcess, Processes, available_cores
+    from verify.training.data import load_corpus
 
     return (
         InProcess(load_corpus())
@@ -49,11 +49,11 @@ def engine() -> Any:
 
 def tasks(width: int, models: int, first: int = 0) -> list[Any]:
     """`models` runs at one width: five seeds, and as many rates as it takes, in batches as the driver makes them."""
-    from verify.batch import Structure
-    from verify.capacity import rates_at_once
-    from verify.engines import Task
-    from verify.settings import prescribed
-    from verify.studies import Batch
+    from verify.sweeps.capacity import rates_at_once
+    from verify.sweeps.engines import Task
+    from verify.sweeps.loop import Structure
+    from verify.sweeps.records import Batch
+    from verify.sweeps.settings import prescribed
 
     setting, shared = prescribed("adam", "sp", "full").setting, conditions(width)
     seeds = tuple(range(5))
@@ -96,10 +96,10 @@ def one_process(width: int, index: int) -> float:
 
 
 def child(width: int, index: int) -> None:
-    from verify.data import load_corpus
-    from verify.engines import Task, perform
-    from verify.settings import prescribed
-    from verify.studies import Batch
+    from verify.sweeps.engines import Task, perform
+    from verify.sweeps.records import Batch
+    from verify.sweeps.settings import prescribed
+    from verify.training.data import load_corpus
 
     setting = prescribed("adam", "sp", "full").setting
     batch = Batch(setting.name, width, (RATES * 2 ** (index / 16),), (0,))

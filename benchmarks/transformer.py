@@ -23,10 +23,10 @@ from benchmarks.flax_decoder import Decoder
 from benchmarks.measure import alternating
 from benchmarks.results import arguments, report
 from derive.solve import prescribe, solve_kinds
-from verify.models import computed_in, loss, stacks
-from verify.optimizers import optimizer
-from verify.plan import training_flops, transformer
-from verify.train import Config
+from verify.planning.counts import training_flops, transformer
+from verify.training.networks import computed_in, loss, stacks
+from verify.training.rules.transforms import optimizer
+from verify.training.trainer import Config
 
 RATE = 1e-3
 SEQUENCES = {256: 16, 1024: 4}

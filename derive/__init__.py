@@ -8,26 +8,29 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from derive.alignments import FULL, NONE, PRIOR, Alignment, Ratios, alignment
-    from derive.errors import DeriveError
+    from derive.decays import DECAYS
+    from derive.errors import DeriveError, UserError
     from derive.optimizers import Optimizer
     from derive.parameterizations import MFP, MUP, NTK, SP, Parameterization, equivalent, parameterization
     from derive.propagation import Chain, Problem, constraints, residuals
     from derive.registry import REGISTRY, optimizer
-    from derive.solve import Layer, Prescription, largest_rates, prescribe
+    from derive.solve import Layer, Prescription, largest_rates, prescribe, solve_kinds, trained_gradients
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "alignments": ("FULL", "NONE", "PRIOR", "Alignment", "Ratios", "alignment"),
-    "errors": ("DeriveError",),
+    "decays": ("DECAYS",),
+    "errors": ("DeriveError", "UserError"),
     "optimizers": ("Optimizer",),
     "parameterizations": ("MFP", "MUP", "NTK", "SP", "Parameterization", "equivalent", "parameterization"),
     "propagation": ("Chain", "Problem", "constraints", "residuals"),
     "registry": ("REGISTRY", "optimizer"),
-    "solve": ("Layer", "Prescription", "largest_rates", "prescribe"),
+    "solve": ("Layer", "Prescription", "largest_rates", "prescribe", "solve_kinds", "trained_gradients"),
 }
 
 __all__ = [
+    "DECAYS",
     "FULL",
     "MFP",
     "MUP",
@@ -45,6 +48,7 @@ __all__ = [
     "Prescription",
     "Problem",
     "Ratios",
+    "UserError",
     "__version__",
     "alignment",
     "constraints",
@@ -54,6 +58,8 @@ __all__ = [
     "parameterization",
     "prescribe",
     "residuals",
+    "solve_kinds",
+    "trained_gradients",
 ]
 
 

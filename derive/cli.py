@@ -2,13 +2,12 @@
 
 import gc
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated
 
 import typer
 
-from derive.errors import DeriveError, shorten
+from derive.errors import DeriveError, check_positive, shorten
 from derive.help_text import HELP_OPTIONS, Commands, examples
 from derive.options import (
     BETAS_HELP,
@@ -31,7 +30,6 @@ from derive.options import (
     RankOption,
     UpdateOption,
     VersionOption,
-    check_positive,
     check_width,
     choice,
     read_batch,
@@ -40,7 +38,8 @@ from derive.options import (
     read_problem,
     read_scale,
 )
-from derive.streams import complain, prepare
+from derive.running import run
+from derive.streams import prepare
 
 app = typer.Typer(
     name="derive",
@@ -60,12 +59,6 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-
-LONGEST_QUOTE = 200
-"""Of what was given, in an error's one line."""
-LONGEST_USAGE = 400
-INTERRUPTED = 130
-"""Exit code after Ctrl-C, as shells have it."""
 
 
 @app.callback(invoke_without_command=True)
@@ -316,7 +309,7 @@ def epsilon_command(
     from derive import tables
     from derive.epsilon import onsets
 
-    check_positive("--value", value)
+    check_positive(value=value)
     check_width("--base-width", base_width)
     if fixed_fan is not None:
         check_width("--fixed-fan", fixed_fan)
@@ -353,53 +346,6 @@ def _show(text: str, output_format: str) -> None:
 def _write(text: str) -> None:
     sys.stdout.write(text)
     sys.stdout.flush()
-
-
-Result = TypeVar("Result")
-
-
-def run(command: Callable[[], Result], name: str, errors: tuple[type[Exception], ...] = (DeriveError,)) -> int:
-    """Run a command and turn what a user can cause into one line on standard error and exit code 2."""
-    if sys.stdout is None:
-        return _fail(name, "standard output is closed; send it to a file or to a terminal")
-    try:
-        code = command()
-    except errors as error:
-        return _fail(name, _described(error))
-    except BrokenPipeError:
-        sys.stderr.close()
-        return 1
-    except OSError as error:
-        if error.filename is not None:
-            what = f"{shorten(str(error.filename), LONGEST_QUOTE)}: {error.strerror}"
-            return _fail(name, f"{what}; see to the file and its folder")
-        return _fail(name, f"cannot write the output: {error.strerror}; send it somewhere else")
-    except (KeyboardInterrupt, typer.Abort):
-        return INTERRUPTED
-    except Exception as error:
-        if isinstance(error, ValueError) and "int_max_str_digits" in str(error):
-            return _fail(name, _described(error))
-        usage = getattr(error, "format_message", None)  # every usage error of the command line library has it
-        if usage is None:
-            raise
-        said = " ".join(usage().split())
-        said = said if len(said) <= LONGEST_USAGE else f"{said[:LONGEST_QUOTE]}... ({len(said)} characters)"
-        return _fail(name, f"{said} (see {name} --help)")
-    return code if isinstance(code, int) else 0
-
-
-def _described(error: Exception) -> str:
-    """The error in one line; what is not of this project, and may quote anything, cut short."""
-    message = " ".join(str(error).split())
-    if "int_max_str_digits" in message:
-        return f"a number has more than {sys.get_int_max_str_digits()} digits; give smaller ones"
-    ours = type(error).__module__.partition(".")[0] in (__name__.partition(".")[0], "verify")
-    return message if ours else shorten(message, LONGEST_QUOTE)
-
-
-def _fail(name: str, message: str) -> int:
-    complain(f"{name}: {message}")
-    return 2
 
 
 def main() -> None:

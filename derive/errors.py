@@ -1,14 +1,21 @@
-"""The one exception that reports a user's mistake, and the nearest-name hint it carries."""
+"""The exceptions that report a user's mistake, and the nearest-name hint they carry."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches
 
 
-class DeriveError(ValueError):
-    """What was given, what is allowed and what to do, in one line."""
+class UserError(ValueError):
+    """What was given, what is allowed and what to do, in one line: the base of all that a user can cause.
+
+    Commands turn it into one line and exit code 2. Any other exception is a mistake of the program, and is shown whole.
+    """
 
     def __init__(self, message: str) -> None:
         super().__init__(" ".join(message.split()))
+
+
+class DeriveError(UserError):
+    """A question that cannot be answered as it was put."""
 
 
 def shorten(text: str, limit: int = 60) -> str:
@@ -30,3 +37,10 @@ def unknown_name(what: str, given: str, known: Iterable[str]) -> DeriveError:
     nearest = get_close_matches(canonical(given), by_canonical, n=1, cutoff=0.5)
     hint = f"; did you mean {by_canonical[nearest[0]]}?" if nearest else ""
     return DeriveError(f"unknown {what} {shorten(given)}; allowed: {', '.join(known)}{hint}")
+
+
+def check_positive(**options: float | None) -> None:
+    """Raise DeriveError for the first option given that is not a finite number above 0."""
+    for name, value in options.items():
+        if value is not None and not 0 < value < float("inf"):
+            raise DeriveError(f"--{name.replace('_', '-')} {value} is not allowed; give a finite number above 0")

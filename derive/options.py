@@ -3,14 +3,13 @@
 Nothing of sympy is loaded before an option is read, so that help is quick.
 """
 
-import math
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from derive.errors import DeriveError, canonical, shorten, unknown_name
+from derive.errors import DeriveError, canonical, check_positive, shorten, unknown_name
 
 if TYPE_CHECKING:
     from sympy import Rational
@@ -194,7 +193,7 @@ def read_scale(
         check_width("--base-width", base_width)
         check_width("--width", width)
     if base_rate is not None:
-        check_positive("--base-rate", base_rate)
+        check_positive(base_rate=base_rate)
     return Scale(base_width, width, base_rate)
 
 
@@ -252,17 +251,11 @@ def check_width(option: str, width: int) -> None:
         raise DeriveError(f"{option} {width} is not a width; give a whole number from 1 to {MAX_WIDTH}")
 
 
-def check_positive(option: str, value: float) -> None:
-    """DeriveError for what is not a finite number above 0."""
-    if not (math.isfinite(value) and value > 0):
-        raise DeriveError(f"{option} {value} is not allowed; give a finite number above 0")
-
-
 def read_positive(option: str, text: str) -> float:
     """A finite number above 0; DeriveError for anything else."""
     try:
         value = float(text)
     except ValueError:
         raise DeriveError(f"{option} {shorten(text)} is not a number; give one such as 1e-4") from None
-    check_positive(option, value)
+    check_positive(**{option.removeprefix("--"): value})
     return value

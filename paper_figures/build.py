@@ -10,8 +10,8 @@ from pathlib import Path
 
 import matplotlib as mpl
 
-from derive.cli import INTERRUPTED
 from derive.errors import DeriveError, unknown_name
+from derive.running import INTERRUPTED
 from paper_figures import gallery
 from paper_figures.items import Item
 from paper_figures.paths import DATA, OUT, ROOT, STYLE, MissingResultError

@@ -7,9 +7,9 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from verify.epsilon_onsets import LayerOnset, Result, mean_over_seeds
-from verify.epsilon_plots import COLOURS, GREY
-from verify.epsilon_results import Backward
+from verify.studies.epsilon.onsets import LayerOnset, Result, mean_over_seeds
+from verify.studies.epsilon.plots import COLOURS, GREY
+from verify.studies.epsilon.results import Backward
 
 HALF = r"$\epsilon_{1/2}$"
 LEFT = r"$1\,/\,(1 + \epsilon\,/\,\epsilon_{1/2})$"

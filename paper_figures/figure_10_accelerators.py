@@ -20,10 +20,10 @@ from derive.parameterizations import parameterization
 from paper_figures.items import NONE, Cell, Item, Table, verdict
 from paper_figures.paths import ADOPTED
 from paper_figures.table_7_measured_exponents import QUANTITIES, VERDICTS
-from verify.four_steps import rejected_by
-from verify.judging import Row, row_json
-from verify.measured import Measured, judged_again
-from verify.transfer_plots import LOOK, plain_numbers
+from verify.fit.four_steps import rejected_by
+from verify.fit.judging import Row, row_json
+from verify.studies.exponents.measured import Measured, judged_again
+from verify.studies.transfer.plots import LOOK, plain_numbers
 
 WIDTHS, STUDY = "2_widths.json", "6_study.json"
 SHOWN = ("alpha", "omega", "u", "delta_w", "delta_z")

@@ -12,9 +12,9 @@ from matplotlib.lines import Line2D
 from derive.exponents import Kind
 from paper_figures.items import Item, Table
 from paper_figures.paths import result
-from verify.fit import Sizes, Slope, alignment_ratios, single_width_ratio, slope, total_ratio
-from verify.measured import Measured, read_measured
-from verify.transfer_plots import COLOURS, plain_numbers
+from verify.fit.forward import Sizes, Slope, alignment_ratios, single_width_ratio, slope, total_ratio
+from verify.studies.exponents.measured import Measured, read_measured
+from verify.studies.transfer.plots import COLOURS, plain_numbers
 
 STUDIES = ("alignments_adam_sp", "alignments_adam_mup", "alignments_sgd_mup")
 QUANTITIES = {"alpha": "α  of ΔW z", "omega": "ω  of W Δz", "u": "u  of ΔW Δz", "total": "total, of Δ(W z)"}
@@ -26,7 +26,7 @@ TOTAL = (
 
 
 def ratios(study: Measured, step: int, layer: str) -> dict[str, Sizes]:
-    """n to the power of alpha, omega, u and the total of one layer; the formulas are those of `verify.fit`."""
+    """n to the power of alpha, omega, u and the total of one layer; the formulas are those of `verify.fit.forward`."""
     sizes = study.tables[step][layer]
     return {**alignment_ratios(sizes), "total": total_ratio(sizes)}
 

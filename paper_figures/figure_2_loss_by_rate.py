@@ -6,9 +6,9 @@ import numpy as np
 
 from paper_figures.items import Item, verdict
 from paper_figures.transfer_results import TITLES, Transfer, transfer
-from verify.headline import transfers
-from verify.outcomes import SettingResult, WidthResult
-from verify.rate_plots import loss_against_rate
+from verify.studies.transfer.headline import transfers
+from verify.studies.transfer.outcomes import SettingResult, WidthResult
+from verify.studies.transfer.rate_plots import loss_against_rate
 
 STUDY = "transfer_mlp"
 

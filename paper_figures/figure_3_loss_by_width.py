@@ -8,11 +8,11 @@ from matplotlib.figure import Figure
 
 from paper_figures.items import Item, Table, verdict
 from paper_figures.transfer_results import TITLES, transfer
-from verify.headline import distinct, interval, short
-from verify.optimum import Estimate, over_seeds
-from verify.outcomes import SettingResult, WidthResult
-from verify.transfer import paired
-from verify.transfer_plots import LOOK, draw_groups
+from verify.fit.optimum import Estimate, over_seeds
+from verify.studies.transfer.analysis import paired
+from verify.studies.transfer.headline import distinct, interval, short
+from verify.studies.transfer.outcomes import SettingResult, WidthResult
+from verify.studies.transfer.plots import LOOK, draw_groups
 
 STUDY = "transfer_mlp"
 FIRST, OTHER = "SP full", "muP full"

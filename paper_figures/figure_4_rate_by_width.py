@@ -11,10 +11,10 @@ from matplotlib.ticker import LogLocator
 
 from paper_figures.items import Item, Table, verdict
 from paper_figures.transfer_results import TITLES, transfer
-from verify.headline import Group, distinct, interval, transfers
-from verify.optimum import over_seeds
-from verify.outcomes import SettingResult
-from verify.transfer_plots import APART, LOOK, looks, plain_numbers, width_axis
+from verify.fit.optimum import over_seeds
+from verify.studies.transfer.headline import Group, distinct, interval, transfers
+from verify.studies.transfer.outcomes import SettingResult
+from verify.studies.transfer.plots import APART, LOOK, looks, plain_numbers, width_axis
 
 STUDY = "transfer_mlp"
 ROWS = {

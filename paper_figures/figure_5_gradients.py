@@ -11,9 +11,9 @@ from sympy import Rational
 from derive.solve import trained_gradients
 from paper_figures.items import Item, Table, verdict
 from paper_figures.paths import result
-from verify.epsilon_results import Backward, read_result
-from verify.gradient_verdicts import TOLERANCES, Row
-from verify.transfer_plots import COLOURS, spread
+from verify.fit.backward import TOLERANCES, Row
+from verify.studies.epsilon.results import Backward, read_result
+from verify.studies.transfer.plots import COLOURS, spread
 
 LOOKS = {"SP": ("o", "-"), "NTK": ("s", "--"), "muP": ("^", "-."), "MFP": ("D", ":")}
 APART = 0.095  # of a panel's height between two labels

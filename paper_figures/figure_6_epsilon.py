@@ -7,10 +7,10 @@ import numpy as np
 from paper_figures.epsilon_left import updates_left
 from paper_figures.items import Item, Table, verdict
 from paper_figures.paths import result
-from verify.epsilon_onsets import Result
-from verify.epsilon_plots import cost_against_width
-from verify.epsilon_results import read_result
-from verify.epsilon_text import width_text
+from verify.studies.epsilon.onsets import Result
+from verify.studies.epsilon.plots import cost_against_width
+from verify.studies.epsilon.results import read_result
+from verify.studies.epsilon.text import width_text
 
 
 def item(data: Path) -> Item:

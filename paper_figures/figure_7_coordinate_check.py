@@ -12,9 +12,9 @@ from sympy import Rational
 from derive.parameterizations import parameterization
 from paper_figures.items import Item, Table, verdict
 from paper_figures.paths import result
-from verify.measured import Measured, read_measured
-from verify.plots import changes
-from verify.transfer_plots import COLOURS
+from verify.studies.exponents.measured import Measured, read_measured
+from verify.studies.pictures import changes
+from verify.studies.transfer.plots import COLOURS
 
 STUDIES = ("alignments_adam_sp_global", "alignments_adam_mup_global", "alignments_adam_sp", "alignments_adam_mup")
 RULES = {"global": "one rate", "full": "per-layer rates"}

@@ -13,7 +13,7 @@ from matplotlib.ticker import FuncFormatter
 from paper_figures.items import Item, Table
 from paper_figures.transfer_results import TITLES, Transfer, transfer
 from paper_figures.twins import PAIRS, Twins, twins
-from verify.transfer_plots import COLOURS, LOOK, plain_numbers
+from verify.studies.transfer.plots import COLOURS, LOOK, plain_numbers
 
 STUDY = "equivalence"
 ROUNDING = 2.0**-23

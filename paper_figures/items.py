@@ -14,7 +14,7 @@ from sympy.core.relational import Relational
 from derive.emit import csv_text, markdown_text, unrepeated
 from derive.emit_latex import latex_escape, latex_text
 from derive.tables import relation_latex, relation_text
-from verify.plots import save
+from verify.studies.pictures import save
 
 Cell = str | Expr | Relational
 Verdict = Literal["derived", "held", "held in part", "did not hold", "not decided"]

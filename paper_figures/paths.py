@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from derive.errors import UserError
 from paper_figures.studies import STUDIES, command
 
 ROOT = Path(__file__).parent
@@ -13,7 +14,7 @@ ADOPTED = ROOT.parent / "benchmarks" / "results"
 """Runs of the accelerator's benchmark, a folder per device."""
 
 
-class MissingResultError(ValueError):
+class MissingResultError(UserError):
     """A study that an item is made from is not there; the message says how to make it."""
 
 

@@ -11,7 +11,7 @@ parameters, gradients and Adam's two moments in float32, without activations.
 from pathlib import Path
 
 from paper_figures.items import Cell, Item, Table
-from verify.plan import Network, training_flops, transformer
+from verify.planning.counts import Network, training_flops, transformer
 
 WIDTHS = (128, 256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096, 6144, 8192, 12288, 16384)
 HEAD_DIMENSION = 128

@@ -9,9 +9,9 @@ from sympy import Rational
 from paper_figures.items import NONE, Cell, Item, Table, verdict
 from paper_figures.paths import result
 from verify.checksums import read_document
-from verify.four_steps import rejected_by
-from verify.judging import Row, row_json
-from verify.measured import judged_again, read_measured
+from verify.fit.four_steps import rejected_by
+from verify.fit.judging import Row, row_json
+from verify.studies.exponents.measured import judged_again, read_measured
 
 Rows = Sequence[dict[str, Any]]
 UPDATES = ("update_exponents", "update_exponents_rank")

@@ -5,11 +5,11 @@ from functools import cache
 from pathlib import Path
 
 from paper_figures.paths import result
-from verify.export import DESCRIPTION, STORE, load
-from verify.headline import Group, distinct
-from verify.outcomes import SettingResult
-from verify.studies import Study
-from verify.transfer import analyse
+from verify.studies.transfer.analysis import analyse
+from verify.studies.transfer.headline import Group, distinct
+from verify.studies.transfer.outcomes import SettingResult
+from verify.sweeps.records import Study
+from verify.sweeps.storage.export import DESCRIPTION, STORE, load
 
 TITLES = {"adam": "Adam", "sgd": "SGD", "adafactor": "Adafactor"}
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from itertools import product
 
 from paper_figures.transfer_results import Transfer
-from verify.studies import Record
+from verify.sweeps.records import Record
 
 PAIRS = (("SP", "NTK"), ("muP", "MFP"))
 

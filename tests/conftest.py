@@ -1,9 +1,17 @@
-"""Programs compiled by a test run are kept for its own processes, in a folder that goes with it."""
+"""Programs compiled by a test run are kept for its own processes, in a folder that goes with it, and not in memory.
+
+A program that XLA compiled for a CPU takes several memory maps, of which Linux gives a process 65,530: a worker that
+keeps the programs of some thousand tests comes near to that, and where it is passed, loading the next one crashes.
+"""
 
 import atexit
 import os
 import shutil
+import sys
 import tempfile
+from collections.abc import Iterator
+
+import pytest
 
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     folder = tempfile.mkdtemp(prefix="compiled-")
@@ -12,3 +20,11 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
 
 os.environ.pop("COLUMNS", None)  # whoever runs them has set: output is as to a file unless a test says so
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled_programs() -> Iterator[None]:
+    """Every file leaves the memory that its programs took."""
+    yield
+    if "jax" in sys.modules:
+        sys.modules["jax"].clear_caches()

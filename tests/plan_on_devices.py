@@ -13,16 +13,16 @@ import jax.numpy as jnp
 import optax
 
 from derive.solve import prescribe, solve_kinds
-from verify.measure import initial_inputs, measure
-from verify.mesh import activation_sharding, batch_sharding, make_mesh, place_activation, shardings
-from verify.models import Scaling, computed_in, loss, stacks
-from verify.models.transformer import Transformer
-from verify.optimizers import optimizer
-from verify.trace import trace
+from verify.measuring.forward import initial_inputs, measure
+from verify.measuring.trace import trace
+from verify.training.mesh import activation_sharding, batch_sharding, make_mesh, place_activation, product, shardings
+from verify.training.networks import Scaling, computed_in, loss, stacks
+from verify.training.networks.transformer import Transformer
+from verify.training.rules.transforms import optimizer
 
 
 def lowered(data: int, model: int, width: int, batch: int, dtype: str, sizes: dict[str, Any]) -> Any:
-    """The lowered step with Adam, its arguments laid out by `verify.mesh`; parameters and state are donated."""
+    """The lowered step with Adam, its arguments laid out by `training.mesh`; parameters and state are donated."""
     mesh = make_mesh(data, model)
     place = partial(place_activation, mesh=mesh)  # as the trainer does: XLA may leave all examples on every device
     network = Transformer(Scaling(width, width, (0, 0, 0), (0, 0, 0)), scan=True, place=place, **sizes)
@@ -51,11 +51,12 @@ def measurement(data: int, model: int, width: int, probe: int, sizes: dict[str, 
     params = jax.eval_shape(network.init, jax.random.key(0))
     tokens = jax.ShapeDtypeStruct((probe, network.context), jnp.int32)
     traced = trace(network.apply, params, tokens)
-    kept = jax.eval_shape(partial(initial_inputs, traced, mesh=mesh), params, tokens)
+    multiply = partial(product, traced, mesh=mesh)
+    kept = jax.eval_shape(partial(initial_inputs, traced, multiply=multiply), params, tokens)
     weights = shardings(params, mesh)
     inputs = jax.tree.map(lambda leaf: activation_sharding(leaf.shape, mesh), kept)
     laid = (weights, inputs, weights, batch_sharding(tokens.shape, mesh))
-    return jax.jit(partial(measure, traced, mesh=mesh), in_shardings=laid).lower(params, kept, params, tokens)
+    return jax.jit(partial(measure, traced, multiply=multiply), in_shardings=laid).lower(params, kept, params, tokens)
 
 
 def main() -> None:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from verify.atan2 import adam_atan2, angle, root_mean, scale_by_adam_atan2
+from verify.training.rules.atan2 import adam_atan2, angle, root_mean, scale_by_adam_atan2
 
 B1, B2 = 0.9, 0.999
 

@@ -11,16 +11,16 @@ from hypothesis import strategies as st
 
 from derive.parameterizations import MFP, MUP, Parameterization
 from derive.solve import Prescription, prescribe, solve_kinds, trained_gradients
-from verify.backward import backward, cotangents
-from verify.data import load_corpus
-from verify.fit import slope
-from verify.gradient_verdicts import Row, implied_cotangents, verdicts
-from verify.gradients import gradients
-from verify.models import Scaling, loss
-from verify.models.mlp import MLP
-from verify.models.transformer import Transformer
-from verify.trace import TraceError, trace
-from verify.train import Config
+from verify.fit.backward import Row, implied_cotangents, verdicts
+from verify.fit.forward import slope
+from verify.measuring.backward import backward, cotangents
+from verify.measuring.trace import TraceError, trace
+from verify.studies.epsilon.gradients import gradients
+from verify.training.data import load_corpus
+from verify.training.networks import Scaling, loss
+from verify.training.networks.mlp import MLP
+from verify.training.networks.transformer import Transformer
+from verify.training.trainer import Config
 
 BATCH, FEATURES, WIDTH, CLASSES = 5, 4, 6, 3
 MULTIPLIER = 0.25

@@ -17,8 +17,8 @@ from derive.emit_torch import as_torch
 from derive.errors import DeriveError
 from derive.parameterizations import custom
 from derive.solve import Prescription, prescribe, solve_kinds
-from verify.base_shapes import PACKAGE, Dims, Entry, compare, read_shapes, role_of
-from verify.cli import app
+from verify.commands.main import app
+from verify.model.mup_shapes import PACKAGE, Dims, Entry, compare, read_shapes, role_of
 
 HALF = Rational(1, 2)
 BASE: dict[str, Dims] = {
@@ -60,7 +60,7 @@ def write(path: Path, shapes: dict[str, Any]) -> Path:
 
 
 def run_verify(arguments: list[str], capsys: Any) -> tuple[int, str, str]:
-    code = run(lambda: app(arguments, standalone_mode=False), "verify", (ValueError,))
+    code = run(lambda: app(arguments, standalone_mode=False), "verify")
     captured = capsys.readouterr()
     return code, captured.out, captured.err
 

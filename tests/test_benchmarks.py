@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks.results import FOLDER, keep, read, slug, table, tables
 from benchmarks.transformer import Setting, flax, ours, products
-from verify.models.transformer import product
+from verify.training.networks.transformer import product
 
 SETTINGS = [Setting(64, sequences=2, context=16, head_dimension=16), Setting(128, 3, 2, 32, 64, 32)]
 README = (FOLDER.parent / "README.md").read_text()

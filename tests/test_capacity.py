@@ -8,10 +8,10 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from verify import capacity
-from verify.batch import SEGMENT, Loop, Structure
-from verify.settings import prescribed
-from verify.studies import Conditions
+from verify.sweeps import capacity as capacity
+from verify.sweeps.loop import SEGMENT, Loop, Structure
+from verify.sweeps.records import Conditions
+from verify.sweeps.settings import prescribed
 
 SETTING = prescribed("adam", "sp", "full").setting
 MLP = Conditions("mlp", {"vocabulary": 256, "context": 4, "hidden_layers": 2}, 64, 10, 128, 256, "", "")

@@ -17,13 +17,14 @@ from derive import certificate_file, largest_rates, propagation
 from derive import solve as solver
 from derive.alignments import FULL, Alignment, Ratios
 from derive.certify import Certificate, Refused, check
-from derive.cli import app, run
+from derive.cli import app
 from derive.errors import DeriveError
 from derive.optimizers import Optimizer
 from derive.parameterizations import MUP, SCHEMES, SP
 from derive.programs import ChainProblem, Program, Row
 from derive.propagation import LOSSES, Chain, Loss, Problem, residuals
 from derive.registry import REGISTRY, optimizers
+from derive.running import run
 from derive.solve import prescribe, solve
 
 LARS_LIKE = Optimizer("weights times gradient", "rms(w)*g")

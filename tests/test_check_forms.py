@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import pytest
 
 import verify
-from derive.cli import run
-from verify.cli import app
-from verify.coordinate_check import coordinate_check
+from derive.running import run
+from verify.commands.main import app
+from verify.model.check.check import coordinate_check
 
 WIDTHS = (16, 32, 64)
 
@@ -63,7 +63,7 @@ def test_what_is_frozen_is_neither_trained_nor_judged(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Any
 ) -> None:
     """`verify check --frozen base`: the adapters alone move; the base is a row "not trained" of the prescription."""
-    monkeypatch.setattr("verify.user_model.load_make", lambda _: with_adapter)
+    monkeypatch.setattr("verify.model.make.load_make", lambda _: with_adapter)
     chosen = [
         "check",
         "models:with_adapter",

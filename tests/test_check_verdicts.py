@@ -13,10 +13,10 @@ import pytest
 import verify
 from benchmarks.planted_check import MISTAKES, checked
 from derive.errors import DeriveError
-from verify.check_rows import _measured
-from verify.coordinate_check import coordinate_check
-from verify.model_results import _verdict
-from verify.prescription import ModelPrescription
+from verify.model.check.check import coordinate_check
+from verify.model.check.results import _verdict
+from verify.model.check.rows import _measured
+from verify.model.prescription import ModelPrescription
 
 WIDTHS = (32, 64, 128)
 

@@ -9,10 +9,10 @@ import pytest
 
 from derive.errors import DeriveError
 from derive.solve import prescribe, solve_kinds
-from verify.checkpoint import Checkpoints
-from verify.data import load_corpus
-from verify.exponents import Result, exponents
-from verify.train import Config
+from verify.studies.exponents.study import Result, exponents
+from verify.training.checkpoint import Checkpoints
+from verify.training.data import load_corpus
+from verify.training.trainer import Config
 
 STEPS = 7
 WIDTHS = (16, 32)
@@ -64,7 +64,7 @@ def test_an_ended_study_goes_on_to_the_same_numbers(stop: int, whole: Result, tm
 
 def test_a_finished_study_is_read_and_not_trained_again(whole: Result, tmp_path: Path, monkeypatch: Any) -> None:
     study(tmp_path)
-    monkeypatch.setattr("verify.train.Trainer.batches", None)
+    monkeypatch.setattr("verify.training.trainer.Trainer.batches", None)
     assert_equal(study(tmp_path), whole)
 
 

@@ -8,15 +8,15 @@ import pytest
 
 from derive.solve import prescribe
 from paper_figures.table_7_measured_exponents import UPDATES
-from verify.epsilon_results import read_result
-from verify.epsilon_text import width_text
-from verify.export import load
-from verify.fit import Slope
-from verify.headline import interval, short
-from verify.optimizers import DIRECTIONS
-from verify.optimum import over_seeds
-from verify.outcomes import SettingResult
-from verify.transfer import analyse, comparisons
+from verify.fit.forward import Slope
+from verify.fit.optimum import over_seeds
+from verify.studies.epsilon.results import read_result
+from verify.studies.epsilon.text import width_text
+from verify.studies.transfer.analysis import analyse, comparisons
+from verify.studies.transfer.headline import interval, short
+from verify.studies.transfer.outcomes import SettingResult
+from verify.sweeps.storage.export import load
+from verify.training.rules.transforms import DIRECTIONS
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from derive.cli import app, run
+from derive.cli import app
+from derive.running import run
 
 Capture = pytest.CaptureFixture[str]
 

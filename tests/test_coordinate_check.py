@@ -13,19 +13,19 @@ import optax
 import pytest
 
 import verify
-from derive.cli import run
-from verify.cli import app
-from verify.coordinate_check import Check, coordinate_check
-from verify.coordinates import Coordinates, default_loss
-from verify.prescription import ModelPrescription
-from verify.rate_drift import rate_drift
-from verify.user_model import build
+from derive.running import run
+from verify.commands.main import app
+from verify.model.check.check import Check, coordinate_check
+from verify.model.check.coordinates import Coordinates, default_loss
+from verify.model.check.drift import rate_drift
+from verify.model.make import build
+from verify.model.prescription import ModelPrescription
 
 WIDTHS = (32, 64, 128, 256)
 
 
 def run_command(arguments: list[str], capsys: Any) -> tuple[int, str, str]:
-    code = run(lambda: app(arguments, standalone_mode=False), "verify", (ValueError,))
+    code = run(lambda: app(arguments, standalone_mode=False), "verify")
     captured = capsys.readouterr()
     return code, captured.out, captured.err
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from verify.database import StoreError
-from verify.store import read
+from verify.sweeps.storage.database import StoreError
+from verify.sweeps.storage.store import read
 
 COMMAND = [
     *(sys.executable, "-m", "verify", "transfer", "--parameterization", "sp,ntk", "--alignment", "global,full"),

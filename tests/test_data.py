@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from verify.data import STANDARD_LIBRARY_BYTES, Corpus, DataError, Split, load_corpus, next_token, sequence
+from verify.training.data import STANDARD_LIBRARY_BYTES, Corpus, DataError, Split, load_corpus, next_token, sequence
 
 CONTEXT = 16
 

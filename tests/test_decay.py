@@ -13,20 +13,20 @@ import numpy as np
 import pytest
 from sympy import Rational
 
-from derive.cli import run
 from derive.decays import DECAYS, Decay, read_decay
 from derive.errors import DeriveError
 from derive.exponents import KINDS, Kind
+from derive.running import run
 from derive.solve import prescribe, solve_kinds
-from verify import decay as module
-from verify.cli import app
-from verify.data import Corpus, load_corpus
-from verify.decay import Conditions, prescription, scaled, steps_needed, train
-from verify.equilibrium import MARKS, Network, balance, rows
-from verify.exponents import StudyError
-from verify.one_rate import at_one_rate
-from verify.optimizers import optimizer
-from verify.train import Config, Trainer
+from verify.commands.main import app
+from verify.studies.decay import study as module
+from verify.studies.decay.study import Conditions, prescription, scaled, steps_needed, train
+from verify.studies.decay.theory import MARKS, Network, balance, rows
+from verify.studies.exponents.study import StudyError
+from verify.sweeps.one_rate import at_one_rate
+from verify.training.data import Corpus, load_corpus
+from verify.training.rules.transforms import optimizer
+from verify.training.trainer import Config, Trainer
 
 Capture = pytest.CaptureFixture[str]
 
@@ -320,7 +320,7 @@ SMALL += ["--context", "2", "--depth", "1", "--evaluation", "16", "--weight-deca
 
 
 def verify(capsys: Capture, *arguments: str) -> tuple[int, str, str]:
-    code = run(lambda: app(["decay", *arguments], standalone_mode=False), "verify", (ValueError,))
+    code = run(lambda: app(["decay", *arguments], standalone_mode=False), "verify")
     captured = capsys.readouterr()
     return code, captured.out, captured.err
 
@@ -330,7 +330,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished study of widths 8 and 16."""
     path = tmp_path_factory.mktemp("decay")
     arguments = ["decay", *SMALL, "--widths", "8,16", "--out", str(path)]
-    assert run(lambda: app(arguments, standalone_mode=False), "verify", (ValueError,)) == 0
+    assert run(lambda: app(arguments, standalone_mode=False), "verify") == 0
     return path
 
 
@@ -384,7 +384,7 @@ def test_a_broken_file_is_an_error_that_names_it(tmp_path: Path, capsys: Capture
 
 
 def test_stored_networks_come_back_as_they_were(tmp_path: Path) -> None:
-    from verify.decay_results import Trained
+    from verify.studies.decay.results import Trained
 
     network = simulated(16, "constant", noise, 100)
     diverged = replace(network, held_out=np.array([1.0, np.nan, 2.0]), diverged={1: 7})

@@ -9,8 +9,8 @@ import pytest
 
 import verify
 from derive.errors import DeriveError
-from verify.decoder_config import KNOWN, make_from_config
-from verify.prescription import ModelPrescription
+from verify.model.decoder_config import KNOWN, make_from_config
+from verify.model.prescription import ModelPrescription
 
 MINICPM = {
     "hidden_size": 2304,

@@ -15,15 +15,16 @@ from typing import Any
 
 import pytest
 
-from verify import engine_ray
-from verify.data import Corpus, load_corpus
-from verify.engine_ray import Ray
-from verify.engines import Engine, EngineError, InProcess, Task
-from verify.search import Search
-from verify.settings import prescribed
-from verify.store import Store
-from verify.studies import Batch, Conditions, Record, run_key
-from verify.sweep import Driver, Grid, code_version
+from verify.provenance import code_version
+from verify.sweeps import ray as engine_ray
+from verify.sweeps.driver import Driver, Grid
+from verify.sweeps.engines import Engine, EngineError, InProcess, Task
+from verify.sweeps.ray import Ray
+from verify.sweeps.records import Batch, Conditions, Record, run_key
+from verify.sweeps.search import Search
+from verify.sweeps.settings import prescribed
+from verify.sweeps.storage.store import Store
+from verify.training.data import Corpus, load_corpus
 
 # Ray reads its settings when it is imported, so that the engine is to import it first.
 needs_ray = pytest.mark.skipif(find_spec("ray") is None, reason="the extra [ray] is not installed")

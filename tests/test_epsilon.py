@@ -15,22 +15,22 @@ import numpy as np
 import pytest
 from scipy.integrate import quad
 
-from derive.cli import run
 from derive.emit import dump
+from derive.running import run
 from derive.solve import prescribe, solve_kinds
-from verify.cli import app
-from verify.data import load_corpus
-from verify.epsilon import halving_epsilon, study_settings, update_sizes
-from verify.epsilon_onsets import THRESHOLD, Cost, Result, costs, falling_below, first_cost, layer_onsets
-from verify.epsilon_plots import cost_against_width
-from verify.epsilon_results import Backward, read_result
-from verify.epsilon_text import as_json, text, width_text
-from verify.gradient_verdicts import Gradients
-from verify.models import loss
-from verify.settings import representatives
-from verify.store import read
-from verify.studies import Conditions, Record, Study
-from verify.train import Config
+from verify.commands.main import app
+from verify.fit.backward import Gradients
+from verify.studies.epsilon.onsets import THRESHOLD, Cost, Result, costs, falling_below, first_cost, layer_onsets
+from verify.studies.epsilon.plots import cost_against_width
+from verify.studies.epsilon.results import Backward, read_result
+from verify.studies.epsilon.study import halving_epsilon, study_settings, update_sizes
+from verify.studies.epsilon.text import as_json, text, width_text
+from verify.sweeps.records import Conditions, Record, Study
+from verify.sweeps.settings import representatives
+from verify.sweeps.storage.store import read
+from verify.training.data import load_corpus
+from verify.training.networks import loss
+from verify.training.trainer import Config
 
 Capture = pytest.CaptureFixture[str]
 WIDTHS = (64, 128, 256, 512, 1024)
@@ -53,7 +53,7 @@ SMALL = [
 
 
 def verify(capsys: Capture, *arguments: str) -> tuple[int, str, str]:
-    code = run(lambda: app(list(arguments), standalone_mode=False), "verify", (ValueError,))
+    code = run(lambda: app(list(arguments), standalone_mode=False), "verify")
     captured = capsys.readouterr()
     return code, captured.out, captured.err
 
@@ -344,5 +344,5 @@ def test_bad_options_are_refused_in_one_line(options: list[str], said: str, tmp_
 
 
 def test_results_are_read_and_drawn_without_jax() -> None:
-    code = "import sys, verify.epsilon_results, verify.epsilon_plots\nassert 'jax' not in sys.modules"
+    code = "import sys, verify.studies.epsilon.results, verify.studies.epsilon.plots\nassert 'jax' not in sys.modules"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

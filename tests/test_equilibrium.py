@@ -7,9 +7,9 @@ import pytest
 
 from derive.exponents import Kind
 from tests.test_decay import WIDTHS, two_layers
-from verify.decay import prescription
-from verify.equilibrium import Network, rows, tell
-from verify.fit import RANK, Slope
+from verify.fit.forward import RANK, Slope
+from verify.studies.decay.study import prescription
+from verify.studies.decay.theory import Network, rows, tell
 
 POWERS = {  # of every size, and none like another
     "embedding": {"weight": 0.05, "delta_w": -0.1, "now_weight": 0.15, "update": -0.2},

@@ -8,7 +8,7 @@ import optax
 import pytest
 
 import verify
-from verify.user_model import build, load_make
+from verify.model.make import build, load_make
 
 FOLDER = Path(__file__).parent.parent / "examples"
 EXAMPLES = sorted(path.stem for path in FOLDER.glob("*.py") if "def make(" in path.read_text(encoding="utf-8"))

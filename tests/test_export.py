@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from tests.test_store import ADAM, contents, filled, planned, refused, texts, unchanged
-from verify.export import export, load, load_export
-from verify.store import read
-from verify.studies import Study
+from verify.sweeps.records import Study
+from verify.sweeps.storage.export import export, load, load_export
+from verify.sweeps.storage.store import read
 
 
 @pytest.fixture

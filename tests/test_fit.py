@@ -8,7 +8,7 @@ import pytest
 from sympy import S
 
 from derive.exponents import Kind
-from verify.fit import (
+from verify.fit.forward import (
     ANY_RANK,
     RANK,
     TOLERANCES,
@@ -23,7 +23,7 @@ from verify.fit import (
     tolerance,
     update_laws,
 )
-from verify.judging import DRIFTS, row_json
+from verify.fit.judging import DRIFTS, row_json
 
 WIDTHS = (64, 128, 256, 512)
 

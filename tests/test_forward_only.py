@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 
 import verify
-from derive.cli import app, run
+from derive.cli import app
 from derive.optimizers import Optimizer
 from derive.parameterizations import Parameterization, custom
+from derive.running import run
 from derive.solve import prescribe
 
 UNIT = "a=0,1/2,1;b=0,0,0"

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import pytest
 
 from tests.graphs import HALF, Apply, exponents, graph, same, shape, solved, three
-from verify.graph import GraphError
+from verify.model.graph.graph import GraphError
 
 
 def test_a_stack_is_a_concatenation():

@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from derive.alignments import alignment
 from derive.parameterizations import MUP, SP
 from derive.registry import optimizers
-from verify.graph_rates import Rates, solve_graph
-from verify.graph_start import Wanted
-from verify.linear_program import ProgramError
-from verify.user_model import graph_of
+from verify.model.graph.rates import Rates, solve_graph
+from verify.model.graph.start import Wanted
+from verify.model.linear_program import ProgramError
+from verify.model.make import graph_of
 
 DEGREES = {"adam": 1, "sgd": 2, "muon": 1, "adam-ps": 0}
 """1 + k - m, by which a rate's exponent goes with a multiplier's (THEORY 6); of parameter scaling k is 0 and m is 1."""

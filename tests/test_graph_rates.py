@@ -16,13 +16,13 @@ from derive.propagation import Problem
 from derive.registry import optimizers
 from derive.solve import prescribe, solve
 from tests.zoo import ZOO
-from verify.graph import GraphError
-from verify.graph_rates import Rates, solve_graph
-from verify.graph_start import Wanted
-from verify.models import Scaling
-from verify.models.mlp import MLP
-from verify.models.transformer import Transformer
-from verify.user_model import graph_of
+from verify.model.graph.graph import GraphError
+from verify.model.graph.rates import Rates, solve_graph
+from verify.model.graph.start import Wanted
+from verify.model.make import graph_of
+from verify.training.networks import Scaling
+from verify.training.networks.mlp import MLP
+from verify.training.networks.transformer import Transformer
 
 HALF = Fraction(1, 2)
 SCHEMES: dict[str, Parameterization] = {"sp": SP, "ntk": NTK, "mup": MUP, "mfp": MFP}

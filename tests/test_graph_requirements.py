@@ -13,9 +13,9 @@ import pytest
 from derive.alignments import FULL
 from derive.parameterizations import MUP, SP
 from derive.registry import optimizers
-from verify.graph_rates import Rates, solve_graph
-from verify.graph_start import Wanted
-from verify.user_model import graph_of
+from verify.model.graph.rates import Rates, solve_graph
+from verify.model.graph.start import Wanted
+from verify.model.make import graph_of
 
 HALF = Fraction(1, 2)
 PLACES = ("input", "weight", "output")

@@ -1,7 +1,7 @@
 """Sizes at initialisation and gradients of real networks go with the width as their graph says, op by op.
 
 The oracle is the network itself, drawn as prescribed at growing widths and differentiated by JAX. Gradients share no
-code with the graph; outputs of dense ops are those that `verify.trace` finds.
+code with the graph; outputs of dense ops are those that `verify.measuring.trace` finds.
 """
 
 from collections.abc import Callable
@@ -15,11 +15,11 @@ import pytest
 
 import verify
 from tests.zoo import ZOO
-from verify.coordinates import default_loss
-from verify.graph_walk import path_name
-from verify.prescription import ModelPrescription
-from verify.trace import trace
-from verify.user_model import UserModel, build
+from verify.measuring.trace import trace
+from verify.model.check.coordinates import default_loss
+from verify.model.graph.walk import path_name
+from verify.model.make import UserModel, build
+from verify.model.prescription import ModelPrescription
 
 TOLERANCE = 0.2
 """Rates and sizes differ by halves; what is left is the scatter of small networks."""

@@ -17,10 +17,10 @@ from derive.parameterizations import MUP
 from derive.registry import optimizers
 from tests.test_graph_sizes import measured_exponents
 from tests.zoo import normal
-from verify.graph import GraphError
-from verify.graph_rates import Rates, solve_graph
-from verify.graph_start import Wanted
-from verify.user_model import graph_of
+from verify.model.graph.graph import GraphError
+from verify.model.graph.rates import Rates, solve_graph
+from verify.model.graph.start import Wanted
+from verify.model.make import graph_of
 
 HALF = Fraction(1, 2)
 
@@ -171,7 +171,7 @@ def test_changes_add_up_at_random_signs_through_a_random_constant_and_align_thro
 
 
 def test_an_array_that_cannot_be_read_is_named(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("verify.user_model.LARGEST_MODEL", 0)
+    monkeypatch.setattr("verify.model.make.LARGEST_MODEL", 0)
     with pytest.raises(GraphError, match=r"an array, \(\), go with the width cannot be told: it is not in params"):
         solved(scaled_by("jax array"))
     with pytest.raises(GraphError, match=r"an array, \(64, 64\) -> \(256, 256\), go with the width cannot be told"):

@@ -12,10 +12,10 @@ from derive.parameterizations import MUP
 from derive.registry import optimizers
 from tests.graphs import HALF, Apply, exponents, graph, same, shape, solved, three
 from tests.zoo import normal
-from verify.graph import GraphError
-from verify.graph_rates import solve_graph
-from verify.graph_start import Wanted
-from verify.user_model import graph_of
+from verify.model.graph.graph import GraphError
+from verify.model.graph.rates import solve_graph
+from verify.model.graph.start import Wanted
+from verify.model.make import graph_of
 
 # Several parameters in one weight
 

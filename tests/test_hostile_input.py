@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from derive.cli import app, run
+from derive.cli import app
+from derive.running import run
 
 BINARY = Path(sys.executable).parent / "derive"
 Capture = pytest.CaptureFixture[str]

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from derive.errors import DeriveError
-from verify.hosts import Hosts, read_hosts
+from verify.training.hosts import Hosts, read_hosts
 
 TRAINED = ["exponents", "--widths", "16,32", "--seeds", "1", "--steps", "30", "--batch", "8", "--context", "4"]
 SAME = 1e-5

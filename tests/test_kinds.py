@@ -6,11 +6,12 @@ from typing import Any
 
 import pytest
 
-from derive.cli import app, run
+from derive.cli import app
 from derive.errors import DeriveError
 from derive.optimizers import Optimizer
 from derive.parsing import parse_expression, split_outside
 from derive.registry import REGISTRY, joined, optimizer, optimizers, spelled
+from derive.running import run
 from derive.solve import prescribe
 
 SCION = "polar(m)*sqrt(fan_out/fan_in)"

@@ -16,8 +16,8 @@ from derive import certificate_file
 from derive.certify import Refused, check
 from tests.test_certify import corrupted
 from tests.zoo import ZOO
-from verify import linear_program
-from verify.linear_program import ProgramError, Row, minimise
+from verify.model import linear_program as linear_program
+from verify.model.linear_program import ProgramError, Row, minimise
 
 
 def random_program(seed: int, size: int = 3) -> tuple[list[int], list[Row]]:

@@ -12,13 +12,13 @@ import optax
 import pytest
 
 import verify
-from derive.cli import run
 from derive.emit_optax import as_optax
 from derive.errors import DeriveError
+from derive.running import run
 from derive.solve import prescribe
-from verify.cli import app
-from verify.optimizers import direction
-from verify.prescription import ModelPrescription
+from verify.commands.main import app
+from verify.model.prescription import ModelPrescription
+from verify.training.rules.transforms import direction
 
 BASE, WIDE = 8, 16
 TOKENS = jax.ShapeDtypeStruct((4, 6, 3), jnp.float32)
@@ -243,7 +243,7 @@ def test_what_has_no_matrix_is_refused_by_name() -> None:
 
 
 def test_the_command_takes_axes_by_path(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("verify.user_model.load_make", lambda _: make_of(BLOCKS["heads"][0]))
+    monkeypatch.setattr("verify.model.make.load_make", lambda _: make_of(BLOCKS["heads"][0]))
     sizes = ["--base-width", str(BASE), "--width", str(WIDE), "--optimizer", "adam,hidden=muon", "--format", "json"]
     assert run(
         lambda: app(["prescribe", "models:heads", *sizes, "--apart", "[qk]=1"], standalone_mode=False), "verify"

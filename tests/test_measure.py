@@ -10,13 +10,13 @@ import pytest
 
 from derive.parameterizations import MUP
 from derive.solve import prescribe, solve_kinds
-from verify.data import load_corpus
-from verify.measure import initial_inputs, measure, operator_norm, root_mean_square
-from verify.models import Scaling
-from verify.models.mlp import MLP
-from verify.optimizers import DIRECTIONS
-from verify.trace import trace
-from verify.train import Config, Trainer, log_spaced
+from verify.measuring.forward import initial_inputs, measure, operator_norm, root_mean_square
+from verify.measuring.trace import trace
+from verify.training.data import load_corpus
+from verify.training.networks import Scaling
+from verify.training.networks.mlp import MLP
+from verify.training.rules.transforms import DIRECTIONS
+from verify.training.trainer import Config, Trainer, log_spaced
 
 MODEL = MLP(Scaling(32, 8, MUP.a, MUP.b), context=4, vocabulary=16)  # type: ignore[arg-type]
 
@@ -84,7 +84,7 @@ def test_an_embedding_has_no_alignment_to_measure(measured: dict[str, Any]) -> N
 
 def test_nothing_trained_measures_exactly_zero_and_stays_unmeasured(measured: dict[str, Any]) -> None:
     """Dz = 0 gives no omega: the slope is NaN, never 1/2 or 0."""
-    from verify.fit import alignment_slopes
+    from verify.fit.forward import alignment_slopes
 
     initial, probe = measured["initial"], jnp.asarray(measured["probe"])
     traced = trace(MODEL.apply, initial, probe)
@@ -164,7 +164,7 @@ def test_regenerated_weights_equal_the_initial_ones_bitwise(optimizer: str) -> N
 
 
 def test_standard_normal_is_standard_and_normal() -> None:
-    from verify.models import standard_normal
+    from verify.training.networks import standard_normal
 
     x = np.asarray(standard_normal(jax.random.key(0), (501, 333)), dtype=np.float64)
     assert abs(x.mean()) < 0.01 and abs(x.std() - 1) < 0.01

@@ -19,8 +19,8 @@ from tests.test_store import (
     texts,
     unchanged,
 )
-from verify.store import Store, merge, read
-from verify.studies import Batch, Conditions
+from verify.sweeps.records import Batch, Conditions
+from verify.sweeps.storage.store import Store, merge, read
 
 
 @pytest.fixture

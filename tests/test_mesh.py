@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 from derive.errors import DeriveError
 from derive.solve import prescribe, solve_kinds
-from verify.data import load_corpus
-from verify.mesh import layout, make_mesh, read_mesh
-from verify.train import Config, Trainer
+from verify.training.data import load_corpus
+from verify.training.mesh import layout, make_mesh, read_mesh
+from verify.training.trainer import Config, Trainer
 
 SCRIPT = Path(__file__).parent / "on_mesh.py"
 MESHES = ("8x1", "4x2", "1x8")

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from derive.parameterizations import MFP, MUP, NTK, SP
-from verify.models import Exponents, Model, ModelError, Params, Scaling, loss
-from verify.models.mlp import MLP
-from verify.models.transformer import MATRICES, Transformer
+from verify.training.networks import Exponents, Model, ModelError, Params, Scaling, loss
+from verify.training.networks.mlp import MLP
+from verify.training.networks.transformer import MATRICES, Transformer
 
 HALF = Fraction(1, 2)
 SCHEMES: dict[str, tuple[Exponents, Exponents]] = {

@@ -13,23 +13,23 @@ import pytest
 from sympy import Rational
 
 from derive.alignments import Alignment, Ratios
-from derive.cli import run
 from derive.errors import DeriveError
+from derive.running import run
 from derive.solve import prescribe
-from verify import online
-from verify.batch import SEGMENT, Loop, Structure, layer_rates, train, trajectory
-from verify.capacity import bytes_per_run
-from verify.cli import app
-from verify.data import Corpus, load_corpus
-from verify.measure import initial_inputs, measure
-from verify.models import loss
-from verify.online import ClosedForm, Plan
-from verify.optimizers import ScaledRule, base_epsilon, per_layer
-from verify.settings import prescribed, representatives
-from verify.store import read
-from verify.studies import GROWTH, ONLINE, Batch, Conditions, Setting
-from verify.trace import trace
-from verify.train import next_token
+from verify.commands.main import app
+from verify.measuring.forward import initial_inputs, measure
+from verify.measuring.trace import trace
+from verify.sweeps import online as online
+from verify.sweeps.capacity import bytes_per_run
+from verify.sweeps.loop import SEGMENT, Loop, Structure, layer_rates, train, trajectory
+from verify.sweeps.online import ClosedForm, Plan
+from verify.sweeps.records import GROWTH, ONLINE, Batch, Conditions, Setting
+from verify.sweeps.settings import prescribed, representatives
+from verify.sweeps.storage.store import read
+from verify.training.data import Corpus, load_corpus
+from verify.training.networks import loss
+from verify.training.rules.transforms import ScaledRule, base_epsilon, per_layer
+from verify.training.trainer import next_token
 
 CONDITIONS = Conditions(
     model="mlp",
@@ -140,7 +140,7 @@ def test_at_the_base_width_nothing_changes(corpus: Corpus) -> None:
 
 
 def by_hand(corpus: Corpus, setting: Setting, decay: float = 0.0, steps: int = CONDITIONS.steps) -> tuple[Any, float]:
-    """The same run without the loop: optax step by step, `verify.measure` outside, and `derive` for the exponents.
+    """The same run without the loop: optax step by step, measured outside, and `derive` for the exponents.
 
     Returns what was measured and applied as {step: ([alpha, omega, u] per layer, c per layer)}, and the final loss.
     """
@@ -208,7 +208,7 @@ def test_runs_side_by_side_each_follow_their_own(corpus: Corpus, monkeypatch: py
     """As on an accelerator, where runs are mapped over: the same losses, and the measurement still a branch."""
     setting = setting_of(f"adam sp {ONLINE}")
     one_by_one = outcome(loop_of(setting), setting, corpus, (RATE, 4 * RATE))
-    monkeypatch.setattr("verify.each.jax.default_backend", lambda: "gpu")
+    monkeypatch.setattr("verify.training.runs.jax.default_backend", lambda: "gpu")
     loop = loop_of(setting)
     together = outcome(loop, setting, corpus, (RATE, 4 * RATE))
     assert [each[0] for each in together] == pytest.approx([each[0] for each in one_by_one], rel=1e-4)
@@ -351,7 +351,7 @@ SMALL = [
 
 
 def verify(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
-    code = run(lambda: app(list(arguments), standalone_mode=False), "verify", (ValueError,))
+    code = run(lambda: app(list(arguments), standalone_mode=False), "verify")
     captured = capsys.readouterr()
     return code, captured.out, captured.err
 

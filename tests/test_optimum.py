@@ -6,7 +6,7 @@ from math import inf, isnan, nan
 import numpy as np
 import pytest
 
-from verify.optimum import Optimum, _window, complete_block, optimum, over_seeds
+from verify.fit.optimum import Optimum, _window, complete_block, optimum, over_seeds
 
 GRID = (-6, -5, -4, -3, -2, -1.5, -1, -0.5, 0, 0.5, 1, 1.5, 2, 3, 4, 5, 6)
 

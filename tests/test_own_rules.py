@@ -13,12 +13,13 @@ from derive.cli import app as derive_app
 from derive.cli import run
 from derive.errors import DeriveError
 from derive.optimizers import Optimizer
-from verify.cli import app
-from verify.cli_transfer import _named_rates
-from verify.options import file_stem, split_values
-from verify.prescribing import prescribe
-from verify.prescription import ModelPrescription
-from verify.settings import prescribed as prescribed_setting
+from verify.commands.main import app
+from verify.commands.options import split_values
+from verify.commands.transfer import _named_rates
+from verify.files import file_stem
+from verify.model.prescribe import prescribe
+from verify.model.prescription import ModelPrescription
+from verify.sweeps.settings import prescribed as prescribed_setting
 
 RULE = "polar(m)*sqrt(fan_out/fan_in)"
 MIXTURE = f"adam,hidden={RULE}"

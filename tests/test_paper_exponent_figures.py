@@ -19,9 +19,9 @@ from paper_figures.build import build
 from paper_figures.items import Item
 from paper_figures.paths import DATA, MissingResultError
 from tests.test_epsilon import RATES, made_up_study
-from verify.database import StoreError
-from verify.epsilon_results import read_result, write_study
-from verify.measured import read_measured
+from verify.studies.epsilon.results import read_result, write_study
+from verify.studies.exponents.measured import read_measured
+from verify.sweeps.storage.database import StoreError
 
 WIDTHS = np.array([64, 128, 256, 512, 1024])
 KINDS = {"embedding": "embedding", "hidden.0": "hidden", "readout": "readout"}

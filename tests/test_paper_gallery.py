@@ -18,7 +18,7 @@ from paper_figures.items import Item, verdict
 from paper_figures.paths import DATA, GALLERY, ROOT, MissingResultError
 from paper_figures.studies import PLANS, STUDIES, arguments
 from paper_figures.table_7_measured_exponents import UPDATES
-from verify.cli import app
+from verify.commands.main import app
 
 # What is counted is the same at any time; tests/test_plan.py holds it against its command.
 COUNTED = {Path(file).parent.name for file in PLANS}

@@ -30,10 +30,10 @@ from paper_figures.table_7_measured_exponents import UPDATES
 from tests.published import GRADIENTS, LARGEST_MODEL, PARAMETERIZATIONS, RATES
 from tests.test_epsilon import RATES as BASE_RATES
 from tests.test_epsilon import made_up, made_up_study
-from verify.epsilon_onsets import Result
-from verify.epsilon_text import as_json
-from verify.models import Scaling
-from verify.models.transformer import Transformer
+from verify.studies.epsilon.onsets import Result
+from verify.studies.epsilon.text import as_json
+from verify.training.networks import Scaling
+from verify.training.networks.transformer import Transformer
 
 KINDS = ("embedding", "hidden", "readout")
 SCHEMES = ("SP", "NTK", "muP", "MFP")

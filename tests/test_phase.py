@@ -15,18 +15,18 @@ import optax
 import pytest
 from sympy import Rational
 
-from derive.cli import run
 from derive.errors import DeriveError
+from derive.running import run
 from derive.solve import solve_kinds
-from verify import phase as module
-from verify.cli import app
-from verify.data import load_corpus, next_token
-from verify.models import Scaling, loss
-from verify.models.mlp import MLP
-from verify.optimizers import base_epsilon
-from verify.phase import Conditions, grid, read_exponents, train, usual_rate
-from verify.phase_results import Study, Trained, agreements
-from verify.train import Config, Trainer
+from verify.commands.main import app
+from verify.studies.phase import study as module
+from verify.studies.phase.result import Study, Trained, agreements
+from verify.studies.phase.study import Conditions, grid, read_exponents, train, usual_rate
+from verify.training.data import load_corpus, next_token
+from verify.training.networks import Scaling, loss
+from verify.training.networks.mlp import MLP
+from verify.training.rules.transforms import base_epsilon
+from verify.training.trainer import Config, Trainer
 
 Capture = pytest.CaptureFixture[str]
 WIDTHS, BATCH, CONTEXT, DEPTH, STEPS, RATE = (16, 32), 16, 2, 2, 2, 0.004
@@ -40,7 +40,7 @@ SCHEMES: dict[str, Any] = {
 
 
 def verify(capsys: Capture, *arguments: str) -> tuple[int, str, str]:
-    code = run(lambda: app(["phase", *arguments], standalone_mode=False), "verify", (ValueError,))
+    code = run(lambda: app(["phase", *arguments], standalone_mode=False), "verify")
     captured = capsys.readouterr()
     return code, captured.out, captured.err
 
@@ -50,7 +50,7 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     """A finished study of a small grid, in SP and in muP."""
     path = tmp_path_factory.mktemp("phase") / request.param
     arguments = ["phase", *SMALL, "--parameterization", request.param, "--out", str(path)]
-    assert run(lambda: app(arguments, standalone_mode=False), "verify", (ValueError,)) == 0
+    assert run(lambda: app(arguments, standalone_mode=False), "verify") == 0
     return path
 
 

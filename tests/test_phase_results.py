@@ -10,10 +10,9 @@ from sympy import Rational
 
 from derive.alignments import Ratios
 from derive.solve import prescribe, residuals_at
-from verify.exponents import StudyError
-from verify.fit import Slope
-from verify.phase import Conditions, Network
-from verify.phase_results import (
+from verify.fit.forward import Slope
+from verify.studies.exponents.study import StudyError
+from verify.studies.phase.result import (
     TOLERANCE,
     Row,
     Study,
@@ -24,6 +23,7 @@ from verify.phase_results import (
     finite_width,
     region,
 )
+from verify.studies.phase.study import Conditions, Network
 
 
 def test_terms_of_like_size_add_up_as_squares() -> None:

@@ -18,14 +18,13 @@ import jax.numpy as jnp
 import optax
 import pytest
 
-from derive.cli import run
 from derive.exponents import KINDS
+from derive.running import run
 from paper_figures.studies import PLANS
-from verify.cli import app
-from verify.measure import initial_inputs, measure
-from verify.models import Scaling, computed_in, loss
-from verify.optimizers import DIRECTIONS
-from verify.plan import (
+from verify.commands.main import app
+from verify.measuring.forward import initial_inputs, measure
+from verify.measuring.trace import trace
+from verify.planning.counts import (
     MATRIX_FLOPS,
     activation_bytes,
     measuring_flops,
@@ -34,10 +33,11 @@ from verify.plan import (
     training_flops,
     working_bytes,
 )
-from verify.plan_fit import Training, usage
-from verify.plan_study import counted, share
-from verify.trace import trace
-from verify.train import build
+from verify.planning.devices import Training, usage
+from verify.planning.study import counted, share
+from verify.training.networks import Scaling, computed_in, loss
+from verify.training.rules.transforms import DIRECTIONS
+from verify.training.trainer import build
 
 slow = pytest.mark.slow
 Sizes = dict[str, Any]
@@ -298,7 +298,7 @@ def test_memory_of_a_measurement_is_xlas_within_a_factor(model: str, changes: Si
 
 
 def verify(capsys: Capture, *arguments: str) -> tuple[int, str, str]:
-    code = run(lambda: app(["plan", *arguments], standalone_mode=False), "verify", (ValueError,))
+    code = run(lambda: app(["plan", *arguments], standalone_mode=False), "verify")
     captured = capsys.readouterr()
     return code, captured.out, captured.err
 

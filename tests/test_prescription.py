@@ -18,12 +18,12 @@ import pytest
 import verify
 from derive.errors import DeriveError
 from tests.zoo import ZOO
-from verify.coordinates import Coordinates, default_loss
-from verify.models import Scaling
-from verify.models.transformer import Transformer
-from verify.prescription import ModelPrescription
-from verify.trace import TraceError
-from verify.user_model import UserModel, build, load_make
+from verify.measuring.trace import TraceError
+from verify.model.check.coordinates import Coordinates, default_loss
+from verify.model.make import UserModel, build, load_make
+from verify.model.prescription import ModelPrescription
+from verify.training.networks import Scaling
+from verify.training.networks.transformer import Transformer
 
 KEY = jax.random.key(3)
 BASE, WIDTH = 32, 128

@@ -8,7 +8,7 @@ import optax
 import pytest
 
 import verify
-from verify.prescription import ModelPrescription
+from verify.model.prescription import ModelPrescription
 
 BASE, WIDTH = 32, 128
 

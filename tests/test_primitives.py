@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from tests.graphs import exponents, graph, solve, solved, three
-from verify.graph_groups import GROUPS, group_of
-from verify.graph_operations import AT_SIZE_1, BOUNDED, POWERS, SMOOTH
-from verify.primitives import NONE, installed, page, rows
+from verify.measuring.primitives import AT_SIZE_1, BOUNDED, POWERS, SMOOTH
+from verify.model.graph.rules.groups import GROUPS, group_of
+from verify.model.graph.rules.page import NONE, installed, page, rows
 
 PAGE = Path(__file__).parents[1] / "docs" / "primitives.md"
 
@@ -33,13 +33,13 @@ def written() -> dict[str, tuple[str, list[str]]]:
 def test_the_page_names_every_primitive_of_this_release(names: set[str]) -> None:
     named = {name for _, members in written().values() for name in members}
     assert len(names) > 250
-    assert not names - named, "run python -m verify.primitives > docs/primitives.md"
+    assert not names - named, "run python -m verify.model.graph.rules.page > docs/primitives.md"
 
 
 def test_the_page_says_what_the_rules_are(names: set[str]) -> None:
     found = written()
     expected = rows(names | set(found[NONE][1]))
-    assert found == expected, "run python -m verify.primitives > docs/primitives.md"
+    assert found == expected, "run python -m verify.model.graph.rules.page > docs/primitives.md"
     if f"for JAX {jax.__version__};" in PAGE.read_text():
         assert PAGE.read_text() == page(names)
 

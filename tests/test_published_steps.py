@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from derive.registry import REGISTRY
-from verify.optimizers import DIRECTIONS, ScaledRule
+from verify.training.rules.transforms import DIRECTIONS, ScaledRule
 
 Matrix = Any
 Steps = Iterator[Matrix]

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from derive.cli import app, run
+from derive.cli import app
+from derive.running import run
 from tests.published import GRADIENTS, PARAMETERIZATIONS, RATES
 
 

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 from sympy import Rational, S
 
-from derive.cli import app, run
+from derive.cli import app
 from derive.errors import DeriveError
 from derive.exponents import KINDS
 from derive.optimizers import Optimizer
+from derive.running import run
 from derive.solve import prescribe
 
 HALF: Any = Rational(1, 2)

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from derive.cli import app, run
+from derive.cli import app
+from derive.running import run
 from tests.test_command import write_measurement
-from verify.cli import app as verify_app
+from verify.commands.main import app as verify_app
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 COMMANDS = sorted(set(re.findall(r"(?:^|`)(derive(?: [^`\n#|>]*)?)", README, flags=re.MULTILINE)))
@@ -74,7 +75,7 @@ def test_the_python_that_prescribes_runs() -> None:
 def test_the_prescription_shown_is_the_printed_one(capsys: pytest.CaptureFixture[str]) -> None:
     command = re.search(r"^verify (prescribe .*)$", README, flags=re.MULTILINE)
     assert command
-    assert run(lambda: verify_app(shlex.split(command[1]), standalone_mode=False), "verify", (ValueError,)) == 0
+    assert run(lambda: verify_app(shlex.split(command[1]), standalone_mode=False), "verify") == 0
     printed = "\n".join(line.rstrip() for line in capsys.readouterr().out.splitlines())
     shown = README.split(command[0])[1].split("```")[2]
     assert shown.strip("\n") == printed.strip("\n")

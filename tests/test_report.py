@@ -20,15 +20,15 @@ import pytest
 from matplotlib.container import ErrorbarContainer
 from matplotlib.image import imread
 
-from verify.fit import Slope
-from verify.headline import answers, interval, together, transfers
-from verify.optimum import Estimate
-from verify.outcomes import SettingResult
-from verify.rate_plots import loss_against_rate
-from verify.report import write_report
-from verify.studies import Conditions, Record, Setting, Study
-from verify.transfer import analyse, comparisons
-from verify.transfer_plots import best_loss_against_width, loss_lost_by_transfer, spread
+from verify.fit.forward import Slope
+from verify.fit.optimum import Estimate
+from verify.studies.transfer.analysis import analyse, comparisons
+from verify.studies.transfer.headline import answers, interval, together, transfers
+from verify.studies.transfer.outcomes import SettingResult
+from verify.studies.transfer.plots import best_loss_against_width, loss_lost_by_transfer, spread
+from verify.studies.transfer.rate_plots import loss_against_rate
+from verify.studies.transfer.report import write_report
+from verify.sweeps.records import Conditions, Record, Setting, Study
 
 CONDITIONS = Conditions("mlp", {"vocabulary": 256}, 64, 100, 256, 2048, "texts & <b>more</b>", "code 1")
 WIDTHS = (64, 128, 256, 512)

@@ -9,7 +9,7 @@ import pytest
 from derive.optimizers import Optimizer
 from derive.registry import optimizer
 from tests.test_published_steps import averaged, drawn
-from verify.rule_transform import rule_transform
+from verify.training.rules.own import rule_transform
 
 Matrix = Any
 

@@ -5,9 +5,10 @@ from typing import Any
 import pytest
 from sympy import Rational, S
 
-from derive.cli import app, run
+from derive.cli import app
 from derive.optimizers import Optimizer
 from derive.parameterizations import NTK, SP, equivalent
+from derive.running import run
 from derive.solve import prescribe
 
 HALF: Any = Rational(1, 2)

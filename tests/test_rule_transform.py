@@ -14,8 +14,9 @@ from derive.exponents import FAN_IN, FAN_OUT, GRADIENT
 from derive.optimizers import RULE_NAMES
 from derive.registry import REGISTRY, optimizer
 from tests.test_directions import evaluated
-from verify.graph import Axes
-from verify.optimizers import (
+from verify.measuring.axes import Axes
+from verify.training.rules.own import check_runnable, rule_transform
+from verify.training.rules.transforms import (
     BASE_RATES,
     DIRECTIONS,
     ScaledRule,
@@ -24,7 +25,6 @@ from verify.optimizers import (
     direction,
     of_matrices,
 )
-from verify.rule_transform import check_runnable, rule_transform
 
 Transform = Any  # whose updates are trees of whatever its gradients are
 EPSILON = 1e-3

@@ -7,7 +7,7 @@ from fractions import Fraction
 
 import pytest
 
-from verify.search import Search
+from verify.sweeps.search import Search
 
 Loss = Callable[[float], float]
 

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from derive.cli import run
-from verify.cli import app
-from verify.store import read
-from verify.studies import Study
+from derive.running import run
+from verify.commands.main import app
+from verify.sweeps.records import Study
+from verify.sweeps.storage.store import read
 
 BLOCKS = re.findall(r"```bash\n(.*?)```", (Path(__file__).parents[1] / "docs" / "slurm.md").read_text(), re.DOTALL)
 SCRIPT, AFTERWARDS, RAY = BLOCKS
@@ -37,7 +37,7 @@ def commands_of(script: str, folder: Path, **variables: str) -> list[list[str]]:
 
 
 def verify(*arguments: str) -> int:
-    return run(lambda: app(list(arguments), standalone_mode=False), "verify", (ValueError,))
+    return run(lambda: app(list(arguments), standalone_mode=False), "verify")
 
 
 def losses(study: Study) -> set[tuple[str, int, float, int, float]]:

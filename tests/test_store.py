@@ -21,10 +21,10 @@ from typing import IO
 
 import pytest
 
-from verify.database import StoreError, snapshot
-from verify.export import export, load_export
-from verify.store import Store, as_row, read
-from verify.studies import Batch, Conditions, LayerScaling, Record, Setting, run_key
+from verify.sweeps.records import Batch, Conditions, LayerScaling, Record, Setting, run_key
+from verify.sweeps.storage.database import StoreError, snapshot
+from verify.sweeps.storage.export import export, load_export
+from verify.sweeps.storage.store import Store, as_row, read
 
 CONDITIONS = Conditions("mlp", {"vocabulary": 256, "context": 16}, 64, 100, 32, 512, "corpus-1", "code-1", epsilon=1e-8)
 ROOT = Path(__file__).parent.parent

@@ -12,17 +12,18 @@ import numpy as np
 import optax
 import pytest
 
-from verify.batch import Loop, Structure, layer_rates, train
-from verify.data import Corpus, load_corpus
-from verify.engines import Engine, EngineError, InProcess, Processes, Task, perform
-from verify.models import Scaling, loss
-from verify.models.mlp import MLP
-from verify.optimizers import DIRECTIONS, FINISHES, ScaledRule, base_epsilon
-from verify.search import Search
-from verify.settings import prescribed, representatives
-from verify.store import Store
-from verify.studies import Batch, Conditions, Record, Setting, Study
-from verify.sweep import Cell, Driver, Grid, code_version, tune_constants
+from verify.provenance import code_version
+from verify.sweeps.driver import Cell, Driver, Grid, tune_constants
+from verify.sweeps.engines import Engine, EngineError, InProcess, Processes, Task, perform
+from verify.sweeps.loop import Loop, Structure, layer_rates, train
+from verify.sweeps.records import Batch, Conditions, Record, Setting, Study
+from verify.sweeps.search import Search
+from verify.sweeps.settings import prescribed, representatives
+from verify.sweeps.storage.store import Store
+from verify.training.data import Corpus, load_corpus
+from verify.training.networks import Scaling, loss
+from verify.training.networks.mlp import MLP
+from verify.training.rules.transforms import DIRECTIONS, FINISHES, ScaledRule, base_epsilon
 
 CONDITIONS = Conditions(
     model="mlp",

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 
 from derive.errors import DeriveError
-from verify.cli import app
-from verify.export import export
-from verify.studies import Conditions, Record, Setting, Study
-from verify.sweep_fit import fit
-from verify.sweep_table import read_runs
-from verify.sweep_text import predictions
-from verify.transfer import analyse
+from verify.commands.main import app
+from verify.studies.table.fit import fit
+from verify.studies.table.runs import read_runs
+from verify.studies.table.text import predictions
+from verify.studies.transfer.analysis import analyse
+from verify.sweeps.records import Conditions, Record, Setting, Study
+from verify.sweeps.storage.export import export
 
 COLUMNS = {"width": "width", "rate": "lr", "loss": "loss"}
 Curve = Callable[[float, float], float]

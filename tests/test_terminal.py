@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from derive import __version__, terminal
-from derive.cli import app, run
-from verify.cli import app as verify_app
+from derive.cli import app
+from derive.running import run
+from verify.commands.main import app as verify_app
 
 DERIVE = (
     "",
@@ -47,7 +48,7 @@ def printed(chosen: object, name: str, arguments: str, capsys: pytest.CaptureFix
     def command() -> object:
         return chosen(shlex.split(arguments), prog_name=name, standalone_mode=False)  # type: ignore[operator]
 
-    assert run(command, name, (ValueError,)) == 0, capsys.readouterr().err
+    assert run(command, name) == 0, capsys.readouterr().err
     return capsys.readouterr().out
 
 
@@ -99,7 +100,8 @@ def test_completion_is_offered_to_the_shell(shell: str) -> None:
 
 
 def test_without_jax_one_line_says_what_to_install(tmp_path: Path) -> None:
-    code = "import sys; sys.modules['jax'] = None; sys.argv = ['verify', 'exponents']; import verify.cli as c; c.main()"
+    start = "import verify.commands.main as c; c.main()"
+    code = f"import sys; sys.modules['jax'] = None; sys.argv = ['verify', 'exponents']; {start}"
     root = Path(__file__).parent.parent
     found = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=False)
     assert found.returncode == 2

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from verify.terms import alignment_ratios, alignment_slopes, rss, shares, single_width_ratio, total_ratio
+from verify.fit.terms import alignment_ratios, alignment_slopes, rss, shares, single_width_ratio, total_ratio
 
 SIZES = {
     "delta_w": np.full((2, 1), 2.0),

@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 
 from derive.solve import prescribe, solve_kinds
-from verify.data import load_corpus
-from verify.exponents import Result, exponents
-from verify.fit import TOLERANCES, Row, rss, verdicts
-from verify.four_steps import rejected_by, resolution
-from verify.optimizers import BASE_RATES
-from verify.train import Config
+from verify.fit.forward import TOLERANCES, Row, rss, verdicts
+from verify.fit.four_steps import rejected_by, resolution
+from verify.studies.exponents.study import Result, exponents
+from verify.training.data import load_corpus
+from verify.training.rules.transforms import BASE_RATES
+from verify.training.trainer import Config
 
 WIDTHS = (128, 256, 512, 1024)
 SCHEMES = ["sp", "mup", pytest.param("ntk", marks=pytest.mark.slow), pytest.param("mfp", marks=pytest.mark.slow)]

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from jaxtyping import Array
 
-from verify.models import Scaling
-from verify.models.mlp import MLP
-from verify.models.transformer import Transformer
-from verify.trace import Trace, TraceError, roles, trace
+from verify.measuring.trace import Trace, TraceError, roles, trace
+from verify.training.networks import Scaling
+from verify.training.networks.mlp import MLP
+from verify.training.networks.transformer import Transformer
 
 KEY = jax.random.key(7)
 BATCH, FEATURES, WIDTH, CLASSES, DEPTH = 5, 6, 16, 3, 4

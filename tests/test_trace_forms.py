@@ -21,7 +21,7 @@ from tests.test_trace import (
     names,
     normal,
 )
-from verify.graph_walk import walk
+from verify.model.graph.walk import walk
 
 PARAMS = {
     "in": normal(0, FEATURES, WIDTH),

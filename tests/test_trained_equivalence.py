@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from derive.solve import prescribe, solve_kinds
-from verify.data import load_corpus
-from verify.optimizers import BASE_RATES, DIRECTIONS
-from verify.train import Config, Trainer
+from verify.training.data import load_corpus
+from verify.training.rules.transforms import BASE_RATES, DIRECTIONS
+from verify.training.trainer import Config, Trainer
 
 BASE = 16
 STEPS = 50
@@ -61,8 +61,8 @@ def test_emitted_optax_code_takes_the_same_steps(optimizer: str) -> None:
     import jax.numpy as jnp
 
     from derive.emit_optax import OPTAX_RULES, as_optax
-    from verify.optimizers import base_epsilon
-    from verify.optimizers import optimizer as build
+    from verify.training.rules.transforms import base_epsilon
+    from verify.training.rules.transforms import optimizer as build
 
     if optimizer not in OPTAX_RULES:
         pytest.skip(f"no optax code is emitted for {optimizer}")

@@ -7,12 +7,12 @@ from math import isinf, isnan, log, nan
 import numpy as np
 import pytest
 
-from verify.fit import Slope
-from verify.limit import _fit, shared_power
-from verify.optimum import Estimate
-from verify.outcomes import SettingResult
-from verify.studies import Conditions, Record, Setting, Study
-from verify.transfer import analyse, comparisons, rows_json
+from verify.fit.forward import Slope
+from verify.fit.limit import _fit, shared_power
+from verify.fit.optimum import Estimate
+from verify.studies.transfer.analysis import analyse, comparisons, rows_json
+from verify.studies.transfer.outcomes import SettingResult
+from verify.sweeps.records import Conditions, Record, Setting, Study
 
 WIDTHS = (64, 128, 256, 512)
 GRID = tuple(2.0**octave for octave in (-6, -5, -4, -3, -2, -1.5, -1, -0.5, 0, 0.5, 1, 1.5, 2, 3, 4, 5, 6))

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from derive.cli import run
+from derive.running import run
 from derive.solve import prescribe
 from tests.interrupts import VERIFY
-from verify.cli import app
-from verify.export import load
-from verify.store import read
+from verify.commands.main import app
+from verify.sweeps.storage.export import load
+from verify.sweeps.storage.store import read
 
 Capture = pytest.CaptureFixture[str]
 SMALL = [
@@ -23,7 +23,7 @@ SMALL = [
 
 
 def verify(capsys: Capture, *arguments: str) -> tuple[int, str, str]:
-    code = run(lambda: app(list(arguments), standalone_mode=False), "verify", (ValueError,))
+    code = run(lambda: app(list(arguments), standalone_mode=False), "verify")
     captured = capsys.readouterr()
     return code, captured.out, captured.err
 

@@ -11,9 +11,9 @@ from functools import cache
 import pytest
 
 from derive.solve import prescribe, solve_kinds
-from verify.data import load_corpus
-from verify.exponents import Result, exponents
-from verify.train import Config
+from verify.studies.exponents.study import Result, exponents
+from verify.training.data import load_corpus
+from verify.training.trainer import Config
 
 WIDTHS = (128, 256, 512)
 

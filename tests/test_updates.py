@@ -11,18 +11,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from derive.cli import run
 from derive.registry import REGISTRY
+from derive.running import run
 from derive.solve import prescribe, solve_kinds
-from verify import updates as module
-from verify.cli import app
-from verify.data import Corpus, load_corpus
-from verify.exponents import Result, StudyError, exponents
-from verify.fit import RANK, TOLERANCES
-from verify.models import loss
-from verify.orthogonal import polar
-from verify.train import Config
-from verify.updates import Conditions, Updates, explained, paired, rows, train
+from verify.commands.main import app
+from verify.fit.forward import RANK
+from verify.fit.judging import TOLERANCES
+from verify.studies.exponents.study import Result, StudyError, exponents
+from verify.studies.updates import study as module
+from verify.studies.updates.study import Conditions, Updates, explained, paired, rows, train
+from verify.training.data import Corpus, load_corpus
+from verify.training.networks import loss
+from verify.training.rules.orthogonal import polar
+from verify.training.trainer import Config
 
 Capture = pytest.CaptureFixture[str]
 WIDTHS = (64, 128, 256)
@@ -238,7 +239,7 @@ SMALL = ["--widths", "32,64", "--context", "2", "--depth", "1", "--seeds", "2", 
 
 
 def verify(capsys: Capture, *arguments: str) -> tuple[int, str, str]:
-    code = run(lambda: app(["updates", *arguments], standalone_mode=False), "verify", (ValueError,))
+    code = run(lambda: app(["updates", *arguments], standalone_mode=False), "verify")
     captured = capsys.readouterr()
     return code, captured.out, captured.err
 

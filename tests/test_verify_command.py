@@ -11,21 +11,21 @@ from typing import Any
 import numpy as np
 import pytest
 
-from derive.cli import run
+from derive.running import run
 from derive.solve import prescribe, solve
 from tests.interrupts import VERIFY
-from verify.cli import app
-from verify.data import load_corpus
-from verify.exponents import exponents
-from verify.four_steps import STEPS
-from verify.train import Config
+from verify.commands.main import app
+from verify.fit.four_steps import STEPS
+from verify.studies.exponents.study import exponents
+from verify.training.data import load_corpus
+from verify.training.trainer import Config
 
 Capture = pytest.CaptureFixture[str]
 SMALL = ["--widths", "16,32,64", "--seeds", "2", "--steps", "2", "--batch", "8"]
 
 
 def verify(capsys: Capture, *arguments: str) -> tuple[int, str, str]:
-    code = run(lambda: app(["exponents", *arguments], standalone_mode=False), "verify", (ValueError,))
+    code = run(lambda: app(["exponents", *arguments], standalone_mode=False), "verify")
     captured = capsys.readouterr()
     return code, captured.out, captured.err
 
@@ -163,8 +163,8 @@ def test_a_study_can_be_interrupted() -> None:
 
 def test_closed_loop_a_small_network_prescribes_a_large_one(tmp_path: Path) -> None:
     """Measured at 128 to 512, prescribed, trained at 2048: r_L is as prescribed, within 0.1 (THEORY 8)."""
-    from verify.exponents import as_json
-    from verify.fit import slope
+    from verify.fit.forward import slope
+    from verify.studies.exponents.study import as_json
 
     small = (128, 256, 512)
     config = Config(prescribe("adam", "mup", "full", hidden_layers=2), 128, 1e-3, batch=128)
@@ -184,5 +184,7 @@ def test_closed_loop_a_small_network_prescribes_a_large_one(tmp_path: Path) -> N
 
 
 def test_fits_and_pictures_need_no_jax() -> None:
-    code = "import sys, verify.data, verify.fit, verify.plots\nassert 'jax' not in sys.modules"
+    code = (
+        "import sys, verify.training.data, verify.fit.forward, verify.studies.pictures\nassert 'jax' not in sys.modules"
+    )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

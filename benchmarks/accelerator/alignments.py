@@ -16,12 +16,12 @@ from benchmarks.accelerator.job import separate
 from benchmarks.accelerator.ledger import Cost, Job, Ledger
 from benchmarks.accelerator.runs import judge, trained
 from derive.solve import prescribe, solve_kinds
-from verify.data import load_corpus
-from verify.exponents import Result, as_json
-from verify.fit import alignment_ratios, single_width_ratio
-from verify.optimizers import BASE_RATES
-from verify.plan import Network, activation_bytes, measuring_flops, training_flops, transformer
-from verify.train import Config, log_spaced
+from verify.fit.forward import alignment_ratios, single_width_ratio
+from verify.planning.counts import Network, activation_bytes, measuring_flops, training_flops, transformer
+from verify.studies.exponents.study import Result, as_json
+from verify.training.data import load_corpus
+from verify.training.rules.transforms import BASE_RATES
+from verify.training.trainer import Config, log_spaced
 
 NAME = "adam sp"
 

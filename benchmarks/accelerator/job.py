@@ -27,7 +27,7 @@ def main() -> None:
     """Module, arguments as JSON, and the file for the result."""
     from benchmarks.accelerator.ledger import write
     from benchmarks.accelerator.worker import end_with_parent
-    from verify.engines import use_compilation_cache
+    from verify.sweeps.engines import use_compilation_cache
 
     end_with_parent()
     use_compilation_cache()

@@ -14,8 +14,8 @@ import jax
 from benchmarks.accelerator.ledger import Cost, Ledger
 from benchmarks.transformer import Setting, ours
 from derive.exponents import Kind
-from verify.plan_fit import Training, Usage, usage
-from verify.plan_study import counted, share
+from verify.planning.devices import Training, Usage, usage
+from verify.planning.study import counted, share
 
 RULES: Mapping[Kind, str] = {"embedding": "adam", "hidden": "adam", "readout": "adam"}
 COMPILING = 18

@@ -14,16 +14,16 @@ from functools import cache, partial
 from typing import Any
 
 from benchmarks.accelerator.ledger import Cost, Job, Ledger
-from verify.batch import Loop, Structure, train
-from verify.capacity import rates_at_once
-from verify.data import load_corpus
-from verify.engines import Task
-from verify.plan import mlp, training_flops
-from verify.settings import prescribed
-from verify.store_rows import as_record, as_row
-from verify.studies import Batch, Conditions, Record, Setting, Study
-from verify.sweep import loaded_code
-from verify.transfer import analyse, rows_json
+from verify.planning.counts import mlp, training_flops
+from verify.provenance import loaded_code
+from verify.studies.transfer.analysis import analyse, rows_json
+from verify.sweeps.capacity import rates_at_once
+from verify.sweeps.engines import Task
+from verify.sweeps.loop import Loop, Structure, train
+from verify.sweeps.records import Batch, Conditions, Record, Setting, Study
+from verify.sweeps.settings import prescribed
+from verify.sweeps.storage.rows import as_record, as_row
+from verify.training.data import load_corpus
 
 ALIGNMENTS = ("full", "none", "global")
 CENTRE = 2.0**-6

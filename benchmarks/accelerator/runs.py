@@ -9,9 +9,9 @@ import jax
 import numpy as np
 
 from benchmarks.accelerator.ledger import plain
-from verify.data import Corpus, load_corpus
-from verify.exponents import Result, judged
-from verify.train import Config, Measurement, Run, Trainer
+from verify.studies.exponents.study import Result, judged
+from verify.training.data import Corpus, load_corpus
+from verify.training.trainer import Config, Measurement, Run, Trainer
 
 PRECISION = "highest"
 """Of products in float32, as in every study of `verify exponents`."""

@@ -18,9 +18,9 @@ from benchmarks.accelerator.ledger import Cost, Ledger
 from benchmarks.accelerator.runs import PRECISION, prepared
 from benchmarks.measure import alternating, alternating_medians
 from benchmarks.transformer import Network, Setting, flax, ours, over, product
-from verify.data import load_corpus
-from verify.plan import measuring_flops
-from verify.train import Trainer, log_spaced
+from verify.planning.counts import measuring_flops
+from verify.training.data import load_corpus
+from verify.training.trainer import Trainer, log_spaced
 
 CEILING, TOY_CEILING = 8192, 64
 ROUNDS, TOY_ROUNDS = 7, 2

@@ -14,17 +14,18 @@ from threading import Lock
 from typing import Any
 
 from benchmarks.accelerator.ledger import Cost, Ledger, tell
-from verify.batch import Loop, Structure, train
-from verify.data import load_corpus
-from verify.engines import Task
-from verify.plan import mlp, training_flops
-from verify.search import Search
-from verify.settings import Prescribed, prescribed, representatives
-from verify.store import Store
-from verify.store_rows import as_record, as_row
-from verify.studies import Conditions, Record, Study
-from verify.sweep import Driver, Grid, loaded_code
-from verify.transfer import analyse, rows_json
+from verify.planning.counts import mlp, training_flops
+from verify.provenance import loaded_code
+from verify.studies.transfer.analysis import analyse, rows_json
+from verify.sweeps.driver import Driver, Grid
+from verify.sweeps.engines import Task
+from verify.sweeps.loop import Loop, Structure, train
+from verify.sweeps.records import Conditions, Record, Study
+from verify.sweeps.search import Search
+from verify.sweeps.settings import Prescribed, prescribed, representatives
+from verify.sweeps.storage.rows import as_record, as_row
+from verify.sweeps.storage.store import Store
+from verify.training.data import load_corpus
 
 COMPILING, COMPILED = 25, 2
 """Seconds of a batch whose loop is new, and of one whose loop is there, beside others."""

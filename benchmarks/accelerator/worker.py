@@ -34,7 +34,7 @@ def main() -> None:
     import jax
 
     from benchmarks.results import device
-    from verify.engines import use_compilation_cache
+    from verify.sweeps.engines import use_compilation_cache
 
     use_compilation_cache()
     heading = {**device(), "jax": jax.__version__, "check": options.check}

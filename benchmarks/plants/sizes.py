@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from verify.fit import Table
+from verify.fit.forward import Table
 
 WIDTHS, STEPS = (128, 256, 512, 1024), (1, 2, 5, 10)
 LAYERS = ("embedding", "hidden.0", "hidden.1", "readout")

@@ -15,7 +15,7 @@ from derive.exponents import KINDS, Kind
 from derive.parameterizations import Parameterization
 from derive.propagation import Chain, residuals
 from derive.solve import Prescription, prescribe, solve_kinds
-from verify.judging import Quantity
+from verify.fit.judging import Quantity
 
 HALF, QUARTER = Rational(1, 2), Rational(1, 4)
 OPTIMIZERS = ("adam", "sgd")

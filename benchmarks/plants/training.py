@@ -13,7 +13,7 @@ from typing import Any
 from benchmarks.plants.sizes import STEPS, WIDTHS, Sizes
 from benchmarks.plants.theories import DEFAULT_SEEDS, OPTIMIZERS, SCHEMES, plants, right, trained_as
 from derive.solve import Prescription
-from verify.fit import Table
+from verify.fit.forward import Table
 
 Wanted = tuple[str, Prescription, int]
 """An optimizer, a theory to train with, and how many seeds."""
@@ -52,10 +52,10 @@ def of_right(groups: int) -> Iterator[Wanted]:
 
 def measured(piece: Piece) -> dict[int, Table]:
     """The tables of `verify exponents` at its defaults, with that theory in place of the one derived."""
-    from verify.data import load_corpus
-    from verify.exponents import exponents
-    from verify.optimizers import BASE_RATES
-    from verify.train import Config
+    from verify.studies.exponents.study import exponents
+    from verify.training.data import load_corpus
+    from verify.training.rules.transforms import BASE_RATES
+    from verify.training.trainer import Config
 
     corpus = load_corpus()
     base, rate, sizes = piece.widths[0], BASE_RATES[piece.optimizer], {"vocabulary": corpus.vocabulary}
@@ -109,8 +109,8 @@ def _keep(pieces: Sequence[Piece], tables: Iterable[dict[int, Table] | None], fo
 def _about() -> Mapping[str, Any]:
     import jax
 
-    from verify.data import load_corpus
-    from verify.train import device_name
+    from verify.provenance import device_name
+    from verify.training.data import load_corpus
 
     corpus = load_corpus()
     made = {"device": device_name(), "jax": jax.__version__, "date": datetime.now(UTC).date().isoformat()}

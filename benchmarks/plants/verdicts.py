@@ -11,8 +11,8 @@ from benchmarks.plants.theories import DEFAULT_SEEDS, MORE_SEEDS, OPTIMIZERS, SC
 from derive.certify import Refused, check
 from derive.exponents import Kind
 from derive.solve import Prescription
-from verify.fit import Row, Table, verdicts
-from verify.four_steps import of_step, rejected_by, resolution
+from verify.fit.forward import Row, Table, verdicts
+from verify.fit.four_steps import of_step, rejected_by, resolution
 
 KINDS: dict[str, Kind] = dict(zip(LAYERS, ("embedding", "hidden", "hidden", "readout"), strict=True))
 CERTIFICATE = "certificate"

@@ -7,11 +7,11 @@ from derive.alignments import FULL
 from derive.parameterizations import MUP
 from derive.registry import optimizers
 from tests.zoo import Model
-from verify.graph import GraphError
-from verify.graph_rates import solve_graph
-from verify.graph_start import Wanted
-from verify.prescribing import without_numbers
-from verify.user_model import graph_of
+from verify.model.graph.graph import GraphError
+from verify.model.graph.rates import solve_graph
+from verify.model.graph.start import Wanted
+from verify.model.make import graph_of
+from verify.model.prescribe import without_numbers
 
 UNTRAINED = "not trained"
 ROLES = ("embedding", "hidden", "readout", UNTRAINED)

@@ -24,11 +24,11 @@ import optax
 
 import verify
 from tests.zoo import Model
-from verify.coordinates import default_loss
-from verify.graph_walk import path_name
-from verify.prescription import ModelPrescription, OpRow, ParameterRow
-from verify.trace import trace
-from verify.user_model import UserModel, build
+from verify.measuring.trace import trace
+from verify.model.check.coordinates import default_loss
+from verify.model.graph.walk import path_name
+from verify.model.make import UserModel, build
+from verify.model.prescription import ModelPrescription, OpRow, ParameterRow
 
 SEEDS, STEPS, RATE, READOUT = 16, 2, 2.0**-12, 1 / 8
 STORED = Path(__file__).parent / "measured.json"

@@ -1,0 +1,1 @@
+"""The `verify` command: options read, studies started, answers printed."""

@@ -1,0 +1,187 @@
+"""`verify prescribe` and `verify check`: the prescription for the user's own model, and whether it holds there."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from derive.errors import DeriveError, check_positive, shorten
+from derive.options import DECAY_HELP
+from derive.terminal import wrapped
+from verify.commands.options import Progress, read_choice, read_numbers, write_out
+from verify.files import make_folder
+
+if TYPE_CHECKING:
+    from verify.model.check.check import Check
+
+ModelArgument = Annotated[
+    str, typer.Argument(help="module:make, where make(width) returns (params, apply, inputs) or with a loss fourth.")
+]
+OptimizerOption = Annotated[str, typer.Option(help="A name of derive list, or one per kind: adam,hidden=muon.")]
+ParameterizationOption = Annotated[str, typer.Option(help="sp, ntk, mup or mfp.")]
+AlignmentOption = Annotated[str, typer.Option(help="full, none, ... as in derive, or measured:FILE by dense op.")]
+FrozenOption = Annotated[str, typer.Option(help="Paths that are not trained: base,blocks.*.norm.")]
+ApartOption = Annotated[str, typer.Option(help="Matrices apart, by path=axis: *.query=1 for one per head, with muon.")]
+ForwardOption = Annotated[
+    bool,
+    typer.Option("--forward-only", help="No parameter's gradient has its multiplier in it, as in unit scaling."),
+]
+FormatOption = Annotated[str, typer.Option("--format", help="table or json.")]
+
+
+def prescribe(
+    model: ModelArgument,
+    base_width: Annotated[int, typer.Option(help="The width at which you tuned.")],
+    width: Annotated[int, typer.Option(help="The width that you want.")],
+    optimizer: OptimizerOption = "adam",
+    parameterization: ParameterizationOption = "mup",
+    alignment: AlignmentOption = "full",
+    base_rate: Annotated[float | None, typer.Option(help="The rate tuned at the base width.")] = None,
+    loss: Annotated[str, typer.Option(help="mse, or ce: with cross-entropy the logits may diverge.")] = "mse",
+    decay: Annotated[str, typer.Option(help=DECAY_HELP)] = "independent",
+    gauge: Annotated[str, typer.Option(help="0: no multipliers; own: the parameterization's, by wrap().")] = "0",
+    frozen: FrozenOption = "",
+    apart: ApartOption = "",
+    forward_only: ForwardOption = False,
+    every: Annotated[bool, typer.Option("--every", help="List every parameter, blocks that are alike too.")] = False,
+    out: Annotated[Path | None, typer.Option(help="File for the prescription as JSON.")] = None,
+    certificate: Annotated[
+        Path | None, typer.Option(help="File for the proof as JSON, which `derive certify FILE` checks.")
+    ] = None,
+    output_format: FormatOption = "table",
+) -> None:
+    """The prescription for your own model: every parameter's role, initial size, rate, epsilon and decay."""
+    from derive.certificate_file import write
+    from derive.propagation import LOSSES
+    from verify.model.make import load_make
+    from verify.model.prescribe import prescribe as prescribed
+    from verify.model.prescription import GAUGES
+    from verify.model.text import table
+
+    chosen = read_choice("--format", output_format, ("table", "json"))
+    check_positive(base_width=base_width, width=width, base_rate=base_rate)
+    answer = prescribed(
+        load_make(model),
+        base_width=base_width,
+        width=width,
+        optimizer=optimizer,
+        parameterization=parameterization,
+        alignment=alignment,
+        loss=read_choice("--loss", loss, LOSSES),  # type: ignore[arg-type]
+        decay=decay,
+        gauge=read_choice("--gauge", gauge, GAUGES),  # type: ignore[arg-type]
+        frozen=_paths(frozen),
+        apart=_axes(apart),
+        forward_only=forward_only,
+    )
+    if certificate is not None and answer.proof is not None:
+        write(answer.proof, certificate)
+    if out is not None:
+        make_folder(out.parent)
+        if out.exists():
+            raise DeriveError(f"--out {shorten(str(out))} exists already; give another file, or move that one")
+        out.write_text(answer.to_json(), encoding="utf-8")
+    write_out(answer.to_json() if chosen == "json" else wrapped(table(answer, base_rate, every)))
+
+
+def _paths(text: str) -> list[str]:
+    return [each.strip() for each in text.split(",") if each.strip()]
+
+
+def _axes(text: str) -> dict[str, int]:
+    """Axes by path; DeriveError for what is not path=axis."""
+    found: dict[str, int] = {}
+    for each in _paths(text):
+        path, _, axis = each.rpartition("=")
+        if not path or not axis.isdigit():
+            raise DeriveError(f"--apart takes path=axis, such as blocks.*.query=1; got {shorten(each)}")
+        found[path] = int(axis)
+    return found
+
+
+def check(
+    model: ModelArgument,
+    widths: Annotated[str, typer.Option(help="Growing widths; the first is the base width.")] = "64,128,256,512",
+    optimizer: OptimizerOption = "adam",
+    parameterization: ParameterizationOption = "mup",
+    alignment: AlignmentOption = "full",
+    seeds: Annotated[int, typer.Option(help="Networks per width.")] = 4,
+    steps: Annotated[int, typer.Option(help="Training steps; measured at 1, 2, 5, 10, ...")] = 5,
+    base_rate: Annotated[float | None, typer.Option(help="Learning rate at the base width.")] = None,
+    drift_steps: Annotated[
+        int | None, typer.Option(help="Also train this long over a grid of base rates, for how the best one drifts.")
+    ] = None,
+    own: Annotated[
+        str | None, typer.Option(help="Your optimizer, module:transform: width -> optax transform. Is it right?")
+    ] = None,
+    decay: Annotated[str, typer.Option(help=DECAY_HELP)] = "independent",
+    loss: Annotated[str, typer.Option(help="mse, or ce: with cross-entropy the logits may diverge.")] = "mse",
+    frozen: FrozenOption = "",
+    apart: ApartOption = "",
+    forward_only: ForwardOption = False,
+    out: Annotated[Path | None, typer.Option(help="Folder for check.json and measured.json.")] = None,
+    output_format: FormatOption = "table",
+) -> None:
+    """The coordinate check of your own model, as it is and as prescribed; and which parameter to change how."""
+    from derive.emit import dump
+    from derive.propagation import LOSSES
+    from derive.registry import optimizers, spelled
+    from verify.model.check.check import coordinate_check
+    from verify.model.check.drift import rate_drift
+    from verify.model.check.results import as_json, as_text, measured_json
+    from verify.model.make import build, load_make
+    from verify.model.prescribe import prescribe as prescribed
+    from verify.studies.exponents.study import check_widths
+    from verify.training.rules.transforms import base_rate as usual_rate
+    from verify.training.rules.transforms import check_trainable
+
+    chosen = read_choice("--format", output_format, ("table", "json"))
+    check_positive(seeds=seeds, steps=steps, base_rate=base_rate, drift_steps=drift_steps)
+    sizes = read_numbers("--widths", widths, int, "64,128,256,512")
+    check_widths(sizes)
+    rules = {kind: spelled(row) for kind, row in optimizers(optimizer).items()}
+    check_trainable(rules)
+    rate = base_rate or usual_rate(*rules.values())
+    if out is not None:
+        make_folder(out)
+        if (out / "check.json").exists():
+            raise DeriveError(f"--out {shorten(str(out))} already holds a check; give another folder, or move that one")
+    make = load_make(model)
+    answer = prescribed(
+        make,
+        base_width=sizes[0],
+        width=sizes[-1],
+        optimizer=optimizer,
+        parameterization=parameterization,
+        alignment=alignment,
+        loss=read_choice("--loss", loss, LOSSES),  # type: ignore[arg-type]
+        decay=decay,
+        frozen=_paths(frozen),
+        apart=_axes(apart),
+        forward_only=forward_only,
+    )
+    transform = None if own is None else load_make(own)
+    with Progress("training and measuring", len(sizes) * (1 if own is None else 2)) as bar:
+        found: Check = coordinate_check(
+            make,
+            answer,
+            sizes,
+            base_rate=rate,
+            seeds=seeds,
+            steps=steps,
+            transform=transform,
+            progress=bar.advance,
+        )
+    drifts = None
+    if drift_steps is not None:
+        with Progress("training over base rates", 1) as bar:
+            drifts = rate_drift(
+                make, answer, sizes, base_rate=rate, seeds=seeds, steps=drift_steps, progress=bar.advance
+            )
+    inputs = build(make, sizes[0]).fingerprint(max(steps, drift_steps or 0))
+    content = as_json(model, inputs, found, rate, drifts)
+    if out is not None:
+        (out / "check.json").write_text(dump(content), encoding="utf-8")
+        (out / "measured.json").write_text(dump(measured_json(content, "prescribed")), encoding="utf-8")
+        (out / "prescription.json").write_text(answer.to_json(), encoding="utf-8")
+    write_out(dump(content) if chosen == "json" else wrapped(as_text(model, found, content, drifts, own)))

@@ -1,0 +1,1 @@
+"""What a JAX function does at one step: its dense ops and their roles, sizes, alignments, gradients."""

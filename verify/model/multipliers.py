@@ -1,0 +1,95 @@
+"""Multipliers for single products of a function, put in by rewriting its program; loops stay loops.
+
+Needed where no parameter can carry a multiplier: one table that is both embedding and readout, and q k^T.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.extend.core import ClosedJaxpr
+from jax.extend.core import Literal as Constant
+
+from verify.measuring.jaxpr import BODIES, CALLS, CUSTOM, TraceError, as_closed, bind_equation, scan_split
+from verify.measuring.trace import Tree
+from verify.model.graph.graph import Graph
+from verify.model.graph.start import key
+from verify.model.graph.walk import walk
+from verify.model.make import Apply
+
+Address = tuple[int, ...]
+
+
+def multiplied(apply: Apply, factors: Mapping[str, float]) -> Apply:
+    """The function with the outputs of the uses and products of those names multiplied; TraceError for unknown ones."""
+
+    def wrapped(params: Tree, inputs: Tree) -> Tree:
+        program, output = jax.make_jaxpr(apply, return_shape=True)(params, inputs)
+        graph = walk((program, program), (params, params), (1, 1))
+        results = _evaluate(program, _addresses(graph, factors), jax.tree.leaves((params, inputs)))
+        return jax.tree.unflatten(jax.tree.structure(output), results)
+
+    return wrapped
+
+
+def _addresses(graph: Graph, factors: Mapping[str, float]) -> dict[Address, float]:
+    """Where those products stand in the program; in a loop every turn is one place."""
+    places: dict[str, Address] = {key(use): use.address for use in graph.uses}
+    places |= {product.name: product.address for product in graph.all_products}
+    found: dict[Address, float] = {}
+    for name, factor in factors.items():
+        if name not in places:
+            raise TraceError(f"there is no product {name} in this function; prescribe for the function that is trained")
+        if found.setdefault(places[name], factor) is not factor and found[places[name]] != factor:
+            raise TraceError(f"{name} has another multiplier than other turns of its loop; unroll the loop")
+    return found
+
+
+def _evaluate(program: ClosedJaxpr, factors: Mapping[Address, float], arguments: Sequence[Any]) -> list[Any]:
+    jaxpr = program.jaxpr
+    values: dict[Any, Any] = dict(zip(jaxpr.invars, arguments, strict=True))
+    values |= dict(zip(jaxpr.constvars, program.consts, strict=True))
+
+    def read(atom: Any) -> Any:
+        return atom.val if isinstance(atom, Constant) else values[atom]
+
+    for index, eqn in enumerate(jaxpr.eqns):
+        operands = [read(atom) for atom in eqn.invars]
+        inside = {address[1:]: factor for address, factor in factors.items() if address[0] == index and address[1:]}
+        results = _inside(eqn, operands, inside) if inside else bind_equation(eqn, operands)
+        if (index,) in factors:
+            results = [result * jnp.asarray(factors[index,], result.dtype) for result in results]
+        values.update(zip(eqn.outvars, results, strict=True))
+    return [read(atom) for atom in jaxpr.outvars]
+
+
+def _inside(eqn: Any, operands: list[Any], factors: Mapping[Address, float]) -> list[Any]:
+    name = eqn.primitive.name
+    if name == "scan":
+        body = as_closed(eqn.params["jaxpr"])
+        first, last, carried = scan_split(eqn, body)
+        constants = operands[:first]
+
+        def step(carry: list[Any], row: list[Any]) -> tuple[list[Any], list[Any]]:
+            results = _evaluate(body, factors, [*constants, *carry, *row])
+            return results[:carried], results[carried:]
+
+        options = {option: eqn.params[option] for option in ("length", "reverse", "unroll")}
+        carry, stacks = jax.lax.scan(step, operands[first:last], operands[last:], **options)
+        return [*carry, *stacks]
+    if name in CUSTOM:
+        raise TraceError(
+            "a product that needs a multiplier is inside a function with a derivative rule of its own; "
+            "multiply there by hand"
+        )
+    body = as_closed(next(eqn.params[each] for each in BODIES if each in eqn.params))
+
+    def inner(*values: Any) -> list[Any]:
+        return _evaluate(body, factors, values)
+
+    if name in CALLS and "remat" not in name and name != "checkpoint":
+        return inner(*operands)
+    return jax.checkpoint(inner, policy=eqn.params.get("policy"), prevent_cse=eqn.params.get("prevent_cse", True))(
+        *operands
+    )

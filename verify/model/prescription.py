@@ -1,0 +1,379 @@
+"""A prescription for the user's own model, parameter by parameter: plain numbers by path, and what applies them.
+
+W ~ base std (n / n_0)^-b      multiplier (n / n_0)^-a      rate base rate (n / n_0)^-c      epsilon, decay alike
+"""
+
+import json
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from fractions import Fraction
+from typing import Any, Literal, get_args
+
+import jax
+import jax.numpy as jnp
+import optax
+import optax.contrib
+from jax.core import Tracer
+from jaxtyping import Array, Key
+
+from derive import __version__
+from derive.certify import Certificate
+from derive.decays import Decay
+from derive.errors import DeriveError, shorten, unknown_name
+from derive.exponents import Kind
+from derive.matrix_functions import OF_MATRICES, takes_matrices
+from derive.propagation import Loss
+from derive.registry import optimizer as read_optimizer
+from verify.measuring.axes import Axes
+from verify.measuring.jaxpr import Shape
+from verify.measuring.trace import Tree
+from verify.model.graph.walk import path_name
+from verify.model.make import Apply, Drawn
+from verify.model.multipliers import multiplied
+from verify.training.rules.transforms import ScaledRule, base_epsilon, check_trainable, is_oriented, per_layer
+
+Gauge = Literal["0", "own"]
+Role = Kind | Literal["not trained"]
+NOT_TRAINED: Literal["not trained"] = "not trained"
+GAUGES: tuple[Gauge, ...] = get_args(Gauge)
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class ParameterRow:
+    """One parameter: what it is and why, how it starts at the base width, and its exponents (size n^-x).
+
+    `a` is the multiplier to put before it, `found` that of the multipliers in the model's own code, `b` the initial
+    size, `c` the rate, `g` the gradient, `s` the update, `epsilon` and `decay` those of Adam's epsilon and of lambda.
+    `mean` and `std` are None where the model at the base width had shapes instead of numbers. One that is "not trained"
+    has that for its role and its rule, no rate, and starts as in the model. `in_axes` and `out_axes` are those that
+    make the fan-in and fan-out of the matrices that its rule takes; the other axes count matrices. Both are empty where
+    its rule takes none, or they could not be told.
+    """
+
+    path: str
+    base_shape: Shape
+    shape: Shape
+    role: Role
+    why: str
+    rule: str
+    mean: float | None
+    std: float | None
+    a: Fraction
+    found: Fraction
+    b: Fraction
+    c: Fraction
+    g: Fraction
+    s: Fraction
+    epsilon: Fraction | None
+    decay: Fraction
+    binding: tuple[str, ...]
+    uses: tuple[str, ...]
+    in_axes: tuple[int, ...] = ()
+    out_axes: tuple[int, ...] = ()
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether it has a rate."""
+        return self.role != NOT_TRAINED
+
+    @property
+    def start(self) -> Drawn:
+        """How it is drawn at the base width; DeriveError where that is not known."""
+        if self.mean is None or self.std is None:
+            raise DeriveError(
+                f"how {self.path} starts is not known, since make(base width) gave shapes; let it return arrays"
+            )
+        return Drawn(self.mean, self.std)
+
+
+@dataclass(frozen=True)
+class OpRow:
+    """What is predicted for one dense op: its role, alignments as powers of n, size at initialisation, and r.
+
+    r is the smallest of `terms`, the exponents of DW z (alpha), W Dz (omega) and DW Dz (u); `size` is None where the
+    weight and its input are not independent. All are of its output with the multipliers that follow it, n^-after, in
+    the model's code or put in by `wrap`.
+    """
+
+    name: str
+    path: str
+    kind: Kind
+    fan_in: tuple[int, int]
+    fan_out: tuple[int, int]
+    alpha: Fraction
+    omega: Fraction
+    u: Fraction
+    size: Fraction | None
+    r: Fraction
+    after: Fraction
+    terms: Mapping[str, Fraction]
+
+
+@dataclass(frozen=True)
+class ModelPrescription:
+    """The prescription for one model from its base width to `width`; plain data, equal after JSON.
+
+    `multipliers` are the exponents of single products that no parameter can carry (one table used twice, q k^T), by
+    name; where there are any, or where `gauge` is "own", the function has to be wrapped. `proof` is the program with
+    its answer and duals, as `derive.certify` checked it; it stays out of the JSON, which has the duals. `forward_only`:
+    multipliers are in no gradient of the parameter that they multiply.
+    """
+
+    base_width: int
+    width: int
+    optimizer_name: str
+    parameterization: str
+    alignment: str
+    loss: Loss
+    decay: Decay
+    gauge: Gauge
+    parameters: tuple[ParameterRow, ...]
+    ops: tuple[OpRow, ...]
+    multipliers: Mapping[str, Fraction]
+    notes: tuple[str, ...]
+    certificate: Mapping[str, Any] = field(repr=False)
+    forward_only: bool = False
+    structure: Any = field(default=None, repr=False, compare=False)
+    proof: Certificate | None = field(default=None, repr=False, compare=False)
+
+    def factor(self, exponent: Fraction | None) -> float:
+        """(width / base width)^-exponent; 1 for none."""
+        return 1.0 if exponent is None else (self.width / self.base_width) ** -float(exponent)
+
+    def at(self, width: int) -> "ModelPrescription":
+        """The same exponents at another width; shapes stay those of the width they were derived for."""
+        return replace(self, width=width)
+
+    def row(self, path: str) -> ParameterRow:
+        """The row of that parameter; DeriveError suggesting the nearest one otherwise."""
+        for row in self.parameters:
+            if row.path == path:
+                return row
+        raise unknown_name("parameter", path, [row.path for row in self.parameters])
+
+    @property
+    def needs_wrapping(self) -> bool:
+        """Whether `wrap` changes the function."""
+        return any(row.a != 0 for row in self.parameters) or any(self.multipliers.values())
+
+    def _each(self, function: Callable[[ParameterRow, Any], Any], params: Tree) -> Tree:
+        rows = {row.path: row for row in self.parameters}
+
+        def one(path: Any, leaf: Any) -> Any:
+            name = path_name(path)
+            # nnx.State names its Variables' arrays NAME.value, and nnx.Optimizer hands over the arrays themselves.
+            known = next((each for each in (name, f"{name}.value", name.removesuffix(".value")) if each in rows), None)
+            if known is None:
+                raise unknown_name("parameter", name, rows)
+            return function(rows[known], leaf)
+
+        return jax.tree_util.tree_map_with_path(one, params)
+
+    def init(self, key: Key[Array, ""], like: Tree | None = None) -> Tree:
+        """Draw every parameter at the width, N(mean, std) n^-b; the same numbers for the same key, path by path.
+
+        `like` is a tree with the shapes (arrays or jax.ShapeDtypeStruct); by default that of make(width), which a
+        prescription read from JSON does not have. DeriveError then.
+        """
+        like = self.structure if like is None else like
+        if like is None:
+            raise DeriveError("a prescription read from JSON has no shapes; give init(key, like=params)")
+
+        def draw(row: ParameterRow, leaf: Any) -> Array:
+            start, scale = row.start, self.factor(row.b)
+            own = jax.random.fold_in(key, zlib.crc32(row.path.encode()) & 0x7FFFFFFF)
+            normal = jax.random.normal(own, leaf.shape, jnp.float32)
+            return (scale * (start.mean + start.std * normal)).astype(leaf.dtype)
+
+        return self._each(draw, like)
+
+    def rescale(self, params: Tree) -> Tree:
+        """Parameters drawn by the model's own initialisers at the width, each multiplied to have the prescribed RMS.
+
+        DeriveError for one that is zero here and not at the base width.
+        """
+
+        def scale(row: ParameterRow, leaf: Any) -> Any:
+            if not row.is_trained:
+                return leaf
+            target = row.start.size * self.factor(row.b)
+            size = jnp.sqrt(jnp.mean(jnp.square(leaf.astype(jnp.float32))))
+            if not isinstance(size, Tracer) and target > 0 and float(size) == 0:
+                raise DeriveError(
+                    f"{row.path} is all zero and at the base width its RMS is {row.start.size:.3g}; draw it, or init"
+                )
+            return (leaf * (target / size if target else 0.0)).astype(leaf.dtype)
+
+        return self._each(scale, params)
+
+    def wrap(self, apply: Apply) -> Apply:
+        """The function with its multipliers: n^-a before every parameter, and those of single products."""
+        products = {name: self.factor(x) for name, x in self.multipliers.items() if x}
+        inner = multiplied(apply, products) if products and self.width != self.base_width else apply
+        if not any(row.a for row in self.parameters):
+            return inner
+
+        def scaled(row: ParameterRow, leaf: Any) -> Any:
+            whole = leaf * self.factor(row.a)
+            return leaf + jax.lax.stop_gradient(whole - leaf) if self.forward_only else whole
+
+        def wrapped(params: Tree, inputs: Tree) -> Tree:
+            return inner(self._each(scaled, params), inputs)
+
+        return wrapped
+
+    def rates(self, params: Tree) -> Tree:
+        """n^-c of every parameter, in a tree like the parameters: what its rate is times the base rate; 0 untrained."""
+        return self._each(lambda row, _: self.factor(row.c) if row.is_trained else 0.0, params)
+
+    def epsilons(self, params: Tree) -> Tree:
+        """n^-e of every parameter, in a tree like the parameters; 1 where its rule has no epsilon."""
+        return self._each(lambda row, _: self.factor(row.epsilon), params)
+
+    def decays(self, params: Tree) -> Tree:
+        """n^-decay of every parameter, in a tree like the parameters: its weight decay over that of the base."""
+        return self._each(lambda row, _: self.factor(row.decay) if row.is_trained else 0.0, params)
+
+    def __str__(self) -> str:
+        """The table that `verify prescribe` prints."""
+        from verify.model.text import table
+
+        return table(self)
+
+    def optimizer(
+        self,
+        base_rate: float | Array | optax.Schedule,
+        schedule: optax.Schedule | None = None,
+        *,
+        weight_decay: float = 0.0,
+        epsilon: float | None = None,
+        decays_vectors: bool = False,
+    ) -> optax.GradientTransformation:
+        """The optax transform at the width: rate = base_rate schedule(step) n^-c, epsilon n^-e, decay n^-decay.
+
+        All at the base width as given; `base_rate` may be a schedule, and `epsilon` is by default the optimizer's
+        usual one. Vectors (biases, gains) are not decayed unless `decays_vectors`. DeriveError for an optimizer that
+        cannot be trained, and for matrix rules on parameters that are no matrices. Those of more axes than two are the
+        matrices of `dimension_numbers`.
+        """
+        check_trainable({row.path: row.rule for row in self.parameters if row.is_trained})
+        rules: dict[tuple[Any, ...], ScaledRule] = {}  # exponents tell them apart also where the width is traced
+        labels: dict[str, str] = {}
+        for row in self.parameters:
+            if not row.is_trained:
+                labels[row.path] = NOT_TRAINED
+                continue
+            start = base_epsilon(row.rule) if epsilon is None else epsilon
+            decayed = decays_vectors or len(row.shape) > 1
+            decay = weight_decay * self.factor(row.decay) if weight_decay and decayed else 0.0
+            numbers = (self.factor(row.c), start * self.factor(row.epsilon), decay)
+            group = (row.rule, row.c, row.epsilon, row.decay, decayed, axes := self._axes(row))
+            if group not in rules:
+                scheduled = _scheduled(base_rate, numbers[0], schedule)
+                name = f"group {len(rules)}"
+                rules[group] = ScaledRule(name, row.rule, scheduled, *numbers[1:], axes=axes)
+            labels[row.path] = rules[group].label
+
+        def label(params: Tree) -> Tree:
+            return self._each(lambda row, _: labels[row.path], params)
+
+        return per_layer(list(rules.values()), label, still=NOT_TRAINED)
+
+    def dimension_numbers(self, params: Tree) -> Tree:
+        """A tree like the parameters, of optax.contrib.MuonDimensionNumbers, None where the rule takes no matrices.
+
+        `optimizer` follows it, and optax.contrib.muon takes it as its muon_weight_dimension_numbers.
+        """
+
+        def numbers(row: ParameterRow, _: Any) -> Any:
+            axes = self._axes(row) if row.is_trained else None
+            return None if axes is None else optax.contrib.MuonDimensionNumbers(*axes)
+
+        return self._each(numbers, params)
+
+    def _axes(self, row: ParameterRow) -> Axes | None:
+        """The axes of the matrices that the row's rule takes; DeriveError where it takes some and there are none."""
+        rule = read_optimizer(row.rule).rule
+        if not takes_matrices(rule) or (len(row.shape) < 2 and not rule.has(*OF_MATRICES)):
+            return None
+        if row.in_axes or row.out_axes:
+            return Axes(row.in_axes, row.out_axes)
+        if len(row.shape) == 2:
+            return Axes((1,), (0,)) if self._is_transposed(row) else Axes((0,), (1,))
+        raise DeriveError(
+            f"{row.rule} updates matrices, and {row.path} has shape {row.shape}"
+            + (", of which no product shows one fan-in and fan-out" if len(row.shape) > 2 else "")
+            + "; give another optimizer for its kind, such as adam,hidden=muon, or reshape the parameter"
+        )
+
+    def _is_transposed(self, row: ParameterRow) -> bool:
+        """Whether the matrix is stored as [fan_out, fan_in] and its rule asks for them, by the sizes of its outputs.
+
+        DeriveError where it is used both ways, as a table that is looked up and also the readout's weight.
+        """
+        if not is_oriented(row.rule):
+            return False
+        ends = [tuple(axis) for axis in zip(row.base_shape, row.shape, strict=True)]
+        outputs = {tuple(op.fan_out) for op in self.ops if op.path == row.path}
+        if outputs <= {ends[1]}:
+            return False
+        if outputs <= {ends[0]}:
+            return True
+        raise DeriveError(
+            f"{row.rule} asks for fan-in and fan-out, and {row.path} of shape {row.shape} has outputs of "
+            f"{' and '.join(str(target) for _, target in sorted(outputs))}; give its kind a rule without them"
+        )
+
+    def to_json(self) -> str:
+        """The prescription as JSON, exponents as exact strings; `from_json` reads it back."""
+        content = {
+            each.name: getattr(self, each.name) for each in fields(self) if each.name not in ("structure", "proof")
+        }
+        content |= {name: [asdict(row) for row in content[name]] for name in ("parameters", "ops")}
+        head = {"schema": SCHEMA, "command": "prescribe", "version": __version__}
+        return json.dumps({**head, **content}, indent=1, default=str) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> "ModelPrescription":
+        """Read what `to_json` wrote; DeriveError for anything else."""
+        try:
+            content = json.loads(text)
+            if content.pop("schema") != SCHEMA or content.pop("command") != "prescribe":
+                raise ValueError("another schema")
+            content.pop("version")
+            for name, kind in (("parameters", ParameterRow), ("ops", OpRow)):
+                content[name] = tuple(_row(kind, entry) for entry in content[name])
+            content["multipliers"] = {name: Fraction(value) for name, value in content["multipliers"].items()}
+            content["notes"] = tuple(content["notes"])
+            return cls(**content)
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise DeriveError(
+                f"this is not a prescription of schema {SCHEMA} ({shorten(str(error))}); give what to_json, or verify "
+                "prescribe --format json, wrote"
+            ) from None
+
+
+def _row(kind: type[Any], entry: Mapping[str, Any]) -> Any:
+    """A row from its JSON: exponents are strings, tuples lists."""
+    exponents = {"a", "found", "b", "c", "g", "s", "epsilon", "decay", "alpha", "omega", "u", "size", "r", "after"}
+
+    def read(name: str, value: Any) -> Any:
+        if name in exponents and value is not None:
+            return Fraction(value)
+        if isinstance(value, dict):
+            return {term: Fraction(exponent) for term, exponent in value.items()}
+        return tuple(value) if isinstance(value, list) else value
+
+    return kind(**{name: read(name, value) for name, value in entry.items()})
+
+
+def _scheduled(
+    base_rate: float | Array | optax.Schedule, factor: float, schedule: optax.Schedule | None
+) -> float | Array | optax.Schedule:
+    """base_rate schedule(step) factor; a schedule of optax where either is one."""
+    if callable(base_rate):
+        return lambda step: base_rate(step) * factor * (1.0 if schedule is None else schedule(step))
+    rate = base_rate * factor
+    return rate if schedule is None else lambda step: rate * schedule(step)

@@ -1,0 +1,1 @@
+"""What a study takes on given devices, counted before anything is trained."""

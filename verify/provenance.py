@@ -1,0 +1,84 @@
+"""What a measurement was made with: the code that trained, the device, JAX's version and the day.
+
+The version of the code is a digest of every file that the training module imports, directly or through others, as the
+files themselves say: whoever changes what trains changes the version, without a list that could be forgotten.
+"""
+
+import ast
+import hashlib
+import os
+import platform
+from datetime import UTC, datetime
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+
+import derive
+
+ROOT = Path(__file__).parent.parent
+PACKAGES = ("derive", "verify")
+TRAINS = "verify.sweeps.loop"
+"""Trains the runs of sweeps and, through the trainer it imports, the networks of `verify exponents`."""
+
+
+@cache
+def loaded_code(module: str = TRAINS) -> str:
+    """`code_version` as it was when first asked for: a long study outlives changes of files."""
+    return code_version(module)
+
+
+def code_version(module: str = TRAINS) -> str:
+    """The package's version, and a digest of the module with everything of this project that it imports."""
+    digest = hashlib.sha256()
+    for file in sorted(import_closure(module)):
+        digest.update(f"{file.relative_to(ROOT).as_posix()}\0".encode() + file.read_bytes())
+    return f"{derive.__version__}+{digest.hexdigest()[:12]}"
+
+
+def import_closure(module: str) -> set[Path]:
+    """The files of a module and of all modules of this project that it imports, inside functions too."""
+    files: set[Path] = set()
+    waiting = [module]
+    while waiting:
+        file = _file(waiting.pop())
+        if file is not None and file not in files:
+            files.add(file)
+            waiting += _imported(ast.parse(file.read_bytes()))
+    return files
+
+
+def _file(module: str) -> Path | None:
+    """The file of a module of this project; None for any other, and for a name within a module."""
+    if module.partition(".")[0] not in PACKAGES:
+        return None
+    path = ROOT.joinpath(*module.split("."))
+    return next((file for file in (path.with_suffix(".py"), path / "__init__.py") if file.is_file()), None)
+
+
+def _imported(tree: ast.AST) -> list[str]:
+    """The modules that are imported, and every name imported from one, since it may be a module too."""
+    names: list[str] = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+    return names
+
+
+def device_name() -> str:
+    """What was trained on: the accelerator's name, or the processor's architecture and cores."""
+    import jax
+
+    device = jax.devices()[0]
+    return device.device_kind if device.platform != "cpu" else f"cpu, {platform.machine()}, {os.cpu_count()} cores"
+
+
+def made(module: str = TRAINS) -> dict[str, str]:
+    """Code, device, JAX and day of what is being trained now, as studies keep them."""
+    return {"code": loaded_code(module), "device": device_name(), "jax": version("jax"), "date": today()}
+
+
+def today() -> str:
+    """The day, as YYYY-MM-DD in UTC."""
+    return datetime.now(UTC).date().isoformat()

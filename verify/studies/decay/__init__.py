@@ -1,0 +1,1 @@
+"""Where decay and updates are in balance, under each convention of decay."""

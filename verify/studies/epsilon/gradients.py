@@ -1,0 +1,62 @@
+"""Measures the backward pass of networks of growing width; `gradient_verdicts` judges what is found."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from derive.exponents import Kind
+from verify.fit.backward import Gradients
+from verify.measuring.backward import backward
+from verify.measuring.trace import trace
+from verify.studies.exponents.study import check_widths
+from verify.training.data import Corpus
+from verify.training.networks import loss
+from verify.training.runs import for_each
+from verify.training.trainer import Config, Trainer
+
+
+def gradients(
+    config: Config,
+    widths: Sequence[int],
+    seeds: Sequence[int],
+    steps: int,
+    corpus: Corpus,
+    progress: Callable[[], None] = lambda: None,
+) -> Gradients:
+    """Measure the backward pass of every width at initialisation (step 0) and after `steps` steps of training.
+
+    It is measured in float32, on the batch that the next step is trained on; a seed that has diverged measures as NaN.
+    StudyError for fewer than two widths, ModelError for sizes that do not fit.
+    """
+    check_widths(widths)
+    for width in widths:
+        config.at(width)
+    found: dict[int, list[Any]] = {step: [] for step in (0, steps)}
+    kinds: dict[str, Kind] = {}
+    for width in widths:
+        with jax.default_matmul_precision("highest"):
+            trainer = Trainer(config, width, seeds)
+            measure = _compiled(trainer)
+            params = trainer.initial()
+            state = trainer.init_state(params)
+            for step in range(steps + 1):
+                batch = trainer.batches(corpus, step + 1)
+                if step in found:
+                    found[step].append(jax.device_get(measure(trainer.initial(), params, *batch)))
+                if step < steps:
+                    params, state, *_ = trainer.step(params, state, *batch)
+                    progress()
+            kinds = trainer.kinds()
+    tables = {step: jax.tree.map(lambda *sizes: np.stack(sizes), *columns) for step, columns in found.items()}
+    return Gradients(tuple(widths), kinds, tables)
+
+
+def _compiled(trainer: Trainer) -> Callable[..., Any]:
+    """`backward` of every seed, on batches of the size that is trained on."""
+    model, tokens = trainer.model, jax.ShapeDtypeStruct((trainer.config.batch, trainer.context), jnp.int32)
+    traced = trace(model.apply, jax.eval_shape(model.init, trainer.keys[0]), tokens)
+    return jax.jit(for_each(partial(backward, traced, loss), [True] * 4))

@@ -1,0 +1,1 @@
+"""Networks of growing width, measured and judged against the prediction."""

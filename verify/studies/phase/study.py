@@ -1,0 +1,194 @@
+"""Networks over a grid of learning-rate exponents (c_hidden, c_readout): the training behind `verify phase`.
+
+    eta_l = base rate (n / n_0)^-c_l
+
+Rates are traced values, so that one compilation per width serves the whole grid. What is predicted, and how it
+compares, is in `verify.studies.phase.result`.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from itertools import pairwise
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+from jaxtyping import Array, Float
+from sympy import Expr, Rational
+
+from derive.emit import layer_names
+from derive.errors import DeriveError
+from derive.parsing import parse_number
+from derive.registry import spelled
+from derive.solve import Prescription, prescribe, solve, solve_kinds
+from verify.fit.forward import Table
+from verify.measuring.forward import initial_inputs, measure
+from verify.training.data import Corpus
+from verify.training.networks import loss
+from verify.training.rules.transforms import (
+    ScaledRule,
+    base_epsilon,
+    base_rate,
+    check_trainable,
+    label_layers,
+    per_layer,
+)
+from verify.training.runs import for_each
+from verify.training.trainer import Config, Trainer
+
+Point = tuple[str, str]
+"""(c_hidden, c_readout), exact as text."""
+REACH, SPACING = Rational(1), Rational(1, 4)
+"""How far the grid goes to either side of the prescription, unless it is given, and in which steps."""
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What all networks of a study share; `points` are the grid, and the prescription where that is not on it."""
+
+    optimizer: str
+    parameterization: str
+    c_embedding: str
+    points: tuple[Point, ...]
+    seeds: int
+    steps: int
+    base_width: int
+    base_rate: float
+    batch: int
+    context: int
+    hidden_layers: int
+    corpus: str
+
+    def prescription(self) -> Prescription:
+        """The largest stable rates under full alignment, per layer."""
+        return solve(
+            replace(prescribe(self.optimizer, self.parameterization).problem, hidden_layers=self.hidden_layers)
+        )
+
+    @property
+    def prescribed(self) -> Point:
+        """(c_hidden, c_readout) as prescribed for full alignment."""
+        c = self.prescription().c
+        return str(c[1]), str(c[-1])
+
+    @property
+    def marks(self) -> tuple[int, ...]:
+        """The steps after which networks are measured: the first and the last."""
+        return tuple(sorted({1, self.steps}))
+
+    def exponents(self, point: Point) -> list[Expr]:
+        """c of every layer at that point of the grid, embedding first."""
+        hidden, readout = map(Rational, point)
+        return [Rational(self.c_embedding), *[hidden] * self.hidden_layers, readout]
+
+    def differences(self, stored: Mapping[str, Any]) -> list[str]:
+        """One "name: that, not this" for every entry in which a stored study differs."""
+        plain = asdict(self) | {"points": [list(point) for point in self.points]}
+        return [
+            f"{name}: {_brief(stored.get(name))}, not {_brief(value)}"
+            for name, value in plain.items()
+            if stored.get(name) != value
+        ]
+
+
+def _brief(value: Any) -> str:
+    return f"{len(value)} points" if isinstance(value, list) else str(value)
+
+
+def usual_rate(optimizer: str) -> float:
+    """The base rate where none is given; DeriveError for an optimizer that cannot be trained."""
+    names = {kind: spelled(rule) for kind, rule in prescribe(optimizer).problem.optimizers.items()}
+    check_trainable(names)
+    return base_rate(*names.values())
+
+
+def read_exponents(option: str, text: str | None, centre: Expr) -> list[Rational]:
+    """The exponents of one axis, such as 0,1/4,1/2; without them those within 1 of `centre`, in steps of 1/4.
+
+    DeriveError for anything but rationals, once each, from small to large.
+    """
+    if text is None:
+        count = REACH / SPACING
+        return [centre + step * SPACING for step in range(-count, count + 1)]  # type: ignore[misc]
+    values = [parse_number(part, option) for part in text.split(",")]
+    if any(bool(later <= earlier) for earlier, later in pairwise(values)):
+        raise DeriveError(f"{option} {text} does not grow; list the exponents from small to large, once each")
+    return values
+
+
+def grid(hidden: Sequence[Expr], readout: Sequence[Expr], prescribed: Point) -> tuple[Point, ...]:
+    """Every (c_hidden, c_readout), and the prescribed point where it is not among them."""
+    points = [(str(first), str(second)) for first in hidden for second in readout]
+    return tuple(dict.fromkeys([*points, prescribed]))
+
+
+@dataclass(frozen=True)
+class Network:
+    """A finished width: sizes[step][layer][quantity] and `losses` have leading axes [point, seed]."""
+
+    width: int
+    sizes: Mapping[int, Table]
+    losses: Float[np.ndarray, "points seeds steps"]
+
+
+def train(
+    conditions: Conditions, width: int, corpus: Corpus, progress: Callable[[int], None] = lambda _: None
+) -> Network:
+    """Train every point and seed at one width.
+
+    Points whose rates are the same numbers are one network: at the base width that is all of them.
+    """
+    sizes = {"context": conditions.context, "hidden_layers": conditions.hidden_layers, "vocabulary": corpus.vocabulary}
+    prescribed = solve_kinds(conditions.prescription().problem)
+    config = Config(prescribed, conditions.base_width, conditions.base_rate, batch=conditions.batch, sizes=sizes)
+    exponents = np.array([[float(c) for c in conditions.exponents(point)] for point in conditions.points])
+    rates = conditions.base_rate * (width / conditions.base_width) ** -exponents[:, [0, 1, -1]]
+    distinct, place = np.unique(rates, axis=0, return_inverse=True)
+    with jax.default_matmul_precision("highest"):
+        trainer = Trainer(config, width, range(conditions.seeds))
+        batches = [trainer.batches(corpus, step) for step in range(1, conditions.steps + 1)]
+        inputs, targets = (np.stack([pair[which] for pair in batches], axis=1) for which in (0, 1))
+        run = jax.jit(for_each(partial(_run, trainer, conditions.marks), [True, True, True, False, False]))
+        found = []
+        for index, each in enumerate(distinct):
+            found.append(jax.device_get(run(trainer.keys, inputs, targets, each, trainer.probe(corpus))))
+            progress(int((place == index).sum()))
+    losses, measured = zip(*(found[index] for index in place.ravel()), strict=True)
+    tables = jax.tree.map(lambda *values: np.stack(values).astype(float), *measured)
+    return Network(width, tables, np.stack(losses).astype(float))
+
+
+def _run(
+    trainer: Trainer, marks: Sequence[int], key: Array, inputs: Array, targets: Array, rates: Array, probe: Array
+) -> tuple[Array, dict[int, Any]]:
+    """(losses of every step, sizes after the marked ones) of one network; a loss is that before its step."""
+    initial = trainer.model.init(key)
+    transform = _transform(trainer, rates)
+    before = initial_inputs(trainer.trace, initial, probe)
+
+    def step(carry: Any, batch: Any) -> Any:
+        params, state = carry
+        value, gradients = jax.value_and_grad(lambda p: loss(trainer.apply(p, batch[0]), batch[1]))(params)
+        updates, state = transform.update(gradients, state, params)
+        return (optax.apply_updates(params, updates), state), value
+
+    carry, losses, sizes = (initial, transform.init(initial)), [], {}
+    for start, end in pairwise((0, *marks)):
+        carry, values = jax.lax.scan(step, carry, (inputs[start:end], targets[start:end]))
+        losses.append(values)
+        sizes[end] = measure(trainer.trace, initial, before, carry[0], probe)
+    return jax.numpy.concatenate(losses), sizes
+
+
+def _transform(trainer: Trainer, rates: Array) -> optax.GradientTransformation:
+    """The optimizer with the prescribed epsilons and these rates of embedding, hidden and readout."""
+    prescribed, ratio = trainer.config.prescription, trainer.width / trainer.config.base_width
+    rules = []
+    for label, layer, rate in zip(layer_names(prescribed), prescribed.layers, rates, strict=True):
+        rule = spelled(prescribed.problem.optimizers[layer.kind])
+        epsilon = base_epsilon(rule) * ratio ** -float(layer.epsilon or 0)
+        rules.append(ScaledRule(label, rule, rate, epsilon, 0.0))
+    kinds = trainer.model.labels(jax.eval_shape(trainer.model.init, jax.random.key(0)))
+    return per_layer(rules, label_layers(layer_names(prescribed), kinds))

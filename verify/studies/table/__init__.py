@@ -1,0 +1,1 @@
+"""A sweep that somebody else ran, from its table."""

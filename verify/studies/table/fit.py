@@ -1,0 +1,195 @@
+"""What a table of runs says: the best rate of every width, its drift, whether it transfers, and what to run next.
+
+Fits are those of `verify transfer` (`verify.studies.transfer.analysis`), so that one's own stored study gives the same
+numbers. With several axes one law is fitted to the best rates of all cells,
+
+    log2(best rate) = constant + sum over axes of power x log2(size),
+
+by ordinary least squares; intervals are Student's, over seeds where there are several and over cells otherwise.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from verify.fit.optimum import UNKNOWN, Estimate, Losses, Rates, optimum
+from verify.fit.slopes import student_half_width
+from verify.studies.table.runs import Runs
+from verify.studies.transfer.analysis import analyse_setting
+from verify.studies.transfer.outcomes import SettingResult
+from verify.sweeps.records import Setting
+
+Answer = Literal["transfers", "does not transfer", "not decided"]
+NO_LOSS = float("inf")
+"""Of a network that has learnt nothing: a table does not say it."""
+MARGIN = 0.01
+"""Nats below which a loss by transferring is none."""
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A rate worth running at a width, and why."""
+
+    width: float
+    rate: float
+    reason: str
+
+
+@dataclass(frozen=True, eq=False)
+class Law:
+    """Powers of the best rate by axis, of one group."""
+
+    powers: Mapping[str, Estimate]
+    cells: int
+
+
+@dataclass(frozen=True, eq=False)
+class Fit:
+    """One group: its result as of a setting of a study, the answer with its cost, and the rates to run next.
+
+    `cost` is the loss at the largest width for the smallest one's best rate; from one seed it is implied by the
+    drift's interval and the curvature there. `law` is None with one axis alone; `axis` is what `widths` are sizes of.
+    """
+
+    group: str
+    axis: str
+    seeds: int
+    result: SettingResult
+    cost: Estimate
+    answer: Answer
+    next: tuple[Proposal, ...]
+    law: Law | None = None
+
+
+def fit(runs: Runs, margin: float = MARGIN) -> list[Fit]:
+    """Every group of the table, in its order there."""
+    found: list[Fit] = []
+    for group in dict.fromkeys(runs.groups.tolist()):
+        rows = runs.groups == group
+        law = _law(runs, rows) if runs.others else None
+        beside = np.column_stack([runs.rates * 0, *(runs.axes[name] for name in runs.others)])
+        for values in np.unique(beside[rows], axis=0):
+            chosen = rows & (beside == values).all(axis=1)
+            found.append(_fit_group(runs, chosen, margin, law))
+    return found
+
+
+def tables(runs: Runs, rows: np.ndarray, axis: str) -> tuple[tuple[int, ...], dict[float, tuple[Rates, Losses]]]:
+    """(seeds, (rates, losses [rates, seeds]) by size), NaN where a run is missing."""
+    seeds, seed_at = np.unique(runs.seeds[rows], return_inverse=True)
+    sizes = runs.axes[axis][rows]
+    found: dict[float, tuple[Rates, Losses]] = {}
+    for size in np.unique(sizes):
+        here = sizes == size
+        rates, rate_at = np.unique(runs.rates[rows][here], return_inverse=True)
+        losses = np.full((len(rates), len(seeds)), np.nan)
+        losses[rate_at, seed_at[here]] = runs.losses[rows][here]
+        found[float(size)] = (rates, losses)
+    return tuple(map(int, seeds)), found
+
+
+def _fit_group(runs: Runs, rows: np.ndarray, margin: float, law: Law | None) -> Fit:
+    seeds, by_size = tables(runs, rows, runs.axis)
+    label = runs.label(int(np.flatnonzero(rows)[0]))
+    sized = {int(size) if size == int(size) else size: table for size, table in by_size.items()}
+    result = analyse_setting(Setting(label, "", "", ()), seeds, sized, NO_LOSS)  # type: ignore[arg-type]
+    cost = _cost(result)
+    return Fit(label, runs.axis, len(seeds), result, cost, _answer(cost, margin), tuple(_next(result)), law)
+
+
+def _cost(result: SettingResult) -> Estimate:
+    """What the largest width loses at the best rate of the smallest."""
+    known = [found for found in result.widths if np.isfinite(found.best_rate)]
+    if len(known) < 2:
+        return UNKNOWN
+    last = known[-1]
+    if np.isfinite([last.lost.low, last.lost.high]).all() or np.isinf(last.lost.value):
+        return last.lost
+    parabola = next((each for each in optimum(last.rates, last.losses).parabolas if each is not None), None)
+    if parabola is None or not np.isfinite([result.drift.low, result.drift.high]).all():
+        return last.lost
+    octaves = np.log2(last.width / known[0].width)
+    ends = sorted(abs(each * octaves) for each in (result.drift.low, result.drift.high))
+    spans_zero = result.drift.low <= 0 <= result.drift.high
+    least = 0.0 if spans_zero else parabola.curvature * ends[0] ** 2
+    return Estimate(last.lost.value, float(least), float(parabola.curvature * ends[1] ** 2))
+
+
+def _answer(cost: Estimate, margin: float) -> Answer:
+    """An equivalence test: the whole interval below the margin, the whole interval above it, or neither."""
+    if np.isinf(cost.value) or cost.low > margin:
+        return "does not transfer"
+    return "transfers" if cost.high < margin else "not decided"
+
+
+def _next(result: SettingResult, most: int = 4) -> list[Proposal]:
+    """The rates that would narrow the drift most: beyond an edge, between coarse neighbours, then at the ends.
+
+    A width's best rate enters the drift by its distance from the middle of the widths; among equals, rates an octave
+    aside of the best say most about the vertex of a parabola.
+    """
+    known = [found for found in result.widths if np.isfinite(found.best_rate)]
+    if not known:
+        return []
+    logs = np.log2([found.width for found in known])
+    leverage = np.abs(logs - logs.mean())
+    found: list[tuple[int, float, Proposal]] = []
+    for place, each in enumerate(known):
+        finite = each.rates[np.isfinite(each.losses).any(axis=1)]
+        if each.at_edge:
+            low = each.best_rate <= finite[0] * 1.0001
+            rate = float(finite[0] / 2 if low else finite[-1] * 2)
+            found.append((0, -leverage[place], Proposal(each.width, rate, "the best rate is the edge of those tried")))
+        elif not each.fitted:
+            at = int(np.argmin(np.abs(np.log2(each.rates / each.best_rate))))
+            for one, two in ((at - 1, at), (at, at + 1)):
+                if one >= 0 and two < len(each.rates):
+                    rate = float((each.rates[one] * each.rates[two]) ** 0.5)
+                    found.append((1, -leverage[place], Proposal(each.width, rate, "limited by the grid")))
+        else:
+            for factor in (0.5, 2.0):
+                rate, reason = float(each.best_rate * factor), "an octave aside of the best rate, one more seed"
+                found.append((2, -leverage[place], Proposal(each.width, rate, reason)))
+    found.sort(key=lambda entry: entry[:2])
+    return [proposal for _, _, proposal in found[:most]]
+
+
+def _law(runs: Runs, rows: np.ndarray) -> Law:
+    """The joint law of one group, over the seeds that every cell with a best rate has.
+
+    Powers are NaN where an axis has one size, cells are fewer than unknowns, or no seed is in all of them.
+    """
+    names = list(runs.axes)
+    sizes = np.column_stack([runs.axes[name] for name in names])
+    cells: list[np.ndarray] = []
+    best: list[dict[int, float]] = []
+    for cell in np.unique(sizes[rows], axis=0):
+        seeds, table = tables(runs, rows & (sizes == cell).all(axis=1), names[0])
+        rates = optimum(*next(iter(table.values()))).best_rates
+        known = {seed: float(np.log2(rate)) for seed, rate in zip(seeds, rates, strict=True) if np.isfinite(rate)}
+        if known:
+            cells.append(np.log2(cell))
+            best.append(known)
+    nothing = Law(dict.fromkeys(names, UNKNOWN), len(cells))
+    common = sorted(set.intersection(*map(set, best))) if best else []
+    design = np.column_stack([np.ones(len(cells)), np.array(cells)]) if cells else np.ones((0, len(names) + 1))
+    if not common or np.linalg.matrix_rank(design) < design.shape[1]:
+        return nothing
+    values = np.array([[known[seed] for seed in common] for known in best])
+    coefficients = np.linalg.lstsq(design, values, rcond=None)[0]
+    means = coefficients.mean(axis=1)
+    if len(common) > 1:
+        spreads, freedom = coefficients.std(axis=1, ddof=1) / len(common) ** 0.5, len(common) - 1
+    else:
+        freedom = len(cells) - design.shape[1]
+        residuals = values[:, 0] - design @ means
+        variance = float(residuals @ residuals) / max(freedom, 1)
+        spreads = np.sqrt(variance * np.diag(np.linalg.inv(design.T @ design)))
+    half = [student_half_width(float(spread), freedom) for spread in spreads]
+    powers = {
+        name: Estimate(float(mean), float(mean - each), float(mean + each))
+        for name, mean, each in zip(names, means[1:], half[1:], strict=True)
+    }
+    return Law(powers, len(cells))

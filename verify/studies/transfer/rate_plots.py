@@ -1,0 +1,150 @@
+"""The picture of a transfer study against the base rate: every curve, its minimum, and where runs diverged."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator
+
+from verify.studies.transfer.headline import interval, short, variant
+from verify.studies.transfer.outcomes import SettingResult, WidthResult
+from verify.studies.transfer.plots import LOOK, plain_numbers, title_of
+
+STRIP = 0.2  # of a panel's height, where runs are marked that cannot be drawn as a loss
+MARKERS = "osDv*Xp"  # of the widths, in turn
+MINIMUM: Any = {"markersize": 5.5, "markeredgecolor": "white", "markeredgewidth": 0.8}
+SHOWN_BELOW = 3.0  # octaves below each best rate whose losses set the top of the axis
+
+
+def loss_against_rate(results: Sequence[SettingResult], untrained_loss: float) -> Figure:
+    """A panel per setting of one optimizer, a curve per width: mean over seeds, band from lowest to highest seed.
+
+    Above each panel's line, a row per width marks the rates at which runs diverged or ended above the untrained loss:
+    where these start is seen beside the curve that they end, which a map of its own would take out of sight.
+    """
+    schemes = list(dict.fromkeys(each.setting.parameterization for each in results))
+    variants = list(dict.fromkeys(variant(each.setting) for each in results))
+    widths = sorted({found.width for each in results for found in each.widths})
+    shades = dict(zip(widths, mpl.colormaps["viridis"](np.linspace(0.0, 0.85, len(widths))), strict=True))
+    by_place = {(each.setting.parameterization, variant(each.setting)): each for each in results}
+    bottom, top = _loss_range(results, untrained_loss)
+    ticks = [tick for tick in MaxNLocator(5, steps=[1, 2, 5, 10]).tick_values(bottom, top) if bottom <= tick <= top]
+    with mpl.rc_context(LOOK):
+        figure = Figure(figsize=(max(2.4 * len(variants) + 1.4, 7.0), 2.1 * len(schemes) + 0.9), layout="constrained")
+        axes = figure.subplots(len(schemes), len(variants), squeeze=False, sharex=True, sharey=True)
+        for row, scheme in enumerate(schemes):
+            for column, name in enumerate(variants):
+                axis, result = axes[row, column], by_place.get((scheme, name))
+                if result is None:
+                    axis.set_axis_off()
+                    continue
+                axis.set(xscale="log", yticks=ticks, ylim=(bottom, bottom + (top - bottom) / (1 - STRIP)))
+                left = not any((scheme, other) in by_place for other in variants[:column])
+                lowest = not any((other, name) in by_place for other in schemes[row + 1 :])
+                axis.tick_params(labelbottom=lowest, labelleft=left)
+                plain_numbers(axis.xaxis)
+                _draw_setting(axis, result, shades, untrained_loss)
+        figure.supxlabel("base rate", fontsize="medium")
+        figure.supylabel("held-out loss after training (nats)", fontsize="medium")
+        figure.suptitle(
+            title_of(results, "loss against base rate; minima that stay put transfer"),
+            x=0.02,
+            ha="left",
+            fontsize="medium",
+        )
+        figure.legend(handles=_rate_legend(shades), loc="outside right upper", fontsize=8)
+    return figure
+
+
+def _draw_setting(axis: Any, result: SettingResult, shades: dict[int, Any], untrained_loss: float) -> None:
+    title = short(result.setting)
+    if result.trained_as:
+        title += f" (= {result.trained_as.removeprefix(f'{result.setting.optimizer} ')})"
+        axis.set_facecolor("#f2f2f2")
+    if np.isfinite(result.drift.value):
+        title += f"\ndrift {interval(result.drift)}"
+    axis.set_title(title, fontsize=7.5 if max(map(len, title.split("\n"))) < 36 else 6)
+    axis.axhline(axis.get_ylim()[0] + (1 - STRIP) * np.diff(axis.get_ylim())[0], color="#b0b0b0", linewidth=0.6)
+    if not result.widths:
+        axis.annotate("no runs yet", (0.5, 0.4), xycoords="axes fraction", ha="center", color="#707070")
+    below = Rectangle((0, 0), 1, 1 - STRIP, transform=axis.transAxes)
+    known = [found for found in result.widths if np.isfinite(found.best_rate)]
+    if known:
+        axis.axvline(known[0].best_rate, ymax=1 - STRIP, color="#b0b0b0", linewidth=0.8, linestyle=":", zorder=0)
+        trail = [(found.best_rate, found.best_loss.value) for found in known]
+        axis.plot(*zip(*trail, strict=True), "-", color="#404040", linewidth=1.1, zorder=2.5)
+    for found in result.widths:
+        shade, place = shades[found.width], list(shades).index(found.width)
+        some = np.isinf(found.losses).any(axis=1)  # the mean of what is left there would be a better loss than it is
+        low, mean, high = (np.where(some, np.nan, _over_made(found.losses, each)) for each in (np.min, np.mean, np.max))
+        band = axis.fill_between(found.rates, low, high, color=shade, alpha=0.13, linewidth=0)
+        (curve,) = axis.plot(found.rates, mean, "-", color=shade, linewidth=1.1)
+        left = np.where(np.isfinite(found.losses), found.losses, np.nan)[some]
+        dots = axis.plot(found.rates[some], left, ".", color=shade, markersize=2.5, alpha=0.6) if left.size else []
+        for artist in (band, curve, *dots):
+            artist.set_clip_path(below)
+        if np.isfinite(found.best_rate):
+            axis.plot(found.best_rate, found.best_loss.value, _marker(place), color=shade, zorder=2.6, **MINIMUM)
+        height = 1 - STRIP * (1 - (place + 0.5) / len(shades))
+        _mark_failures(axis, found, shade, height, untrained_loss)
+
+
+def _mark_failures(axis: Any, found: WidthResult, shade: Any, height: float, untrained_loss: float) -> None:
+    """One row of the strip: a cross where runs diverged, pale where some did not, a triangle above untrained."""
+    place = axis.get_xaxis_transform()
+    for rate, losses in zip(found.rates, found.losses, strict=True):
+        made = losses[~np.isnan(losses)]
+        diverged = np.isinf(made).mean() if made.size else 0.0
+        if diverged:
+            alpha = 1.0 if diverged == 1 else 0.45
+            axis.plot(rate, height, "x", color=shade, markersize=3.5, alpha=alpha, transform=place)
+        elif made.size and made.mean() > untrained_loss:
+            axis.plot(rate, height, "^", color=shade, markersize=3, transform=place)
+
+
+def _rate_legend(shades: dict[int, Any]) -> list[Line2D]:
+    curves = [
+        Line2D([], [], color=shade, marker=_marker(place), label=f"width {width}", **MINIMUM)
+        for place, (width, shade) in enumerate(shades.items())
+    ]
+    grey: Any = {"color": "#404040", "linestyle": ""}
+    return [
+        *curves,
+        Line2D([], [], color="#404040", linewidth=1.1, label="fitted minima\n(markers), joined"),
+        Line2D([], [], color="#b0b0b0", linestyle=":", label="smallest width's\nbest rate"),
+        Line2D([], [], linestyle="", label="\nabove the line, a row\nper width:"),
+        Line2D([], [], marker="x", markersize=4, label="all seeds diverged", **grey),
+        Line2D([], [], marker="x", markersize=4, alpha=0.45, label="some diverged", **grey),
+        Line2D([], [], marker="^", markersize=4, label="worse than\nuntrained", **grey),
+    ]
+
+
+def _marker(place: int) -> str:
+    return MARKERS[place % len(MARKERS)]
+
+
+def _over_made(losses: Any, statistic: Any) -> Any:
+    """A statistic over the seeds whose loss is finite at each rate; NaN where there is none."""
+    finite = [row[np.isfinite(row)] for row in losses]
+    return np.array([statistic(row) if row.size else np.nan for row in finite])
+
+
+def _loss_range(results: Sequence[SettingResult], untrained_loss: float) -> tuple[float, float]:
+    """From below the lowest loss to what small rates give; large ones explode, and would flatten all curves."""
+    low, high = [], []
+    for found in (found for each in results for found in each.widths):
+        mean = _over_made(found.losses, np.mean)
+        if np.isfinite(found.best_rate) and found.best_loss.value < untrained_loss:
+            octaves = np.log2(found.rates / found.best_rate)
+            near = mean[(octaves <= 0.5) & (octaves >= -SHOWN_BELOW) & np.isfinite(mean)]
+            low.append(min(found.best_loss.value, *near, np.inf))
+            high.append(max(found.best_loss.value, *near, -np.inf))
+    if not low:
+        return 0.0, untrained_loss
+    bottom, top = min(low), max(high)
+    margin = 0.1 * (top - bottom) or 0.1
+    return bottom - margin, min(top + 2 * margin, max(untrained_loss, bottom + margin))

@@ -1,0 +1,100 @@
+"""A transfer study as text: the JSON contract, the table of results, and the table of what is done so far."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import datetime
+from typing import Any
+
+from derive.emit import terminal_table
+from verify.studies.transfer.analysis import rows_json
+from verify.studies.transfer.outcomes import SettingResult, WidthResult
+from verify.sweeps.records import Record, Study
+
+
+def as_json(study: Study, results: Sequence[SettingResult]) -> dict[str, Any]:
+    """The JSON contract of every verify command, with the study's conditions and one row per setting."""
+    return {
+        "schema": 1,
+        "command": "transfer",
+        "device": "; ".join(dict.fromkeys(record.device for record in study.records)),
+        "corpus": study.conditions.corpus,
+        "conditions": asdict(study.conditions),
+        "runs": len(study.records),
+        "rows": rows_json(results),
+    }
+
+
+def table(study: Study, results: Sequence[SettingResult]) -> str:
+    """One line per setting: drift of the best rate, best losses, and what transferring the smallest width's costs."""
+    widths = sorted({record.width for record in study.records})
+    if not widths:
+        return "nothing has been trained\n"
+    first, last = widths[0], widths[-1]
+    rows, sections = [], []
+    for index, each in enumerate(results):
+        if not index or results[index - 1].setting.optimizer != each.setting.optimizer:
+            sections.append(len(rows))
+        at = {found.width: found for found in each.widths}
+        rows.append(
+            [
+                each.setting.name,
+                _rate(at.get(first)),
+                _rate(at.get(last)),
+                _number(each.drift.value, "+.2f"),
+                f"{_number(each.drift.low, '+.2f')} .. {_number(each.drift.high, '+.2f')}",
+                _number(at[last].best_loss.value, ".3f") if last in at else "-",
+                _number(at[last].lost.value, ".3f") if last in at else "-",
+                str(sum(found.diverged for found in each.widths) or ""),
+                f"= {each.trained_as}" if each.trained_as else "",
+            ]
+        )
+    columns = ["setting", f"best rate at {first}", f"at {last}", "drift", "95 % interval"]
+    columns += [f"loss at {last}", "lost by transfer", "diverged", "trains like"]
+    kept = [index for index in range(len(columns)) if index < 7 or any(row[index] for row in rows)]
+    columns, rows = [columns[index] for index in kept], [[row[index] for index in kept] for row in rows]
+    seeds, conditions = len({record.seed for record in study.records}), study.conditions
+    heading = (
+        f"{conditions.model}, widths {','.join(map(str, widths))}, {seeds} seeds, {conditions.steps} steps, "
+        f"{len(study.records)} runs; {conditions.corpus}\n"
+        f"drift: best rate ~ n^drift, 0 is perfect transfer; lost: nats paid at {last} for using the best rate of "
+        f"{first}\n"
+    )
+    return heading + terminal_table(columns, rows, sections) + "\n"
+
+
+def _rate(found: WidthResult | None) -> str:
+    return "-" if found is None else _number(found.best_rate, ".3g")
+
+
+def _number(value: float, form: str) -> str:
+    return "-" if value != value else format(value, form)
+
+
+def progress_table(study: Study) -> str:
+    """Settings down, widths across: finished runs and the lowest mean loss so far."""
+    widths = sorted({record.width for record in study.records})
+    rows = []
+    for name in study.settings:
+        if study.source(name) != name:
+            continue
+        cells = []
+        for width in widths:
+            means = [float(losses.mean()) for losses in study.losses(name, width)[1]]
+            finished = [mean for mean in means if mean == mean]
+            runs = sum(map(len, study.runs(name, width).values()))
+            cells.append(f"{runs}  {min(finished):.3f}" if finished else str(runs or "-"))
+        rows.append([name, *cells])
+    diverged = sum(1 for _ in study.divergences())
+    speed = _runs_per_minute(study.records)
+    heading = (
+        f"{len(study.records)} of {study.planned} runs handed out are finished, {diverged} of them diverged"
+        f"{f', {speed:.0f} a minute' if speed else ''}; finished runs and lowest mean loss by width\n"
+    )
+    return heading + terminal_table(["setting", *map(str, widths)], rows, []) + "\n"
+
+
+def _runs_per_minute(records: Sequence[Record]) -> float | None:
+    """The speed of the last two hundred runs; None with too few to say."""
+    times = sorted(datetime.fromisoformat(record.finished) for record in records)[-200:]
+    seconds = (times[-1] - times[0]).total_seconds() if times else 0
+    return 60 * (len(times) - 1) / seconds if seconds else None

@@ -1,0 +1,1 @@
+"""The update sizes of every optimizer, predicted and measured."""

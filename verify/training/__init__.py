@@ -1,0 +1,1 @@
+"""One network: its data, its update rules, its mesh of devices, its checkpoints, and the loop that trains it."""

@@ -1,0 +1,251 @@
+"""One run: a network of one width, several seeds at once, measured at log-spaced steps."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from math import isfinite
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh, NamedSharding
+
+from derive.emit import layer_names
+from derive.exponents import Kind
+from derive.solve import Prescription
+from verify.measuring.forward import gradient_sizes, initial_inputs, matrix_ops, measure
+from verify.measuring.trace import Trace, roles, trace
+from verify.training.checkpoint import Checkpoints, RunState
+from verify.training.data import Corpus, next_token, sequence
+from verify.training.mesh import (
+    activation_sharding,
+    along_seeds,
+    batch_sharding,
+    place,
+    place_activation,
+    product,
+    replicated,
+    weight_sharding,
+)
+from verify.training.networks import Model, Scaling, computed_in, loss, stacks
+from verify.training.networks.mlp import MLP
+from verify.training.networks.transformer import Transformer
+from verify.training.rules.transforms import label_layers, optimizer
+from verify.training.runs import for_each
+
+ModelName = Literal["mlp", "transformer"]
+TARGETS: Mapping[str, Callable[..., Any]] = {"mlp": next_token, "transformer": sequence}
+"""How windows of text become inputs and targets, by model."""
+
+
+def build(model: str, scaling: Scaling, sizes: Mapping[str, Any]) -> Model:
+    """The named model at one width; ModelError for sizes that do not fit."""
+    return {"mlp": MLP, "transformer": Transformer}[model](scaling, **sizes)
+
+
+@dataclass(frozen=True)
+class Config:
+    """What is trained: model, prescription, sizes of batches and the rate at the base width."""
+
+    prescription: Prescription
+    base_width: int
+    base_rate: float
+    model: ModelName = "mlp"
+    batch: int = 256
+    probe: int = 64
+    epsilon: float | None = None
+    weight_decay: float = 0.0
+    dtype: str = "float32"
+    sizes: dict[str, Any] = field(default_factory=dict)
+
+    def at(self, width: int, **placed: Any) -> Model:
+        """The model at that width, with the prescription's multipliers and initialisation; ModelError for bad sizes."""
+        scheme = self.prescription.problem.parameterization
+        scaling = Scaling(width, self.base_width, scheme.a, scheme.b)  # type: ignore[arg-type]
+        return build(self.model, scaling, {**self.sizes, **placed})
+
+    @property
+    def targets(self) -> Callable[..., Any]:
+        """How windows of text become inputs and targets."""
+        return TARGETS[self.model]
+
+
+@dataclass
+class Measurement:
+    """What one step of one width showed: values[op][quantity] has one number per seed."""
+
+    width: int
+    step: int
+    values: dict[str, dict[str, np.ndarray[Any, Any]]]
+
+
+@dataclass
+class Run:
+    """A finished width: its measurements, the loss of every step and seed, and where seeds diverged."""
+
+    width: int
+    kinds: dict[str, Kind]
+    fan_in: dict[str, int]
+    measurements: list[Measurement]
+    losses: np.ndarray[Any, Any]
+    diverged: dict[int, int]
+
+
+def log_spaced(steps: int) -> list[int]:
+    """1, 2, 5, 10, 20, 50, ... up to and with `steps`."""
+    marks = [digit * 10**power for power in range(len(str(steps))) for digit in (1, 2, 5)]
+    return sorted({*(mark for mark in marks if mark <= steps), steps})
+
+
+class Trainer:
+    """Everything compiled for one width and all seeds; arrays have a leading axis of seeds.
+
+    On a mesh every array is spread over its devices from the start, as `verify.training.mesh` says, and the numbers
+    stay the same but for the order of sums.
+    """
+
+    def __init__(self, config: Config, width: int, seeds: Sequence[int], mesh: Mesh | None = None) -> None:
+        self.config, self.width, self.seeds, self.mesh = config, width, list(seeds), mesh
+        self.model = config.at(width, **({"place": partial(place_activation, mesh=mesh)} if mesh else {}))
+        self.keys = jnp.stack([jax.random.key(seed) for seed in self.seeds])
+        if mesh:
+            bits = place(np.asarray(jax.random.key_data(self.keys)), replicated(mesh))
+            self.keys = jax.random.wrap_key_data(bits)
+        shapes = jax.eval_shape(self.model.init, jax.random.key(0))
+        kinds = self.model.labels(shapes)
+        labels = label_layers(layer_names(config.prescription), kinds)
+        self.stacked = stacks(self.model.parameters(), labels)
+        self.transform = optimizer(
+            config.prescription,
+            labels,
+            config.base_rate,
+            width / config.base_width,
+            epsilon=config.epsilon,
+            weight_decay=config.weight_decay,
+            stacked=self.stacked.values(),
+        )
+        self.apply = computed_in(config.dtype, self.model.apply)
+        tokens = jax.ShapeDtypeStruct((config.probe, self.context), jnp.int32)
+        self.trace: Trace = trace(self.model.apply, shapes, tokens)
+        normed = matrix_ops(self.trace, kinds, config.prescription.problem.optimizers)
+        multiply = partial(product, self.trace, mesh=mesh) if mesh else None
+        measured = partial(measure, self.trace, normed=normed, multiply=multiply)
+        observed = partial(initial_inputs, self.trace, multiply=multiply)
+        weights, whole = self._placed(weight_sharding, shapes), mesh and replicated(mesh)
+        state = self._placed(weight_sharding, jax.eval_shape(self.transform.init, shapes))
+        inputs = self._placed(activation_sharding, jax.eval_shape(observed, shapes, tokens))
+        self._draw = jax.jit(for_each(self.model.init, [True]), out_shardings=weights)
+        self.init_state = jax.jit(for_each(self.transform.init, [True]), out_shardings=state)
+        placed = mesh and (weights, state, whole, whole)
+        self.step = jax.jit(for_each(self._step, [True] * 4), donate_argnums=(0, 1), out_shardings=placed)
+        self.initial_inputs = jax.jit(for_each(observed, [True, False]), out_shardings=inputs)
+        self.measure = jax.jit(for_each(measured, [True, True, True, False]), out_shardings=whole)
+
+    def _placed(self, sharding: Callable[..., NamedSharding], shapes: Any) -> Any:
+        """Where the leaves of a tree lie, of which there is one per seed; None without a mesh."""
+        mesh = self.mesh
+        return mesh and jax.tree.map(lambda leaf: along_seeds(sharding(leaf.shape, mesh)), shapes)
+
+    @property
+    def context(self) -> int:
+        """Tokens that the model reads at once."""
+        return self.model.context  # type: ignore[attr-defined]
+
+    def initial(self) -> Any:
+        """W_0 of every seed, drawn from its key: the same bits each time."""
+        return self._draw(self.keys)
+
+    def _step(self, params: Any, state: Any, inputs: Any, targets: Any) -> tuple[Any, Any, Any, Any]:
+        value, gradients = jax.value_and_grad(lambda p: loss(self.apply(p, inputs), targets))(params)
+        updates, state = self.transform.update(gradients, state, params)
+        return optax.apply_updates(params, updates), state, value, gradient_sizes(gradients, self.stacked)
+
+    def batches(self, corpus: Corpus, step: int) -> tuple[Any, Any]:
+        """A training batch for every seed, stacked."""
+        config = self.config
+        pairs = [corpus.batch("train", config.batch, self.context, step, seed, config.targets) for seed in self.seeds]
+        inputs, targets = (np.stack(each) for each in zip(*pairs, strict=True))
+        if self.mesh is None:
+            return inputs, targets
+        split = along_seeds(batch_sharding(inputs.shape[1:], self.mesh))
+        return place(inputs, split), place(targets, split)
+
+    def probe(self, corpus: Corpus) -> Any:
+        """The probe batch: fixed, held out, the same for all seeds and widths."""
+        tokens = corpus.batch("held_out", self.config.probe, self.context, 0, 0, self.config.targets)[0]
+        return tokens if self.mesh is None else place(tokens, batch_sharding(tokens.shape, self.mesh))
+
+    def run(
+        self,
+        corpus: Corpus,
+        steps: int,
+        progress: Callable[[], None] = lambda: None,
+        checkpoints: Checkpoints | None = None,
+    ) -> Run:
+        """Train for `steps` steps and measure at log-spaced ones; with checkpoints, from the last that is stored.
+
+        A seed whose loss is no longer finite is noted with its step, and measured as NaN from there on; when all
+        have diverged the run ends.
+        """
+        marks, probe, params = log_spaced(steps), self.probe(corpus), self.initial()
+        inputs = self.initial_inputs(params, probe)
+        run = RunState(params, self.init_state(params))
+        del params
+        if checkpoints:
+            checkpoints.restore(self.width, run)
+        for _ in range(run.step):
+            progress()
+
+        def going() -> bool:
+            return run.step < steps and len(run.diverged) < len(self.seeds)
+
+        while going():
+            step = run.step + 1
+            run.params, run.state, values, gradients = self.step(run.params, run.state, *self.batches(corpus, step))
+            run.losses.append(np.asarray(values))
+            for seed, value in zip(self.seeds, run.losses[-1], strict=True):
+                if not isfinite(value):
+                    run.diverged.setdefault(seed, step)
+            if step in marks:
+                run.sizes[step] = self._sizes(inputs, run.params, probe, gradients)
+            progress()
+            if checkpoints and (checkpoints.due(step) or not going()):
+                checkpoints.save(self.width, run)
+        fans = {op.name: op.fan_in for op in self.trace.ops}
+        measurements = [Measurement(self.width, step, sizes) for step, sizes in run.sizes.items()]
+        return Run(self.width, self.kinds(), fans, measurements, np.array(run.losses), run.diverged)
+
+    def _sizes(self, inputs: Any, params: Any, probe: Any, gradients: Any) -> dict[str, dict[str, Any]]:
+        """What one step shows, gradients too."""
+        sizes = jax.device_get(self.measure(self.initial(), inputs, params, probe))
+        for path, size in jax.device_get(gradients).items():
+            for op in self.trace.ops:
+                if op.path == path:
+                    sizes[op.name]["gradient"] = size[:, op.iteration[0]] if path in self.stacked else size
+        return sizes
+
+    def kinds(self) -> dict[str, Kind]:
+        """The role of every dense op, from its shapes at this width and at twice it."""
+        wide = self.config.at(2 * self.width)
+        tokens = jax.ShapeDtypeStruct((self.config.probe, self.context), jnp.int32)
+        larger = trace(wide.apply, jax.eval_shape(wide.init, jax.random.key(0)), tokens)
+        return roles(self.trace, larger, 2)
+
+
+def study(
+    config: Config,
+    widths: Sequence[int],
+    seeds: Sequence[int],
+    steps: int,
+    corpus: Corpus,
+    progress: Callable[[], None] = lambda: None,
+    mesh: Mesh | None = None,
+    checkpoints: Checkpoints | None = None,
+) -> Iterator[Run]:
+    """Train every width in turn; yields each as it is finished."""
+    for width in widths:
+        with jax.default_matmul_precision("highest"):
+            run = Trainer(config, width, seeds, mesh).run(corpus, steps, progress, checkpoints)
+        yield run
