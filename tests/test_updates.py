@@ -15,7 +15,8 @@ from derive.registry import REGISTRY
 from derive.running import run
 from derive.solve import prescribe, solve_kinds
 from verify.commands.main import app
-from verify.fit.forward import RANK, TOLERANCES
+from verify.fit.forward import RANK
+from verify.fit.judging import TOLERANCES
 from verify.provenance import Made
 from verify.studies.exponents.study import Result, exponents
 from verify.studies.study import Part, StudyError
