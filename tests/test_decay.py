@@ -274,6 +274,7 @@ def conditions(**changes: Any) -> Conditions:
     return Conditions(**{**shared, **changes})
 
 
+@pytest.mark.slow
 def test_text_that_never_changes_gives_coherent_updates_in_a_network() -> None:
     """The sign of every gradient stays what it was, so that W = U / lambda, and tau = 2 / (eta lambda)."""
     corpus = Corpus("zeros", np.zeros(2000, dtype=np.uint8), 4)
