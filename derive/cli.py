@@ -34,6 +34,7 @@ from derive.options import (
     choice,
     read_batch,
     read_depth,
+    read_match,
     read_positive,
     read_problem,
     read_scale,
@@ -82,6 +83,9 @@ def prescription(
     base_width: Annotated[int | None, typer.Option(help="The width at which you tuned.")] = None,
     width: Annotated[int | None, typer.Option(help="The width that you want.")] = None,
     base_rate: Annotated[float | None, typer.Option(help="The learning rate tuned at the base width.")] = None,
+    match: Annotated[
+        str | None, typer.Option(help="adamw: --base-rate was tuned with AdamW, and Muon's on hidden layers follows.")
+    ] = None,
     base_depth: Annotated[int | None, typer.Option(help="Residual blocks at which you tuned.")] = None,
     depth: Annotated[int | None, typer.Option(help="Residual blocks that you want.")] = None,
     residual: Annotated[str | None, typer.Option(help=RESIDUAL_HELP)] = None,
@@ -136,6 +140,7 @@ def prescription(
     )
     scale = read_scale(base_width, width, base_rate, axes)
     chosen = choice("--format", output_format, tuple(emit.FORMATS))
+    scale = read_match(match, problem.optimizers, scale, chosen)
     if chosen in emit.CODE and gauge is None and a is None:
         problem = replace(problem, parameterization=problem.parameterization.gauge_free())
     listed = layers is not None or problem.alignment.hidden_layers is not None or problem.alignment.layers

@@ -265,6 +265,7 @@ def as_table(prescription: Prescription, scale: Scale | None = None) -> str:
             f"At {scale.described(prescription.axes)}, tuned at {scale.tuned(prescription.axes)} "
             f"({rate}; x: times the value at the base; decay: {prescription.decay})",
             block(["layer", *SCALE_COLUMNS]),
+            *scale.match_lines(prescription.layers),
         ]
     lines += [
         f"{title(prescription)}: entry x means size n^-x (alignments n^+x)",

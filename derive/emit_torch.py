@@ -13,8 +13,7 @@ from derive.emit_code import (
     scaled_betas,
     sizes_text,
 )
-from derive.errors import DeriveError
-from derive.scale import Scale
+from derive.scale import MATCHED, Scale
 from derive.solve import Prescription
 
 TORCH = Template('''
@@ -57,7 +56,8 @@ PAIR = '"betas": betas'
 TORCH_RULES = {
     "sgd": ("SGD", '"lr": rate', "", ", fused=fused"),
     "momentum": ("SGD", '"lr": rate, "momentum": momentum', ", momentum=0.9", ", fused=fused"),
-    "nesterov": ("SGD", '"lr": rate, "momentum": momentum', ", momentum=0.9", ", nesterov=True, fused=fused"),
+    # the constructor refuses nesterov without a momentum of its own
+    "nesterov": ("SGD", '"lr": rate, "momentum": momentum, "nesterov": True', ", momentum=0.9", ", fused=fused"),
     "adam": ("Adam", f'"lr": rate, "eps": eps, {PAIR}', ", betas=(0.9, 0.999)", ", fused=fused"),
     "adamw": (
         "AdamW",
@@ -73,12 +73,15 @@ DECAY_LINE = '            decay = weight_decay * factor(layer, "decay", $sizes) 
 
 
 def as_torch(prescription: Prescription, scale: Scale | None = None) -> str:
-    """A module with `param_groups` and `optimizer(named_parameters, layer_of, base_rate, width, base_width)`."""
+    """A module with `param_groups` and `optimizer(named_parameters, layer_of, base_rate, width, base_width)`.
+
+    Where layers have several rules, or Muon's, it has `optimizers`, one for each.
+    """
     names = {row.name for row in prescription.problem.optimizers.values()}
-    if len(names) > 1:
-        raise DeriveError(
-            f"torch code is for one optimizer, not {prescription.optimizer_name}; emit one file per optimizer"
-        )
+    if len(names) > 1 or names & {*MATCHED}:
+        from derive.emit_torch_muon import as_torch_by_rule
+
+        return as_torch_by_rule(prescription, scale)
     rule, sizes = names.pop(), sizes_text(prescription)
     if rule not in TORCH_RULES:
         raise lacking("torch", rule, TORCH_RULES)

@@ -197,6 +197,31 @@ def read_scale(
     return Scale(base_width, width, base_rate)
 
 
+def read_match(
+    match: str | None, optimizers: "Optimizers", scale: "Scale | None", output_format: str
+) -> "Scale | None":
+    """The scale with the layer kinds whose rates are matched to AdamW's; DeriveError where that means nothing."""
+    from dataclasses import replace
+
+    from derive.scale import MATCHED
+
+    if match is None:
+        return scale
+    choice("--match", match, ("adamw",))
+    rules = {kind: row.name for kind, row in optimizers.items() if row.name in MATCHED}
+    if [*rules] != ["hidden"]:
+        raise DeriveError(
+            "--match adamw takes the rate of Muon on hidden layers from AdamW's; give --optimizer adamw,hidden=muon"
+        )
+    if scale is None or scale.base_width is None:
+        raise DeriveError("--match adamw goes by the base width; give --base-width, --width and AdamW's --base-rate")
+    if output_format in ("python", "optax"):
+        raise DeriveError(
+            f"--match adamw is for tables and --format torch; multiply Muon's rate yourself in {output_format}"
+        )
+    return replace(scale, matched=rules)
+
+
 def read_depth(
     optimizers: "Optimizers", residual: str | None, kappa: str, base: int | None, target: int | None, decay: str
 ) -> "list[Axis]":

@@ -1,4 +1,4 @@
-"""The numbers that the README gives are those of the committed studies."""
+"""The numbers that the pages give are those of the committed studies."""
 
 import json
 from pathlib import Path
@@ -19,7 +19,9 @@ from verify.sweeps.storage.export import load
 from verify.training.rules.transforms import DIRECTIONS
 
 ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = "\n".join(
+    (ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8") for name in ("own_model", "transfer", "findings")
+)
 MLP = ROOT / "paper_figures" / "data" / "transfer_mlp"
 SHOWN = (
     "SP full",
@@ -40,7 +42,7 @@ def results() -> list[SettingResult]:
 
 
 def rows(results: list[SettingResult]) -> list[str]:
-    """The README's table: drift and best loss at the largest width, for every optimizer."""
+    """The table of docs/transfer.md: drift and best loss at the largest width, for every optimizer."""
     optimizers = list(dict.fromkeys(each.setting.optimizer for each in results))
     found = {(each.setting.optimizer, short(each.setting)): each for each in results}
     lines = []
@@ -54,25 +56,25 @@ def rows(results: list[SettingResult]) -> list[str]:
 
 
 def test_the_table_of_drifts_and_losses(results: list[SettingResult]) -> None:
-    missing = [line for line in rows(results) if line not in README]
+    missing = [line for line in rows(results) if line not in PAGES]
     assert not missing, "\n".join(rows(results))
 
 
 def test_the_drifts_of_the_transformer() -> None:
     found = {short(each.setting): each for each in analyse(load(MLP.parent / "transfer_transformer"))}
     names = "SP full", "muP full", "SP prior", "SP none", "muP none", "MFP global", "muP global", "SP global"
-    assert f"| {' | '.join(names)} |" in README
+    assert f"| {' | '.join(names)} |" in PAGES
     drifts = f"| {' | '.join(interval(found[name].drift) for name in names)} |"
-    assert drifts in README, drifts
+    assert drifts in PAGES, drifts
     lost = {name: found[name].widths[-1].lost.value for name in names}
     text = "{:.3f} nats in SP *full*, {:.3f} in muP *full*, and {:.2f} with one raw rate in SP"
-    assert text.format(lost["SP full"], lost["muP full"], lost["SP global"]) in README
+    assert text.format(lost["SP full"], lost["muP full"], lost["SP global"]) in PAGES
 
 
 def test_the_differences_to_the_best(results: list[SettingResult]) -> None:
-    """Every "NAME +0.123 [0.1, 0.2]" of the README's claims, by optimizer."""
+    """Every "NAME +0.123 [0.1, 0.2]" of docs/transfer.md, by optimizer."""
     for comparison in comparisons(results):
-        (line,) = [line for line in README.splitlines() if line.startswith(f"- *{comparison.optimizer}*: ")]
+        (line,) = [line for line in PAGES.splitlines() if line.startswith(f"- *{comparison.optimizer}*: ")]
         ranked = {short(each.setting): each for each in comparison.ranking}
         stated = line.removeprefix(f"- *{comparison.optimizer}*: ").split("; ")
         assert len(stated) >= 3
@@ -87,13 +89,13 @@ def test_sp_against_mup_directly(results: list[SettingResult]) -> None:
         own = {short(each.setting): each.widths[-1] for each in results if each.setting.optimizer == optimizer}
         ends = [dict(zip(own[name].seeds, own[name].best_losses, strict=True)) for name in ("muP full", "SP full")]
         stated[optimizer] = interval(over_seeds(np.array([ends[0][seed] - ends[1][seed] for seed in ends[0]])))
-    joined = " ".join(README.split())
+    joined = " ".join(PAGES.split())
     assert f"paired over seeds: {stated['adafactor']} and {stated['sgd']} nats), not told apart for Adam" in joined
 
 
 def test_the_size_of_the_study() -> None:
     study = load(MLP)
-    assert f"{len(study.records):,} networks" in README
+    assert f"{len(study.records):,} networks" in PAGES
     assert len(study.settings) == 48 and study.conditions.steps == 150
     assert all(study.widths(name) == [64, 128, 256, 512] for name in study.settings)
 
@@ -113,23 +115,23 @@ def test_the_table_of_epsilon() -> None:
         constant = [f"{costs[scheme, epsilon, 'constant'][-1].value:.3f}" for scheme in SCHEMES]
         scaled = [f"{costs[scheme, epsilon, 'per layer'][-1].value:.3f}" for scheme in ("SP", "muP")]
         line = " | ".join([f"| {epsilon:g}", there, *constant, *scaled]) + " |"
-        assert line in README, line
+        assert line in PAGES, line
     atan2 = {each.setting.parameterization: each.estimates for each in found.costs if each.setting.epsilon is None}
     line = f"| Adam-atan2 | {atan2['SP'][0].value:.3f} | | | | | {atan2['SP'][-1].value:.3f} | "
-    assert line + f"{atan2['muP'][-1].value:.3f} |" in README
+    assert line + f"{atan2['muP'][-1].value:.3f} |" in PAGES
     first = next(
         each
         for each in found.layers
         if (each.parameterization, each.layer, each.step, each.epsilon) == ("SP", "embedding", 1, 3e-4)
     )
     onset = next(each for each in found.onsets if each.cost.setting.name == "adam SP full, epsilon 0.0003 constant")
-    joined = " ".join(README.split())
+    joined = " ".join(PAGES.split())
     assert first.by_half is not None
     assert f"({width_text(first.by_half)} against {width_text(first.observed)} seen, in SP's embedding" in joined
     assert f"from width {onset.cost.onset:g} on" in joined
 
 
-def test_the_gradients_of_the_readme() -> None:
+def test_the_gradients() -> None:
     found = read_result(DATA / "epsilon" / "float32")
     for backward in found.backward:
         g = {layer.kind: float(layer.g) for layer in prescribe("adam", backward.name.lower()).layers}
@@ -137,7 +139,7 @@ def test_the_gradients_of_the_readme() -> None:
         assert all(abs(row.measured.value - g[row.kind]) <= 0.04 for row in start.values())
         if backward.name == "SP":
             named = ", ".join(f"{row.measured.value:.2f}" for row in start.values())
-            assert f"are {named})" in " ".join(README.split())
+            assert f"are {named})" in " ".join(PAGES.split())
 
 
 def test_every_first_update_but_sgds_holds() -> None:
@@ -166,7 +168,7 @@ def test_every_first_update_but_sgds_holds() -> None:
         for row in json.loads((DATA / UPDATES[1] / "updates.json").read_text())["rows"]
         if (row["optimizer"], row["kind"], row["quantity"], row["step"]) == ("adamuon", "hidden", "p", 1)
     ]
-    assert f"AdaMuon's p is {' and '.join(adamuon)} for 1 at a batch of 16" in " ".join(README.split())
+    assert f"AdaMuon's p is {' and '.join(adamuon)} for 1 at a batch of 16" in " ".join(PAGES.split())
 
 
 def test_weights_at_equilibrium() -> None:
@@ -179,7 +181,7 @@ def test_weights_at_equilibrium() -> None:
         for convention in ("independent", "sqrt", "constant")
     ]
     stated = ", ".join(f"n^-{each:.2f}" for each in means)
-    assert stated in " ".join(README.split()), stated
+    assert stated in " ".join(PAGES.split()), stated
 
 
 def test_decay_of_both_strengths() -> None:
@@ -187,7 +189,7 @@ def test_decay_of_both_strengths() -> None:
         (row["layer"], row["quantity"]): row["measured"]
         for row in json.loads((DATA / "decay_weak" / "decay.json").read_text())["rows"]
     }
-    joined = " ".join(README.split())
+    joined = " ".join(PAGES.split())
     assert f"only {weak['hidden.0', 'alignment']:.2f} on SP's first hidden layer" in joined
     assert f"features shrink as n^-{weak['hidden.0', 'feature']:.2f}" in joined
     strong = [
@@ -206,7 +208,7 @@ def test_updates_after_ten_steps() -> None:
         for row in json.loads((DATA / "update_exponents" / "updates.json").read_text())["rows"]
     }
     norms = [rows["soap", layer, "p", 10] for layer in ("hidden.0", "hidden.1")]
-    assert f"goes as n^{norms[0]:.2f} and n^{norms[1]:.2f}" in " ".join(README.split())
+    assert f"goes as n^{norms[0]:.2f} and n^{norms[1]:.2f}" in " ".join(PAGES.split())
     assert all(0.08 < rows["adam", layer, "s", 10] < 0.11 for layer in ("hidden.0", "hidden.1"))
 
 
@@ -229,4 +231,4 @@ def test_checks_of_the_users_models(name: str) -> None:
         cells += ["passes" if content["passes"][setup] else "fails", interval(slope), f"{drift['transfer_loss']:.3f}"]
     assert abs(content["drift"][1]["drift"]) < 0.15 < abs(content["drift"][0]["drift"])
     line = f"| {' | '.join(cells)} |"
-    assert line in README, line
+    assert line in PAGES, line

@@ -19,10 +19,12 @@ from derive.exponents import KINDS, Kind
 from derive.running import run
 from derive.solve import prescribe, solve_kinds
 from verify.commands.main import app
+from verify.provenance import Made
 from verify.studies.decay import study as module
-from verify.studies.decay.study import Conditions, prescription, scaled, steps_needed, train
+from verify.studies.decay.results import DECAY, Conditions
+from verify.studies.decay.study import prescription, scaled, steps_needed, train
 from verify.studies.decay.theory import MARKS, Network, balance, rows
-from verify.studies.exponents.study import StudyError
+from verify.studies.study import Part, StudyError
 from verify.sweeps.one_rate import at_one_rate
 from verify.training.data import Corpus, load_corpus
 from verify.training.rules.transforms import optimizer
@@ -384,18 +386,16 @@ def test_a_broken_file_is_an_error_that_names_it(tmp_path: Path, capsys: Capture
 
 
 def test_stored_networks_come_back_as_they_were(tmp_path: Path) -> None:
-    from verify.studies.decay.results import Trained
-
     network = simulated(16, "constant", noise, 100)
     diverged = replace(network, held_out=np.array([1.0, np.nan, 2.0]), diverged={1: 7})
-    Trained(diverged, "code", "cpu", "2025-01-01").write(tmp_path / "one.json", conditions())
-    again = Trained.read(tmp_path / "one.json", conditions()).network
+    DECAY.write(tmp_path / "one.json", conditions(), Part(diverged, Made("code", "cpu", "2025-01-01")))
+    again = DECAY.read(tmp_path / "one.json", conditions()).found
     assert (again.width, again.marks, again.diverged) == (16, network.marks, {1: 7})
     assert np.isnan(again.held_out[1]) and again.held_out[2] == 2
     assert np.allclose(again.weights["hidden.0"], network.weights["hidden.0"], rtol=1e-4)
     assert again.drift("hidden.0") == pytest.approx(network.drift("hidden.0"), abs=1e-3)
     with pytest.raises(StudyError, match=r"seeds: 2, not 5; steps: 200, not 7"):
-        Trained.read(tmp_path / "one.json", conditions(seeds=5, steps=7))
+        DECAY.read(tmp_path / "one.json", conditions(seeds=5, steps=7))
 
 
 @pytest.mark.parametrize(

@@ -253,7 +253,7 @@ BAD: dict[str, tuple[Any, str]] = {
         "qr is not understood",
     ),
     "weights of weights": (lambda p, x: x @ p["in"] @ jnp.tanh(p["w"]) @ p["out"], "computed from parameter w by tanh"),
-    "two in one": (lambda p, x: x @ (p["in"] @ p["w"]) @ p["out"], "computed from parameter in and parameter w"),
+    "two in one": (lambda p, x: x @ p["in"] @ (p["w"] @ p["w"].T) @ p["out"], "computed from parameter w by dot"),
     "growing": (lambda p, x: jnp.tanh((x @ p["in"] @ p["w"]).sum(-1, keepdims=True) * p["out"][0]), "grows as n^1/2"),
     "weights divided by their norm": (
         lambda p, x: (x @ p["in"] @ p["w"]) / jnp.linalg.norm(p["w"], axis=0) @ p["out"],
@@ -269,7 +269,7 @@ BAD: dict[str, tuple[Any, str]] = {
     ),
     "a gain of a gain": (
         lambda p, x: x @ p["in"] @ (p["w"] * (p["w"].T @ p["out"])[:, :1]) @ p["out"],
-        "computed from parameter out and parameter w by dot_general",
+        "may be a matrix that is computed from parameters alone",
     ),
 }
 

@@ -19,9 +19,12 @@ from derive.errors import DeriveError
 from derive.running import run
 from derive.solve import solve_kinds
 from verify.commands.main import app
+from verify.provenance import made as made_now
 from verify.studies.phase import study as module
-from verify.studies.phase.result import Study, Trained, agreements
-from verify.studies.phase.study import Conditions, grid, read_exponents, train, usual_rate
+from verify.studies.phase.plane import PHASE, Conditions, grid, read_exponents
+from verify.studies.phase.result import PhaseResult, agreements
+from verify.studies.phase.study import train, usual_rate
+from verify.studies.study import Part
 from verify.training.data import load_corpus, next_token
 from verify.training.networks import Scaling, loss
 from verify.training.networks.mlp import MLP
@@ -286,9 +289,9 @@ def test_a_diverged_point_has_no_r_and_says_why(tmp_path: Path) -> None:
     made = conditions(optimizer="sgd", points=(("-100", "-100"), ("1/2", "1")), c_embedding="-1/2")
     found = []
     for width in (16, 32):
-        Trained.of(train(made, width, load_corpus(vocabulary=16))).write(tmp_path / "one", made)
-        found.append(Trained.read(tmp_path / "one", made))
-    study = Study.of(made, found)
+        PHASE.write(tmp_path / "one", made, Part(train(made, width, load_corpus(vocabulary=16)), made_now()))
+        found.append(PHASE.read(tmp_path / "one", made))
+    study = PhaseResult.of(made, found)
     assert len(study.divergences) == 2 and "width 32, c_hidden -100, c_readout -100, seed 0" in study.divergences[0]
     lost = [row for row in study.rows if row.point == ("-100", "-100") and row.step == 2]
     assert all(np.isnan(row.measured.value) and row.holds("full") is None for row in lost)

@@ -11,19 +11,21 @@ from sympy import Rational
 from derive.alignments import Ratios
 from derive.solve import prescribe, residuals_at
 from verify.fit.forward import Slope
-from verify.studies.exponents.study import StudyError
+from verify.provenance import Made
+from verify.studies.phase.plane import PHASE, Conditions, Network
 from verify.studies.phase.result import (
     TOLERANCE,
+    PhaseResult,
     Row,
-    Study,
-    Trained,
     agreements,
     alignment_measured,
     as_json,
     finite_width,
     region,
 )
-from verify.studies.phase.study import Conditions, Network
+from verify.studies.study import Part, StudyError
+
+MADE = Made("code", "cpu", "2025-01-01", "0.10")
 
 
 def test_terms_of_like_size_add_up_as_squares() -> None:
@@ -64,7 +66,7 @@ def test_predictions_stand_beside_their_layer_and_point() -> None:
 
     Measured: alpha = 3/4 (prescribed), omega = u = 1/2 - 1/2 = 0 on sizes that do not grow.
     """
-    study = Study.of(*made_up((("1", "1"), ("3/4", "5/4")), (0.75, 0.75)))
+    study = PhaseResult.of(*made_up((("1", "1"), ("3/4", "5/4")), (0.75, 0.75)))
     rows = {(row.layer, row.point): row for row in study.rows if row.step == 2}
     hidden, readout = rows["hidden.0", ("3/4", "5/4")], rows["readout", ("3/4", "5/4")]
     assert (hidden.full, readout.full) == (Rational(-1, 4), Rational(-1, 4))
@@ -87,7 +89,7 @@ def test_predictions_stand_beside_their_layer_and_point() -> None:
     made, trained = made_up((("1", "1"),), (0.75,))
     for each in trained:
         each.network.sizes[2]["readout"]["term_u"][:] = np.nan
-    lost = Study.of(made, trained)
+    lost = PhaseResult.of(made, trained)
     assert {row.measured_alignment for row in lost.rows} == {row.finite for row in lost.rows} == {None}
     assert {row["predicted_measured"] for row in as_json(lost)["rows"]} == {None}
 
@@ -98,7 +100,7 @@ def test_regions_are_by_the_sign_of_r_beyond_the_tolerance() -> None:
     assert [region(r) for r in (-beyond, -within, within, beyond)] == ["unstable", "stable", "stable", "frozen"]
 
 
-def made_up(points: tuple[Any, ...], alphas: tuple[float, ...]) -> tuple[Conditions, list[Trained]]:
+def made_up(points: tuple[Any, ...], alphas: tuple[float, ...]) -> tuple[Conditions, list[Part[Network]]]:
     """Widths 16, 32, 64 whose term_alpha grows as n^alpha, update falls as n^-1/2 and logits as n^-1/4."""
     shared: dict[str, Any] = {"optimizer": "adam", "parameterization": "SP", "c_embedding": "0", "seeds": 2, "steps": 2}
     shared |= {"base_width": 16, "base_rate": 0.004, "batch": 8, "context": 2, "hidden_layers": 1, "corpus": "text"}
@@ -113,13 +115,13 @@ def made_up(points: tuple[Any, ...], alphas: tuple[float, ...]) -> tuple[Conditi
         table: dict[str, Any] = dict.fromkeys(("embedding", "hidden.0", "readout"), sizes)
         return Network(width, dict.fromkeys(made.marks, table), np.ones((len(points), made.seeds, made.steps)))
 
-    return made, [Trained(network(width), "code", "cpu", "2025-01-01") for width in (16, 32, 64)]
+    return made, [Part(network(width), MADE) for width in (16, 32, 64)]
 
 
 def test_the_measured_alignments_of_the_plane_are_those_at_the_prescribed_point() -> None:
     """Three points whose alpha is 1/2, 3/4 and 1: in the middle is the prescribed one, each row has its own beside."""
     points, alphas = (("0", "1"), ("1", "1"), ("2", "1")), (0.5, 0.75, 1.0)
-    study = Study.of(*made_up(points, alphas))
+    study = PhaseResult.of(*made_up(points, alphas))
     for layers in study.alignments.values():
         assert [layers[name]["alpha"].value for name in ("hidden.0", "readout")] == pytest.approx([0.75] * 2)
     assert len(study.rows) == 2 * 2 * 3
@@ -132,20 +134,20 @@ def test_the_measured_alignments_of_the_plane_are_those_at_the_prescribed_point(
 
 def test_a_stored_width_comes_back_and_says_what_it_was_made_with(tmp_path: Path) -> None:
     made, (first, *wider) = made_up((("1", "1"),), (1.0,))
-    first.network.losses[0, 1, 1] = np.nan
+    first.found.losses[0, 1, 1] = np.nan
     path = tmp_path / "one.json.gz"
-    first.write(path, made)
-    again = Trained.read(path, made)
-    assert (again.code, again.device, again.date, again.network.width) == ("code", "cpu", "2025-01-01", 16)
-    assert np.array_equal(again.network.losses, first.network.losses, equal_nan=True)
-    for step, table in first.network.sizes.items():
+    PHASE.write(path, made, first)
+    again = PHASE.read(path, made)
+    assert (again.made, again.found.width) == (MADE, 16)
+    assert np.array_equal(again.found.losses, first.found.losses, equal_nan=True)
+    for step, table in first.found.sizes.items():
         for layer, sizes in table.items():
             for name, values in sizes.items():
-                assert np.allclose(again.network.sizes[step][layer][name], values, rtol=1e-5)
+                assert np.allclose(again.found.sizes[step][layer][name], values, rtol=1e-5)
     assert [each.name for each in tmp_path.iterdir()] == ["one.json.gz"]
     with pytest.raises(StudyError, match=r"one.json.gz. in --out was made with seeds: 2, not 3; steps: 2, not 5; give"):
-        Trained.read(path, replace(made, seeds=3, steps=5))
-    study = Study.of(made, [again, *wider])
+        PHASE.read(path, replace(made, seeds=3, steps=5))
+    study = PhaseResult.of(made, [again, *wider])
     lost = f"width 16, c_hidden 1, c_readout 1, seed 1: the loss was not finite at step {made.steps}"
     assert study.divergences == [lost]
     assert {row.reason for row in study.rows if row.step == 1} == {None}

@@ -1,4 +1,4 @@
-"""The README's commands run, and print what the README shows."""
+"""The commands of the README and of the guide run, and print what their page shows."""
 
 import re
 import shlex
@@ -12,8 +12,16 @@ from derive.running import run
 from tests.test_command import write_measurement
 from verify.commands.main import app as verify_app
 
-README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
-COMMANDS = sorted(set(re.findall(r"(?:^|`)(derive(?: [^`\n#|>]*)?)", README, flags=re.MULTILINE)))
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+GUIDE = {
+    name: (ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8")
+    for name in ("derive", "own_model", "measuring", "transfer", "scale", "findings")
+}
+PAGES = "\n".join([README, *GUIDE.values()])
+COMMANDS = sorted(set(re.findall(r"(?:^|`)(derive(?: [^`\n#|>]*)?)", PAGES, flags=re.MULTILINE)))
+LARGEST = 6000
+"""Bytes of the README."""
 
 
 def output(command: str, capsys: pytest.CaptureFixture[str]) -> str:
@@ -25,6 +33,17 @@ def output(command: str, capsys: pytest.CaptureFixture[str]) -> str:
 
 def test_there_are_commands_to_run() -> None:
     assert len(COMMANDS) > 12
+
+
+def test_the_readme_is_short() -> None:
+    assert len(README.encode()) <= LARGEST
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))])
+def test_every_link_of_a_page_leads_somewhere(page: Path) -> None:
+    targets = re.findall(r"\]\(([^)#\s]+)", page.read_text(encoding="utf-8"))
+    missing = [each for each in targets if "://" not in each and not (page.parent / each).exists()]
+    assert not missing
 
 
 @pytest.mark.parametrize("command", [command for command in COMMANDS if command.startswith("derive ")])
@@ -51,21 +70,22 @@ def test_the_command_runs(
     ],
 )
 def test_the_shown_table_is_the_printed_one(command: str, first_line: str, capsys: pytest.CaptureFixture[str]) -> None:
-    shown = next(block for block in README.split("```") if block.strip("\n").startswith(first_line))
+    shown = [block for page in (README, GUIDE["derive"]) for block in page.split("```")]
+    tables = [block.strip("\n") for block in shown if block.strip("\n").startswith(first_line)]
     printed = output(command, capsys)
-    assert shown.strip("\n") in printed
+    assert tables and all(table in printed for table in tables)
 
 
-def test_the_python_of_the_readme_runs(capsys: pytest.CaptureFixture[str]) -> None:
-    code = README.split("```python\n")[1].split("```")[0]
-    exec(compile(code, "README", "exec"), {})  # noqa: S102
+def test_the_python_of_the_guide_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    code = GUIDE["derive"].split("```python\n")[1].split("```")[0]
+    exec(compile(code, "docs/derive.md", "exec"), {})  # noqa: S102
     assert capsys.readouterr().out
 
 
 def test_the_python_that_prescribes_runs() -> None:
     """At 4 times the width, by hand: a quarter of the rate for a hidden matrix; the optimizer takes the parameters."""
     names: dict[str, Any] = {}
-    exec(compile(README.split("```python\n")[2].split("```")[0], "README", "exec"), names)  # noqa: S102
+    exec(compile(GUIDE["own_model"].split("```python\n")[1].split("```")[0], "docs/own_model.md", "exec"), names)  # noqa: S102
     assert names["prescription"].factor(names["prescription"].row("layers.0.up").c) == 0.25
     assert names["params"]["layers"][0]["up"].shape == (1024, 2048)
     assert names["transform"].init(names["params"]) is not None
@@ -73,9 +93,10 @@ def test_the_python_that_prescribes_runs() -> None:
 
 
 def test_the_prescription_shown_is_the_printed_one(capsys: pytest.CaptureFixture[str]) -> None:
-    command = re.search(r"^verify (prescribe .*)$", README, flags=re.MULTILINE)
+    page = GUIDE["own_model"]
+    command = re.search(r"^verify (prescribe .*)$", page, flags=re.MULTILINE)
     assert command
     assert run(lambda: verify_app(shlex.split(command[1]), standalone_mode=False), "verify") == 0
     printed = "\n".join(line.rstrip() for line in capsys.readouterr().out.splitlines())
-    shown = README.split(command[0])[1].split("```")[2]
+    shown = page.split(command[0])[1].split("```")[2]
     assert shown.strip("\n") == printed.strip("\n")

@@ -17,9 +17,11 @@ from derive.solve import prescribe, solve_kinds
 from verify.commands.main import app
 from verify.fit.forward import RANK
 from verify.fit.judging import TOLERANCES
-from verify.studies.exponents.study import Result, StudyError, exponents
+from verify.provenance import Made
+from verify.studies.exponents.study import Result, exponents
+from verify.studies.study import Part, StudyError
 from verify.studies.updates import study as module
-from verify.studies.updates.study import Conditions, Updates, explained, paired, rows, train
+from verify.studies.updates.study import UPDATES, Conditions, Updates, explained, paired, rows, train
 from verify.training.data import Corpus, load_corpus
 from verify.training.networks import loss
 from verify.training.rules.orthogonal import polar
@@ -28,6 +30,7 @@ from verify.training.trainer import Config
 Capture = pytest.CaptureFixture[str]
 WIDTHS = (64, 128, 256)
 MIXTURE = "adam,hidden=muon"
+MADE = Made("code", "cpu", "2025-01-01", "0.10")
 
 
 @cache
@@ -41,6 +44,11 @@ def conditions(optimizer: str, **changes: Any) -> Conditions:
     return Conditions.of(optimizer, "sp", **{**shared, "hidden_layers": 1, "corpus": named, **changes})
 
 
+def shared(conditions: Conditions) -> dict[str, Any]:
+    own = ("optimizer", "parameterization", "base_rate", "epsilon")
+    return {name: value for name, value in vars(conditions).items() if name not in own}
+
+
 @cache
 def result(optimizer: str) -> Result:
     found: list[Result] = []
@@ -51,11 +59,11 @@ def result(optimizer: str) -> Result:
 
 
 def study(optimizer: str) -> Updates:
-    return Updates.of(conditions(optimizer), result(optimizer))
+    return Updates.of(result(optimizer))
 
 
 def judged(optimizer: str) -> dict[tuple[str, str], module.Row]:
-    return {(row.layer, row.quantity): row for row in rows(study(optimizer))}
+    return {(row.layer, row.quantity): row for row in rows(conditions(optimizer), study(optimizer))}
 
 
 def test_matrix_rules_are_those_of_theory() -> None:
@@ -105,7 +113,7 @@ def test_the_rate_is_taken_out() -> None:
 @pytest.mark.parametrize(("pretended", "kind"), [("muon-rms", "hidden"), ("muon-keller", "embedding")])
 def test_a_wrong_p_is_seen_to_fail(pretended: str, kind: str) -> None:
     """Muon's networks, trained at Muon's own rates, judged as if p were larger by 1/2."""
-    muon, rates = study("muon"), study("muon").conditions.prescription()
+    muon, rates = study("muon"), conditions("muon").prescription()
     other = solve_kinds(prescribe(pretended, "sp").problem)
     layers = (replace(one, c=own.c) for one, own in zip(other.layers, rates.layers, strict=True))
     wrong = replace(other, layers=tuple(layers))
@@ -114,7 +122,7 @@ def test_a_wrong_p_is_seen_to_fail(pretended: str, kind: str) -> None:
         def prescription(self) -> Any:
             return wrong
 
-    found = rows(replace(muon, conditions=Pretended(**asdict(muon.conditions))))
+    found = rows(Pretended(**asdict(conditions("muon"))), muon)
     judged = {(str(row.predicted), row.verdict) for row in found if row.kind == kind and row.quantity == "p"}
     assert judged == {("1/2", "fails")}
 
@@ -125,8 +133,7 @@ def test_a_wide_interval_excuses_no_slope() -> None:
     rate = widths**-1.0  # Adam's, on the readout
     for slopes, verdict in (([0.02, 0.08, 0.14], "fails"), ([-0.03, 0.03, 0.09], "holds")):
         sizes = {1: {"readout": {"delta_w": rate * widths ** -np.array(slopes)}}}
-        made_up = Updates(conditions("adam"), {"readout": "readout"}, sizes, (), "", "", "")
-        (row,) = rows(made_up)
+        (row,) = rows(conditions("adam"), Updates({"readout": "readout"}, (), sizes))
         assert row.measured.low < 0 < row.measured.high
         assert (row.measured.value, row.verdict) == (pytest.approx(np.mean(slopes)), verdict)
 
@@ -180,7 +187,7 @@ def lifted_rank(width: int, batch: int) -> float:
 
 @pytest.mark.slow
 def test_a_batch_larger_than_the_width_is_no_full_rank() -> None:
-    """The README's numbers: neither does the rank follow the width, nor do eight times as many examples raise it."""
+    """Neither does the rank follow the width, nor do eight times as many examples raise it: docs/findings.md."""
     ranks = {(width, batch): lifted_rank(width, batch) for width in (128, 256) for batch in (16, 256, 2048)}
     assert ranks[128, 16] == pytest.approx(ranks[256, 16], rel=0.2)
     assert [ranks[128, 2048], ranks[256, 2048]] == pytest.approx([84, 116], rel=0.1)
@@ -189,9 +196,10 @@ def test_a_batch_larger_than_the_width_is_no_full_rank() -> None:
 
 def test_a_stored_study_is_read_and_not_trained_again(tmp_path: Path) -> None:
     path = tmp_path / "muon.json"
-    study("muon").write(path)
-    again = Updates.read(path, conditions("muon"))
-    for one, other in zip(rows(again), rows(study("muon")), strict=True):
+    UPDATES.write(path, conditions("muon"), Part(study("muon"), MADE))
+    again = UPDATES.read(path, conditions("muon"))
+    shown = (rows(conditions("muon"), each) for each in (again.found, study("muon")))
+    for one, other in zip(*shown, strict=True):
         assert (one.key, one.step, one.verdict, one.predicted) == (
             other.key,
             other.step,
@@ -199,27 +207,27 @@ def test_a_stored_study_is_read_and_not_trained_again(tmp_path: Path) -> None:
             other.predicted,
         )
         assert one.measured.value == pytest.approx(other.measured.value, abs=1e-5)
-    assert (again.code, again.device, again.date) == (study("muon").code, study("muon").device, study("muon").date)
+    assert again.made == MADE
     with pytest.raises(StudyError, match=r"made with seeds: 3, not 5; steps: 1, not 7; give another --out"):
-        Updates.read(path, conditions("muon", seeds=5, steps=7))
+        UPDATES.read(path, conditions("muon", seeds=5, steps=7))
     with pytest.raises(StudyError, match=r"base_rate: 0\.05, not 0\.1"):
-        Updates.read(path, replace(conditions("muon"), base_rate=0.1))
+        UPDATES.read(path, replace(conditions("muon"), base_rate=0.1))
     path.write_text('{"conditions": 3}')
-    with pytest.raises(StudyError, match="is damaged or not a study"):
-        Updates.read(path, conditions("muon"))
+    with pytest.raises(StudyError, match="is damaged or not of verify updates"):
+        UPDATES.read(path, conditions("muon"))
 
 
 def test_what_diverged_is_stored_as_null(tmp_path: Path) -> None:
     sizes = {1: {"readout": {"delta_w": np.array([[1.0, np.nan], [2.0, 3.0]])}}}
     lost = replace(study("muon"), sizes=sizes, diverged=("width 64, seed 1",))
-    lost.write(tmp_path / "muon.json")
-    again = Updates.read(tmp_path / "muon.json", conditions("muon"))
+    UPDATES.write(tmp_path / "muon.json", conditions("muon"), Part(lost, MADE))
+    again = UPDATES.read(tmp_path / "muon.json", conditions("muon")).found
     assert np.array_equal(again.sizes[1]["readout"]["delta_w"], sizes[1]["readout"]["delta_w"], equal_nan=True)
     assert again.diverged == lost.diverged
 
 
 def test_noted_reasons_are_shown_with_what_fails(tmp_path: Path) -> None:
-    held, *others = rows(study("muon"))
+    held, *others = rows(conditions("muon"), study("muon"))
     failed = [replace(row, verdict="fails", reason="curved") for row in others]
     found = [held, *failed]
     assert explained(found, tmp_path) == found
@@ -263,10 +271,9 @@ def test_the_command_goes_on_with_its_folder(tmp_path: Path, capsys: Capture, mo
 
     def fake(conditions: Conditions, *_: Any) -> Updates:
         trained.append(conditions.optimizer)
-        return replace(Updates.read(tmp_path / "sgd.json", replace(conditions, optimizer="sgd")), conditions=conditions)
+        return UPDATES.read(tmp_path / "sgd.json", Conditions.of("sgd", "sp", **shared(conditions))).found
 
     monkeypatch.setattr(module, "train", fake)
-    monkeypatch.setattr(Conditions, "differences", lambda *_: [])
     code, out, err = verify(capsys, "--optimizer", "sgd,momentum", *arguments)
     assert (code, err, trained) == (0, "", ["momentum"])
     assert out.count("\n sgd ") == out.count("\n momentum ") == 3
@@ -276,11 +283,11 @@ def test_the_command_goes_on_with_its_folder(tmp_path: Path, capsys: Capture, mo
     assert (code, out) == (2, "") and err.count("\n") == 2
     note, error = err.splitlines()
     assert note.startswith("note: the embedding has 64 rows and the smallest width is 32")
-    assert "sgd.json in --out was made with context: 2, not 4" in error
+    assert "'sgd.json' in --out was made with context: 2, not 4" in error
 
 
 def test_both_steps_stand_in_one_row() -> None:
-    first = rows(study(MIXTURE))
+    first = rows(conditions(MIXTURE), study(MIXTURE))
     later = [replace(row, step=10) for row in first]
     assert list(paired([*first, *later])) == list(zip(first, later, strict=True))
     assert list(paired(first)) == [(row, row) for row in first]

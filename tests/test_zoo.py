@@ -49,6 +49,7 @@ def test_a_wrong_role_rate_or_gradient_by_hand_is_seen() -> None:
         replace(model, untrained="in"),
         replace(model, rates={"carry.b": 1}),
         replace(model, gradients={"w.b": Fraction(1, 2)}),
+        replace(model, later={"w.b": Fraction(1, 2)}),
         replace(model, multipliers={"out": 1}),
     ):
         assert given != by_hand(mistaken, paths)
@@ -59,7 +60,7 @@ def test_the_page_has_all_that_is_off_and_wrong() -> None:
     listed = PAGE.split("## Off by more than 0.1")[1]
     assert set(off(found)) == {each for each in listed.splitlines() if each.startswith("| ") and "why" not in each}
     assert counts([row for each in found.values() for row in each.rows]) in listed
-    assert all(each in PAGE.split("## Wrong today")[1] for each in wrong())
+    assert all(each in PAGE.split("## What is known")[1] for each in wrong())
     assert all(f"## {family}" in PAGE for family in FAMILIES)
 
 

@@ -8,6 +8,7 @@ import ast
 import hashlib
 import os
 import platform
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import version
@@ -74,9 +75,19 @@ def device_name() -> str:
     return device.device_kind if device.platform != "cpu" else f"cpu, {platform.machine()}, {os.cpu_count()} cores"
 
 
-def made(module: str = TRAINS) -> dict[str, str]:
-    """Code, device, JAX and day of what is being trained now, as studies keep them."""
-    return {"code": loaded_code(module), "device": device_name(), "jax": version("jax"), "date": today()}
+@dataclass(frozen=True)
+class Made:
+    """With what something was trained; `jax` is None where it was kept before that was noted."""
+
+    code: str
+    device: str
+    date: str
+    jax: str | None = None
+
+
+def made(module: str = TRAINS) -> Made:
+    """With what is trained now, by that module."""
+    return Made(loaded_code(module), device_name(), today(), version("jax"))
 
 
 def today() -> str:

@@ -54,8 +54,8 @@ def by_hand(model: Model, paths: list[str]) -> Answer:
     """The same as it should be; what is normalised by Adam follows the gradient with SGD: c - g."""
     found = {}
     for path in paths:
-        role, adam, gradient = model.role(path), model.rate(path), model.gradient(path)
-        found[path] = Parameter(role, adam, adam - gradient, gradient)
+        adam = model.rate(path)
+        found[path] = Parameter(model.role(path), adam, adam - model.followed(path), model.gradient(path))
     return Answer(found, {name: Fraction(x) for name, x in model.multipliers.items()})
 
 

@@ -80,6 +80,33 @@ def widths_of(model: Model) -> tuple[int, ...]:
     return tuple((1 if model.heavy else 2) * model.base_width * factor for factor in (1, 2, 4))
 
 
+def seeds_of(model: Model) -> int:
+    """How many networks a width; of a heavy model half as many."""
+    return SEEDS // 2 if model.heavy else SEEDS
+
+
+def prescribed(model: Model, widths: Sequence[int]) -> ModelPrescription:
+    """What is answered between the smallest and the largest width, with small readouts."""
+    return with_small_readouts(verify.prescribe(model.make, base_width=widths[0], width=widths[-1]))
+
+
+def said(answer: ModelPrescription) -> dict[tuple[str, str], float]:
+    """The exponents that are measured: g by path, s and r by dense op."""
+    found = {("g", row.path): row.g for row in answer.parameters if row.is_trained}
+    found |= {("s", op.name): op.size - op.after for op in answer.ops if op.size is not None}
+    found |= {("r", op.name): op.r - op.after for op in answer.ops if op.terms}
+    return {which: round(float(exponent), 3) for which, exponent in found.items()}
+
+
+def is_current(model: Model, found: "Measured | None") -> bool:
+    """Whether that was taken in today's setting, of networks that are prescribed as today."""
+    widths = widths_of(model)
+    if found is None or (found.widths, found.seeds) != (widths, seeds_of(model)):
+        return False
+    now = said(prescribed(model, widths))
+    return all(now.get((row.quantity, row.name)) == row.said for row in found.rows)
+
+
 def network(model: UserModel, how: ModelPrescription, initial: Any) -> dict[str, dict[str, Any]]:
     """One network's mean squares: of gradients by path; of outputs, their changes and the terms of these by op."""
     apply, batch, loss = how.wrap(model.apply), model.batch(0), model.loss or default_loss
@@ -138,9 +165,9 @@ def mean_square(x: Any) -> Any:
 
 
 def measured(model: Model, seeds: int = 0, widths: Sequence[int] = ()) -> Measured:
-    """Draw and train the networks of one model; of a heavy one half as many."""
-    widths, seeds = tuple(widths) or widths_of(model), seeds or (SEEDS // 2 if model.heavy else SEEDS)
-    answer = with_small_readouts(verify.prescribe(model.make, base_width=widths[0], width=widths[-1]))
+    """Draw and train the networks of one model."""
+    widths, seeds = tuple(widths) or widths_of(model), seeds or seeds_of(model)
+    answer = prescribed(model, widths)
     found = []
     with jax.default_matmul_precision("highest"):
         for width in widths:
@@ -153,22 +180,22 @@ def measured(model: Model, seeds: int = 0, widths: Sequence[int] = ()) -> Measur
 
 def _gradient_rows(answer: ModelPrescription, widths: Sequence[int], found: Sequence[Any]) -> list[Row]:
     largest = max(float(squares.mean()) for squares in found[0]["g"].values())
-    rows = []
+    rows, exponents = [], said(answer)
     for row in answer.parameters:
         squares = np.array([each["g"][row.path] for each in found])
         if row.is_trained and (squares.mean(1) > ROUNDING**2 * largest).all():
-            rows.append(_row("g", row.path, float(row.g), widths, squares))
+            rows.append(_row("g", row.path, exponents["g", row.path], widths, squares))
     return rows
 
 
 def _op_rows(answer: ModelPrescription, widths: Sequence[int], found: Sequence[Any]) -> list[Row]:
-    rows = []
+    rows, exponents = [], said(answer)
     for op in answer.ops:
         squares = {name: np.array([each[op.name][name] for each in found]) for name in found[0][op.name]}
         if op.size is not None and (squares["s"].mean(1) > 0).all():
-            rows.append(_row("s", op.name, float(op.size - op.after), widths, squares["s"]))
+            rows.append(_row("s", op.name, exponents["s", op.name], widths, squares["s"]))
         if op.terms and (squares["r"].mean(1) > 0).all():
-            row = _row("r", op.name, float(op.r - op.after), widths, squares["r"])
+            row = _row("r", op.name, exponents["r", op.name], widths, squares["r"])
             shares = _shares(op, squares)
             mixture = sum(share * float(op.terms[term] - op.after) for term, share in shares.items())
             rows.append(replace(row, expected=round(mixture, 3), causes=_causes(op, widths, squares, shares)))

@@ -1,6 +1,13 @@
 """Why single rows of the zoo are off: what the networks are, by hand, or that it is not settled."""
 
+SHARED_HEADS = (
+    "not settled: keys and values that grow in no number start as readouts, and align little at these widths: their "
+    "changes are mostly W dz, n^-1/2 smaller"
+)
+
 NOTES: dict[str, dict[str, str]] = {
+    "llama": {"g,r q k v o gate up down gain_2 head": SHARED_HEADS},
+    "parallel block": {"g,r norm.* k v o": SHARED_HEADS},
     "bert": {
         "g norm_2.gain norm_2.bias": "not settled: it falls toward 1 with the width; the tied logit of a token itself "
         "is likely the part that is large at these widths",

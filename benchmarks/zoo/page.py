@@ -93,7 +93,7 @@ def page() -> str:
     for family, models in FAMILIES.items():
         lines += [f"## {family}", "", *HEAD]
         lines += [*(line(name, model, answer(model), found.get(name)) for name, model in models.items()), ""]
-    lines += ["## Wrong today", "", *wrong(), *KNOWN, "", "## Off by more than 0.1", "", counts(rows), ""]
+    lines += ["## What is known", "", *wrong(), *KNOWN, "", "## Off by more than 0.1", "", counts(rows), ""]
     lines += ["| model | measured for said | why |", "|---|---|---|", *off(found)]
     return "\n".join(lines) + "\n"
 
@@ -117,20 +117,21 @@ the function needs beside its own. Every role, rate and gradient is held to what
 
 The last column counts what networks show within 0.1: g of gradients, s of the outputs of dense ops at the start, r of
 their change, as slopes over three widths of networks drawn and trained as prescribed
-(`benchmarks/zoo/measuring.py`; 16 networks a width, widths of 64, 128 and 256 unless a dimension asks for more). What
-is off stands at the end, with its reason.
+(`benchmarks/zoo/measuring.py`; 16 networks a width, widths of 64, 128 and 256, or as a dimension asks for; of those
+that take long 8, at half the widths). What is off stands at the end, with its reason.
 
 `python -m benchmarks.zoo` makes this page from what is answered now and from the measurements that are stored;
-`--measure` takes them again (half an hour on two cores), `--models NAME` those of one.
+`--measure` takes those that are of another setting or answer again (half an hour on two cores for all), `--models NAME`
+those of one.
 """
 
 KNOWN = (
-    "- Layers that narrow to a fixed number and feed others (keys of two heads, scores, codes, projections to 32 "
-    "entries) count as hidden and start at n^-1/2: `full` assumes omega = 1/2 for them. What enters such a layer moves "
-    "along its few rows, and networks show omega from 0.8 to 1: their outputs change by up to n^0.4 more than said "
-    "(memory, clip, vq, vae, seq2seq below). Starting them at n^-1, as a readout, would hold that.",
-    "- Queries that are made of parameters alone (perceiver, set pooling) are refused, though the answer is clear: the "
-    "latents are vectors, what multiplies them hidden.",
-    "- g of a gain behind a muP readout is said 1/2 too small: what it multiplies is n^-1/2 at the start, not 1.",
+    "- Layers that narrow to a fixed number and feed others (keys of two heads, scores, codes, routers) start as "
+    "readouts, n^-1 in muP: what enters moves along their few rows, and networks show omega from 0.6 to 1 where `full` "
+    "assumes 1/2. In SP and NTK, where a readout starts at n^-1/2, what they make may change by up to n^1/2 more.",
+    "- A norm behind such a layer makes its start irrelevant: its output moves as far as it may, and its own size at "
+    "the start is lost at once (clip).",
+    "- Where a bias is added to what a readout makes, the bias counts as n^0 at the start, though it mostly starts at "
+    "0.",
 )
 """What is known beside single parameters."""

@@ -168,20 +168,17 @@ MODELS = {
         clip,
         "two towers, compared in 32 entries",
         f"image.w.w {QKVO} to",
-        gradients={"to temperature": 0, "*": HALF},
+        gradients={"to": -HALF, "temperature": 0, "*": HALF},
     ),
-    "perceiver": Model(
-        perceiver, "latents that read", QKVO, "head", refused="computed from parameter latents and parameter read.q"
-    ),
+    "perceiver": Model(perceiver, "latents that read", QKVO, "head"),
     "pointer": Model(pointer, "scores as outputs", "q k"),
-    "set pooling": Model(
-        set_pooling,
-        "a learned query over a set",
-        "q k v",
-        "out",
-        refused="computed from parameter q and parameter seed",
-    ),
+    "set pooling": Model(set_pooling, "a learned query over a set", "q k v", "out"),
     "memory": Model(
-        memory, "learned keys and values, scores divided by sqrt(n)", "query keys", "out", rates={"keys": HALF}
+        memory,
+        "learned keys and values, scores divided by sqrt(n)",
+        "query keys",
+        "out",
+        rates={"keys": HALF},
+        gradients={"query": 3 * HALF},
     ),
 }

@@ -221,7 +221,7 @@ MODELS = {
         "codes of fixed size, straight through",
         "enc.w to dec.w",
         "out.w",
-        gradients={"out.b to codes": 0, "enc.? in.?": HALF},
+        gradients={"out.b to codes": 0},
     ),
     "film": Model(film, "features scaled and shifted by another network", "scale.w shift.w w.w", "out"),
     "hypernetwork": Model(hypernetwork, "a kernel is an output", "mix", "kernel.w", gradients={"kernel.b": 0}),

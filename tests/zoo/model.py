@@ -22,6 +22,7 @@ class Model:
 
     `hidden`, `readout` and `untrained` list parameters by the ends of their paths, with * for anything, or by =PATH;
     all others are embeddings or vectors. `rates` and `gradients` are the exponents that differ from those of the role,
+    `later` those of gradients that a step changes, as what readouts make comes to size 1 and SGD goes by the larger;
     `multipliers` those that the function needs. `refused`: a piece of the one line that is answered instead. `wrong`:
     parameters of which another rate or gradient is answered today, and why. `heavy`: measured at smaller widths.
     """
@@ -33,6 +34,7 @@ class Model:
     untrained: str = ""
     rates: Exponents = field(default_factory=dict)
     gradients: Exponents = field(default_factory=dict)
+    later: Exponents = field(default_factory=dict)
     multipliers: Exponents = field(default_factory=dict)
     refused: str = ""
     wrong: Mapping[str, str] = field(default_factory=dict)
@@ -54,6 +56,10 @@ class Model:
     def gradient(self, path: str) -> Fraction:
         """The exponent g of the gradient at initialisation by hand."""
         return exception(self.gradients, path, GRADIENTS[self.role(path)])
+
+    def followed(self, path: str) -> Fraction:
+        """The exponent of the gradient that a rule which follows it goes by."""
+        return exception(self.later, path, self.gradient(path))
 
 
 def grown(base: int, target: int, ratio: int = 4) -> Fraction:

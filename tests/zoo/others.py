@@ -251,7 +251,7 @@ MODELS = {
         "means and deviations of few latents",
         "enc.w mean.w log_var.w dec.w",
         "out.w",
-        gradients={"out.b mean.? log_var.?": 0, "enc.? in.?": HALF},
+        gradients={"out.b mean.? log_var.?": 0},
     ),
     "discriminator": Model(discriminator, "kernels of norm one", "conv_2", "out", heavy=True),
     "generator": Model(generator, "style that scales the channels", "map_2.w style.w conv", "out", heavy=True),

@@ -157,7 +157,7 @@ MODELS = {
         "encoder, decoder, additive attention",
         "enc enc_in dec dec_in look_h look_s look",
         "head",
-        gradients={"look": HALF},
+        gradients={"look": HALF, "look_?": 3 * HALF},
     ),
     "wavenet": Model(
         wavenet,

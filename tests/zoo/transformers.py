@@ -222,7 +222,8 @@ MODELS = {
         "RMS norm, rotary positions, two key/value heads, gated MLP",
         f"{ATTENTION} gate up down",
         "head",
-        gradients={"k v": HALF},
+        gradients={"k": 1, "v": HALF, "o gain_1": 3 * HALF, "q": 2},
+        later={"k": HALF, "o gain_1 q": 1},
         base_width=64,
         width=256,
     ),
@@ -231,7 +232,8 @@ MODELS = {
         "attention and MLP side by side, one key/value head, as GPT-J and PaLM",
         f"{ATTENTION} up down",
         "head.w",
-        gradients={"k v": HALF, "head.b": 0},
+        gradients={"k": 1, "v": HALF, "o": 3 * HALF, "q": 2, "head.b": 0},
+        later={"k": HALF, "o q": 1},
     ),
     "gemma": Model(
         gemma,
@@ -248,9 +250,7 @@ MODELS = {
         "head",
         rates={"table head": HALF},
         gradients={"table head scale": HALF},
-        wrong={
-            "scale": "the logits are cosines, n^-1/2 as drawn and 1 once aligned; its rate may not grow as n^1/2 then"
-        },
+        later={"scale": 0},
     ),
     "universal": Model(
         universal,

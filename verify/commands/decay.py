@@ -7,25 +7,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from derive.errors import DeriveError, check_positive
-from derive.terminal import wrapped
-from verify.commands.options import (
-    Progress,
-    one_driver,
-    read_choice,
-    read_corpus,
-    read_numbers,
-    split_values,
-    write_error,
-    write_out,
-)
-from verify.files import make_folder
+from verify.commands.options import read_choice, read_corpus, read_numbers, split_values, write_error
+from verify.commands.studies import answer, train_all
 
 if TYPE_CHECKING:
     from verify.fit.forward import Slope
-    from verify.studies.decay.results import Study
+    from verify.studies.decay.results import DecayResult
     from verify.studies.decay.theory import Row
 
-RESULT = "decay.json"
 PACE = 0.01
 """eta lambda at the base width, unless given: a memory of 100 steps, long beside the ten of Adam's momentum."""
 
@@ -61,15 +50,12 @@ def decay(
 ) -> None:
     """Train until decay and updates are in balance: how weights, alignments, features and loss go with the width."""
     from derive.decays import DECAYS, read_decay
-    from derive.emit import dump
-    from verify.checksums import sealed
-    from verify.provenance import loaded_code
     from verify.studies.decay.plots import against_width
-    from verify.studies.decay.results import Study, Trained, as_json, file_name
-    from verify.studies.decay.study import Conditions, prescription, steps_needed, train, usual_rate
+    from verify.studies.decay.results import DECAY, Conditions, DecayResult, as_json, unit
+    from verify.studies.decay.study import prescription, steps_needed, usual_rate
     from verify.studies.decay.theory import MARKS
-    from verify.studies.exponents.study import check_widths
     from verify.studies.pictures import save
+    from verify.studies.study import Training, check_widths
 
     shown = read_choice("--format", output_format, ("table", "json"))
     check_positive(weight_decay=weight_decay, base_rate=base_rate, base_width=base_width, seeds=seeds, batch=batch)
@@ -101,29 +87,14 @@ def decay(
         evaluation=evaluation,
         corpus=f"{text.name} {text.fingerprint}",
     )
-    make_folder(out)
-    loaded_code("verify.studies.decay.study")
-    wanted = [(each, width) for width in growing for each in prescribed]
-    paths = [out / file_name(each.problem.parameterization.name, each.decay, width) for each, width in wanted]
-    found = {path: Trained.read(path, conditions) for path in paths if path.exists()}
-    try:
-        with one_driver(out), Progress("training", len(wanted) * conditions.steps) as bar:
-            bar.advance(len(found) * conditions.steps)
-            for path, (each, width) in zip(paths, wanted, strict=True):
-                if path not in found:
-                    Trained.of(train(conditions, each, width, text, bar.advance)).write(path, conditions)
-                    found[path] = Trained.read(path, conditions)  # as it was rounded, and will be read again
-    except KeyboardInterrupt:
-        write_error(f"interrupted; what is finished is in {out}, the same command goes on")
-        raise
-    study = Study.of(conditions, prescribed, [found[path] for path in paths])
-    content = dump(sealed(as_json(study)))
-    (out / RESULT).write_text(content, encoding="utf-8")
-    save(against_width(study), out / "decay")
-    write_out(content if shown == "json" else wrapped(table(study) + f"written to {out}\n"))
+    wanted = {unit(each, width): conditions for width in growing for each in prescribed}
+    parts = train_all(Training(DECAY, wanted, out), text, conditions.steps)
+    result = DecayResult.of(conditions, prescribed, list(parts.values()))
+    save(against_width(result), out / "decay")
+    answer(as_json(result), table(result), out, shown)
 
 
-def table(study: "Study") -> str:
+def table(study: "DecayResult") -> str:
     """A row per layer: exponents predicted and measured, alignment, features; and below the loss at every width."""
     from derive.emit import terminal_table
 
@@ -148,7 +119,7 @@ LAYER_COLUMNS = (
 )
 
 
-def _layers(study: "Study") -> tuple[list[list[str]], list[int]]:
+def _layers(study: "DecayResult") -> tuple[list[list[str]], list[int]]:
     cells, sections = [], []
     for place, rows in study.by_layer().items():
         if not cells or cells[-1][:2] != list(place[:2]):
@@ -180,7 +151,7 @@ def _measured(measured: "Slope") -> tuple[str, str]:
     return value, "-" if measured.low != measured.low else f"{measured.low:+.3f} .. {measured.high:+.3f}"
 
 
-def _losses(study: "Study") -> tuple[list[list[str]], Sequence[int]]:
+def _losses(study: "DecayResult") -> tuple[list[list[str]], Sequence[int]]:
     cells = []
     for (convention, scheme), networks in study.settings().items():
         shown = []

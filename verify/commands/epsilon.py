@@ -62,8 +62,8 @@ def epsilon(
     from verify.studies.epsilon.results import RESULT, write_study
     from verify.studies.epsilon.study import study_settings
     from verify.studies.epsilon.text import as_json, text
-    from verify.studies.exponents.study import check_widths
     from verify.studies.pictures import save
+    from verify.studies.study import check_widths
     from verify.sweeps.driver import check_trains
     from verify.sweeps.records import Conditions
 

@@ -64,8 +64,9 @@ def exponents(
     from derive.registry import spelled
     from derive.solve import prescribe, solve_kinds
     from verify.provenance import loaded_code
-    from verify.studies.exponents.study import as_json, check_widths
+    from verify.studies.exponents.study import as_json
     from verify.studies.exponents.study import exponents as measured_exponents
+    from verify.studies.study import check_widths
     from verify.sweeps.one_rate import at_one_rate
     from verify.sweeps.records import GLOBAL
     from verify.training.checkpoint import Checkpoints

@@ -1,7 +1,8 @@
 """`verify prescribe` and `verify check`: the prescription for the user's own model, and whether it holds there."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -13,6 +14,7 @@ from verify.files import make_folder
 
 if TYPE_CHECKING:
     from verify.model.check.check import Check
+    from verify.model.make import Make
 
 ModelArgument = Annotated[
     str, typer.Argument(help="module:make, where make(width) returns (params, apply, inputs) or with a loss fourth.")
@@ -27,6 +29,18 @@ ForwardOption = Annotated[
     typer.Option("--forward-only", help="No parameter's gradient has its multiplier in it, as in unit scaling."),
 ]
 FormatOption = Annotated[str, typer.Option("--format", help="table or json.")]
+FrameworkOption = Annotated[str, typer.Option(help="jax, or torch: then module:build gives a torch.nn.Module.")]
+ExampleOption = Annotated[
+    str | None,
+    typer.Option(
+        help="With torch: what forward takes, module:function of the width, or shapes: 8x16<256,8xwidth.  "
+        "[default: example beside build]"
+    ),
+]
+LossFunctionOption = Annotated[
+    str | None, typer.Option(help="With torch: module:function of (outputs, inputs).  [default: loss beside build]")
+]
+FRAMEWORKS = ("jax", "torch")
 
 
 def prescribe(
@@ -43,25 +57,28 @@ def prescribe(
     frozen: FrozenOption = "",
     apart: ApartOption = "",
     forward_only: ForwardOption = False,
+    framework: FrameworkOption = "jax",
+    example: ExampleOption = None,
     every: Annotated[bool, typer.Option("--every", help="List every parameter, blocks that are alike too.")] = False,
     out: Annotated[Path | None, typer.Option(help="File for the prescription as JSON.")] = None,
     certificate: Annotated[
         Path | None, typer.Option(help="File for the proof as JSON, which `derive certify FILE` checks.")
     ] = None,
-    output_format: FormatOption = "table",
+    output_format: Annotated[
+        str, typer.Option("--format", help="table, json, or torch: one file for where training runs.")
+    ] = "table",
 ) -> None:
     """The prescription for your own model: every parameter's role, initial size, rate, epsilon and decay."""
     from derive.certificate_file import write
     from derive.propagation import LOSSES
-    from verify.model.make import load_make
     from verify.model.prescribe import prescribe as prescribed
     from verify.model.prescription import GAUGES
     from verify.model.text import table
 
-    chosen = read_choice("--format", output_format, ("table", "json"))
+    chosen = read_choice("--format", output_format, ("table", "json", "torch"))
     check_positive(base_width=base_width, width=width, base_rate=base_rate)
     answer = prescribed(
-        load_make(model),
+        _load(model, framework, example, None),
         base_width=base_width,
         width=width,
         optimizer=optimizer,
@@ -81,7 +98,27 @@ def prescribe(
         if out.exists():
             raise DeriveError(f"--out {shorten(str(out))} exists already; give another file, or move that one")
         out.write_text(answer.to_json(), encoding="utf-8")
+    if chosen == "torch":
+        from verify.torch.emit import as_torch
+
+        write_out(as_torch(answer))
+        return
     write_out(answer.to_json() if chosen == "json" else wrapped(table(answer, base_rate, every)))
+
+
+def _load(model: str, framework: str, example: str | None, loss: str | None) -> "Make":
+    """make(width) as it was named; DeriveError for options that do not go together."""
+    from verify.model.make import load_make
+
+    if read_choice("--framework", framework, FRAMEWORKS) == "torch":
+        from verify.torch.inputs import load_torch
+
+        return load_torch(model, example, loss)
+    if example is not None or loss is not None:
+        raise DeriveError(
+            "--example and --loss-function are for --framework torch; make(width) returns its inputs and loss"
+        )
+    return load_make(model)
 
 
 def _paths(text: str) -> list[str]:
@@ -119,23 +156,29 @@ def check(
     frozen: FrozenOption = "",
     apart: ApartOption = "",
     forward_only: ForwardOption = False,
+    framework: FrameworkOption = "jax",
+    example: ExampleOption = None,
+    loss_function: LossFunctionOption = None,
+    measured: Annotated[
+        Path | None, typer.Option(help="Train nothing: judge the CSV that the file of --format torch wrote.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for check.json and measured.json.")] = None,
-    output_format: FormatOption = "table",
+    output_format: Annotated[
+        str, typer.Option("--format", help="table, json, or torch: a file that measures where training runs.")
+    ] = "table",
 ) -> None:
     """The coordinate check of your own model, as it is and as prescribed; and which parameter to change how."""
-    from derive.emit import dump
     from derive.propagation import LOSSES
     from derive.registry import optimizers, spelled
     from verify.model.check.check import coordinate_check
     from verify.model.check.drift import rate_drift
-    from verify.model.check.results import as_json, as_text, measured_json
     from verify.model.make import build, load_make
     from verify.model.prescribe import prescribe as prescribed
-    from verify.studies.exponents.study import check_widths
+    from verify.studies.study import check_widths
     from verify.training.rules.transforms import base_rate as usual_rate
     from verify.training.rules.transforms import check_trainable
 
-    chosen = read_choice("--format", output_format, ("table", "json"))
+    chosen = read_choice("--format", output_format, ("table", "json", "torch"))
     check_positive(seeds=seeds, steps=steps, base_rate=base_rate, drift_steps=drift_steps)
     sizes = read_numbers("--widths", widths, int, "64,128,256,512")
     check_widths(sizes)
@@ -146,7 +189,7 @@ def check(
         make_folder(out)
         if (out / "check.json").exists():
             raise DeriveError(f"--out {shorten(str(out))} already holds a check; give another folder, or move that one")
-    make = load_make(model)
+    make = _load(model, framework, example, loss_function)
     answer = prescribed(
         make,
         base_width=sizes[0],
@@ -160,6 +203,22 @@ def check(
         apart=_axes(apart),
         forward_only=forward_only,
     )
+    if chosen == "torch":
+        if framework != "torch" or measured is not None:
+            raise DeriveError("--format torch writes a file for --framework torch, and reads no --measured")
+        from verify.torch.measured import check_as_torch
+
+        has_loss = getattr(make, "loss", None) is not None
+        write_out(check_as_torch(answer, model, example, loss_function, has_loss, sizes, seeds, steps, rate))
+        return
+    if measured is not None:
+        from verify.torch.measured import judge_measured
+
+        if own is not None or drift_steps is not None:
+            raise DeriveError("--measured trains nothing; leave out --own and --drift-steps")
+        judged, inputs, unseen = judge_measured(answer, measured)
+        _report(model, inputs, judged, rate, None, None, out, chosen, unseen)
+        return
     transform = None if own is None else load_make(own)
     with Progress("training and measuring", len(sizes) * (1 if own is None else 2)) as bar:
         found: Check = coordinate_check(
@@ -179,9 +238,30 @@ def check(
                 make, answer, sizes, base_rate=rate, seeds=seeds, steps=drift_steps, progress=bar.advance
             )
     inputs = build(make, sizes[0]).fingerprint(max(steps, drift_steps or 0))
-    content = as_json(model, inputs, found, rate, drifts)
+    _report(model, inputs, found, rate, drifts, own, out, chosen, [])
+
+
+def _report(
+    model: str,
+    inputs: str,
+    found: "Check",
+    rate: float,
+    drifts: Any,
+    own: str | None,
+    out: Path | None,
+    chosen: str,
+    unseen: Sequence[str],
+) -> None:
+    """Write what was found, into the folder and to the terminal."""
+    from derive.emit import dump
+    from verify.model.check.results import as_json, as_text, measured_json
+
+    content, answer = as_json(model, inputs, found, rate, drifts), found.prescription
     if out is not None:
         (out / "check.json").write_text(dump(content), encoding="utf-8")
         (out / "measured.json").write_text(dump(measured_json(content, "prescribed")), encoding="utf-8")
         (out / "prescription.json").write_text(answer.to_json(), encoding="utf-8")
-    write_out(dump(content) if chosen == "json" else wrapped(as_text(model, found, content, drifts, own)))
+    text = as_text(model, found, content, drifts, own)
+    if unseen:
+        text += f"not measured, as no module of its own has it: {', '.join(unseen)}\n"
+    write_out(dump(content) if chosen == "json" else wrapped(text))

@@ -6,14 +6,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from derive.errors import check_positive
-from derive.terminal import wrapped
-from verify.commands.options import Progress, one_driver, read_choice, read_corpus, read_numbers, write_error, write_out
-from verify.files import make_folder
+from verify.commands.options import read_choice, read_corpus, read_numbers
+from verify.commands.studies import answer, train_all
 
 if TYPE_CHECKING:
-    from verify.studies.phase.result import Study
-
-RESULT = "phase.json"
+    from verify.studies.phase.result import PhaseResult
 
 
 def phase(
@@ -46,14 +43,12 @@ def phase(
     output_format: Annotated[str, typer.Option("--format", help="table or json.")] = "table",
 ) -> None:
     """Train a few steps at a plane of rate exponents: where features and logits are stable, diverge or freeze."""
-    from derive.emit import dump
     from derive.parsing import parse_number
     from derive.solve import prescribe
-    from verify.checksums import sealed
-    from verify.provenance import loaded_code
-    from verify.studies.exponents.study import check_widths
-    from verify.studies.phase.result import Study, Trained, as_json, file_name
-    from verify.studies.phase.study import Conditions, grid, read_exponents, train, usual_rate
+    from verify.studies.phase.plane import PHASE, Conditions, grid, read_exponents
+    from verify.studies.phase.result import PhaseResult, as_json
+    from verify.studies.phase.study import usual_rate
+    from verify.studies.study import Training, check_widths
 
     shown = read_choice("--format", output_format, ("table", "json"))
     check_positive(base_width=base_width, base_rate=base_rate, seeds=seeds, steps=steps, batch=batch)
@@ -82,28 +77,13 @@ def phase(
         hidden_layers=depth,
         corpus=f"{text.name} {text.fingerprint}",
     )
-    make_folder(out)
-    loaded_code("verify.studies.phase.study")
-    paths = {width: out / file_name(width) for width in growing}
-    found = {width: Trained.read(path, conditions) for width, path in paths.items() if path.exists()}
-    try:
-        with one_driver(out), Progress("training", len(growing) * len(conditions.points)) as bar:
-            bar.advance(len(found) * len(conditions.points))
-            for width in growing:
-                if width not in found:
-                    Trained.of(train(conditions, width, text, bar.advance)).write(paths[width], conditions)
-                    # As it was rounded: what is judged now is what is judged when the folder is gone on with.
-                    found[width] = Trained.read(paths[width], conditions)
-    except KeyboardInterrupt:
-        write_error(f"interrupted; what is finished is in {out}, the same command goes on")
-        raise
-    study = Study.of(conditions, [found[width] for width in growing])
-    content = dump(sealed(as_json(study)))
-    (out / RESULT).write_text(content, encoding="utf-8")
-    write_out(content if shown == "json" else wrapped(table(study) + f"written to {out}\n"))
+    wanted = {(width,): conditions for width in growing}
+    parts = train_all(Training(PHASE, wanted, out), text, len(conditions.points))
+    result = PhaseResult.of(conditions, list(parts.values()))
+    answer(as_json(result), table(result), out, shown)
 
 
-def table(study: "Study") -> str:
+def table(study: "PhaseResult") -> str:
     """r_hat over the plane per step and layer, and how far each of the three predictions goes."""
     from derive.emit import terminal_table
     from verify.studies.phase.result import TOLERANCE, agreements

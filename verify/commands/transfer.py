@@ -96,7 +96,7 @@ def transfer(
     from derive.decays import read_decay
     from derive.emit import dump
     from verify.provenance import code_version
-    from verify.studies.exponents.study import check_widths
+    from verify.studies.study import check_widths
     from verify.studies.transfer.analysis import analyse
     from verify.studies.transfer.text import as_json, table
     from verify.sweeps.driver import Driver, Grid, check_trains

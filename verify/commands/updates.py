@@ -7,23 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from derive.errors import check_positive
-from derive.terminal import wrapped
-from verify.commands.options import (
-    Progress,
-    one_driver,
-    read_choice,
-    read_corpus,
-    read_numbers,
-    split_values,
-    write_error,
-    write_out,
-)
-from verify.files import file_stem, make_folder
+from verify.commands.options import read_choice, read_corpus, read_numbers, split_values, write_error
+from verify.commands.studies import answer, train_all
 
 if TYPE_CHECKING:
-    from verify.studies.updates.study import Row, Updates
-
-RESULT = "updates.json"
+    from verify.studies.updates.study import Row, Trained
 
 
 def updates(
@@ -53,11 +41,8 @@ def updates(
     output_format: Annotated[str, typer.Option("--format", help="table or json.")] = "table",
 ) -> None:
     """Train every optimizer at growing widths, and say which of the predicted exponents of its updates hold."""
-    from derive.emit import dump
-    from verify.checksums import sealed
-    from verify.provenance import loaded_code
-    from verify.studies.exponents.study import check_widths
-    from verify.studies.updates.study import Conditions, Updates, as_json, explained, rows, train
+    from verify.studies.study import Training, check_widths
+    from verify.studies.updates.study import UPDATES, Conditions, as_json, explained, rows
     from verify.training.rules.transforms import DIRECTIONS
 
     shown = read_choice("--format", output_format, ("table", "json"))
@@ -78,25 +63,11 @@ def updates(
     }
     chosen = [Conditions.of(name, parameterization, **shared) for name in (DIRECTIONS if names == ["all"] else names)]
     note_fixed_dimensions(context * text.vocabulary, growing[0])
-    make_folder(out)
-    loaded_code()
-    paths = [out / f"{file_stem(each.optimizer)}.json" for each in chosen]
-    found = {path: Updates.read(path, each) for path, each in zip(paths, chosen, strict=True) if path.exists()}
-    try:
-        with one_driver(out), Progress("training and measuring", len(chosen) * len(growing) * steps) as bar:
-            bar.advance(len(found) * len(growing) * steps)
-            for path, each in zip(paths, chosen, strict=True):
-                if path not in found:
-                    train(each, text, bar.advance).write(path)
-                    found[path] = Updates.read(path, each)  # as it was rounded, and will be read again
-    except KeyboardInterrupt:
-        write_error(f"interrupted; what is finished is in {out}, the same command goes on")
-        raise
-    studies = [found[path] for path in paths]
-    judged = explained([row for each in studies for row in rows(each)], out)
-    content = dump(sealed(as_json(studies, judged)))
-    (out / RESULT).write_text(content, encoding="utf-8")
-    write_out(content if shown == "json" else wrapped(table(studies, judged) + f"written to {out}\n"))
+    wanted = {(each.optimizer,): each for each in chosen}
+    parts = train_all(Training(UPDATES, wanted, out), text, len(growing) * steps)
+    studies = [(wanted[unit], part) for unit, part in parts.items()]
+    judged = explained([row for each, part in studies for row in rows(each, part.found)], out)
+    answer(as_json(studies, judged), table(studies, judged), out, shown)
 
 
 def note_fixed_dimensions(rows: int, width: int) -> None:
@@ -108,12 +79,12 @@ def note_fixed_dimensions(rows: int, width: int) -> None:
         )
 
 
-def table(studies: "Sequence[Updates]", found: "Sequence[Row]") -> str:
+def table(studies: "Sequence[Trained]", found: "Sequence[Row]") -> str:
     """One row per exponent: predicted, after the first step, which is judged, and after the last beside it."""
     from derive.emit import terminal_table
     from verify.studies.updates.study import paired
 
-    conditions = studies[0].conditions
+    conditions = studies[0][0]
     steps = sorted({row.step for row in found})
     steps = list(dict.fromkeys((steps[0], steps[-1])))
     cells, sections = [], []
@@ -136,7 +107,7 @@ def table(studies: "Sequence[Updates]", found: "Sequence[Row]") -> str:
         "RMS(U) = n^-s, ||U||_op = n^p, RMS(U z) = n^(alpha - s) RMS(z)",
         terminal_table([*columns, "why"], cells, sections),
         _summary(found),
-        *(f"{each.conditions.optimizer} diverged: {line}" for each in studies for line in each.diverged),
+        *(f"{each.optimizer} diverged: {line}" for each, part in studies for line in part.found.diverged),
     ]
     return "\n".join(lines) + "\n"
 

@@ -27,6 +27,8 @@ from derive.errors import DeriveError, shorten, unknown_name
 from verify.measuring.jaxpr import TraceError
 from verify.measuring.trace import Tree
 from verify.model.graph.graph import Graph
+from verify.model.graph.rules.places import places
+from verify.model.graph.start import key
 from verify.model.graph.walk import path_name, walk
 from verify.training.networks import ModelError
 
@@ -127,7 +129,12 @@ def _described(given: Any) -> str:
 
 
 def abstract(make: Make, width: int) -> UserModel:
-    """The model with shapes in the place of arrays, so that a large one takes no memory; whole where that fails."""
+    """The model with shapes in the place of arrays, so that a large one takes no memory; whole where that fails.
+
+    A make that has `shapes(width)` gives them itself, with what it closes over whole.
+    """
+    if hasattr(make, "shapes"):
+        return _checked(make.shapes(width), width)
     kept: list[UserModel] = []
 
     def shapes() -> Any:
@@ -162,11 +169,17 @@ def graph_of(make: Make, base_width: int, width: int, frozen: Sequence[str] = ()
         elif _leaked(_program(large, width)) and _entries(large.params) <= LARGEST_MODEL:
             large = build(make, width)  # the values of what apply closes over are needed
     paths = matching(small.params, frozen)
+    if [leaf.shape for leaf in jax.tree.leaves(small.params)] == [leaf.shape for leaf in jax.tree.leaves(large.params)]:
+        raise ModelError(
+            f"widths {base_width} and {width} change no parameter's shape; let the model's sizes go by the width given"
+        )
     graph = walk((narrow, _program(large, width)), (small.params, large.params), (base_width, width), paths)
     values = graph.stopped and _abstract(large.params) and not _abstract(small.params)
     if values and _entries(large.params) <= LARGEST_MODEL:
         large = build(make, width)  # and of what is frozen
         graph = walk((narrow, _program(large, width)), (small.params, large.params), (base_width, width), paths)
+    addresses = {key(use): use.address for use in graph.uses if use.is_dense}
+    graph.places = places(narrow, addresses | {product.name: product.address for product in graph.products})
     return graph, small, jax.eval_shape(lambda tree: tree, large.params)
 
 

@@ -21,7 +21,7 @@ from derive.registry import optimizers as read_optimizers
 from verify.measuring.trace import Tree
 from verify.model.graph.graph import ZERO, Graph, Use, roles_note
 from verify.model.graph.rates import Rates, solve_graph
-from verify.model.graph.start import Wanted, key
+from verify.model.graph.start import Wanted, key, started_as
 from verify.model.make import Drawn, Make, drawn, graph_of, matching
 from verify.model.prescription import GAUGES, NOT_TRAINED, Gauge, ModelPrescription, OpRow, ParameterRow
 
@@ -124,11 +124,21 @@ def _assembled(
         if use.is_dense:
             it = rates.uses[use.name]
             after = (use.trailing or ZERO) + it.extra
-            size = None if it.tied else it.total + use.cancelled - use.fan_in.power / 2
             fan_in, fan_out = ((fan.base, fan.target) for fan in (use.fan_in, use.fan_out))
             ops.append(
                 OpRow(
-                    use.name, use.path, it.kind, fan_in, fan_out, it.alpha, it.omega, it.u, size, it.r, after, it.terms
+                    use.name,
+                    use.path,
+                    it.kind,
+                    fan_in,
+                    fan_out,
+                    it.alpha,
+                    it.omega,
+                    it.u,
+                    it.size,
+                    it.r,
+                    after,
+                    it.terms,
                 )
             )
     multipliers = {key(use): rates.uses[key(use)].extra for use in graph.uses if rates.uses[key(use)].extra}
@@ -155,6 +165,7 @@ def _assembled(
         (*rates.notes, *_odd_fans(graph), *_multiplier_notes(graph, multipliers)),
         certificate,
         wanted.forward_only,
+        graph.places,
         structure,
         solution.certificate,
     )
@@ -184,7 +195,8 @@ def _why(uses: list[Use], rates: Rates) -> str:
                 "hidden": "feeds further layers",
                 "readout": "goes to the output",
             }[kind]
-            reasons.append(f"fan-in {use.fan_in}, fan-out {use.fan_out}, {where}")
+            as_readout = ", starts as a readout" if started_as(use, kind) != kind else ""
+            reasons.append(f"fan-in {use.fan_in}, fan-out {use.fan_out}, {where}{as_readout}")
     counted = {reason: reasons.count(reason) for reason in reasons}
     return "; ".join(f"{reason} ({count} times)" if count > 1 else reason for reason, count in counted.items())
 

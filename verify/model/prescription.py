@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from fractions import Fraction
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -32,6 +32,9 @@ from verify.model.graph.walk import path_name
 from verify.model.make import Apply, Drawn
 from verify.model.multipliers import multiplied
 from verify.training.rules.transforms import ScaledRule, base_epsilon, check_trainable, is_oriented, per_layer
+
+if TYPE_CHECKING:
+    from verify.torch.standalone import Scaling
 
 Gauge = Literal["0", "own"]
 Role = Kind | Literal["not trained"]
@@ -118,7 +121,8 @@ class ModelPrescription:
     `multipliers` are the exponents of single products that no parameter can carry (one table used twice, q k^T), by
     name; where there are any, or where `gauge` is "own", the function has to be wrapped. `proof` is the program with
     its answer and duals, as `derive.certify` checked it; it stays out of the JSON, which has the duals. `forward_only`:
-    multipliers are in no gradient of the parameter that they multiply.
+    multipliers are in no gradient of the parameter that they multiply. `places` say where dense ops and the products
+    with multipliers stand, by the named scopes of the code: "blocks.3.attn: linear" in a PyTorch module.
     """
 
     base_width: int
@@ -135,6 +139,7 @@ class ModelPrescription:
     notes: tuple[str, ...]
     certificate: Mapping[str, Any] = field(repr=False)
     forward_only: bool = False
+    places: Mapping[str, str] = field(default_factory=dict, repr=False)
     structure: Any = field(default=None, repr=False, compare=False)
     proof: Certificate | None = field(default=None, repr=False, compare=False)
 
@@ -325,6 +330,15 @@ class ModelPrescription:
             f"{row.rule} asks for fan-in and fan-out, and {row.path} of shape {row.shape} has outputs of "
             f"{' and '.join(str(target) for _, target in sorted(outputs))}; give its kind a rule without them"
         )
+
+    def torch(self) -> "Scaling":
+        """The prescription in PyTorch's terms: `param_groups`, `optimizers`, `rescale_` and `apply_multipliers`.
+
+        `verify prescribe --format torch` writes the same as one file. DeriveError where torch is not installed.
+        """
+        from verify.torch.emit import scaling
+
+        return scaling(self)
 
     def to_json(self) -> str:
         """The prescription as JSON, exponents as exact strings; `from_json` reads it back."""

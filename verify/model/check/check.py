@@ -10,7 +10,7 @@ the first step at which it moves.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any, Literal
 
@@ -26,7 +26,7 @@ from verify.model.prescribe import prescribe
 from verify.model.prescription import ModelPrescription
 from verify.training.rules.transforms import base_rate as usual_rate
 
-__all__ = ["Check", "Measured", "coordinate_check", "starts_at"]
+__all__ = ["Check", "Measured", "advice", "coordinate_check", "starts_at", "unmultiplied"]
 
 Setup = Literal["own", "prescribed"]
 SETUPS: tuple[Setup, ...] = ("own", "prescribed")
@@ -119,10 +119,17 @@ def coordinate_check(
         tables = _tables(found[setup], widths)
         extra = answer.multipliers if setup == "prescribed" else {}
         behind = {name: x + extra.get(name.removeprefix("product "), 0) for name, x in after.items()}
-        rows = judged(answer, widths, tables, behind, entries if setup == "own" else {})
+        seen = answer if setup == "prescribed" else unmultiplied(answer)
+        rows = judged(seen, widths, tables, behind, entries if setup == "own" else {})
         measured[setup] = Measured(setup, tables, starts[setup], tuple(rows))
-    advice = _advice(answer, widths, measured["own"], transform is not None) if "own" in measured else []
-    return Check(answer, tuple(widths), seeds, measured, tuple(advice))
+    lines = advice(answer, widths, measured["own"], transform is not None) if "own" in measured else []
+    return Check(answer, tuple(widths), seeds, measured, tuple(lines))
+
+
+def unmultiplied(answer: ModelPrescription) -> ModelPrescription:
+    """The same with outputs of dense ops as they are: behind no multiplier but those in the code."""
+    ops = tuple(replace(op, after=op.after - answer.multipliers.get(op.name, 0)) for op in answer.ops)
+    return replace(answer, ops=ops)
 
 
 def _trained(
@@ -211,7 +218,7 @@ def _tables(by_width: Mapping[int, Any], widths: Sequence[int]) -> dict[int, Tab
     }
 
 
-def _advice(answer: ModelPrescription, widths: Sequence[int], own: Measured, has_transform: bool) -> list[str]:
+def advice(answer: ModelPrescription, widths: Sequence[int], own: Measured, has_transform: bool) -> list[str]:
     """What to change in the model's own set-up: starts and rates that go by another power, where it shows.
 
     Only where the interval of what was measured leaves out the power that is prescribed.

@@ -1,6 +1,7 @@
 """Branches and loops whose course depends on the data: one of the branches, as many turns as there are."""
 
 from collections.abc import Sequence
+from fractions import Fraction
 from typing import Any
 
 from jax.extend.core import ClosedJaxpr, JaxprEqn
@@ -51,7 +52,7 @@ class Branches(Products):
             carry = [
                 self.either(values, shape) for values, shape in zip(zip(carry, made, strict=True), shapes, strict=True)
             ]
-            seen.append([sizes(each) if isinstance(each, Activation) else (ZERO, ZERO) for each in carry])
+            seen.append([_exponents(each) for each in carry])
         if seen[0] != seen[1]:
             self.graph.problem(
                 "what a while loop carries has another size after every turn, by a power of the width, and how many "
@@ -80,3 +81,11 @@ class Branches(Products):
     ) -> list[Value]:
         """The results of a program on these arguments."""
         raise NotImplementedError
+
+
+def _exponents(value: Value) -> tuple[Fraction, Fraction]:
+    """Of what a loop carries: what it may grow to, and what it is as drawn."""
+    if not isinstance(value, Activation):
+        return ZERO, ZERO
+    bound, drawn = sizes(value)
+    return bound, drawn.plain

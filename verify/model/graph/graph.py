@@ -17,6 +17,7 @@ from typing import Literal
 
 from verify.measuring.axes import Axes
 from verify.measuring.jaxpr import DensePrimitive, Shape, TraceError
+from verify.model.graph.drawn import NONE, Drawn
 
 ZERO = Fraction(0)
 HALF = Fraction(1, 2)
@@ -71,9 +72,9 @@ class Use:
     address: tuple[int, ...] = ()
     input_node: int | None = None
     input_shift: Fraction = ZERO
-    input_back: Fraction = ZERO
+    input_back: Drawn = NONE
     input_size: Fraction = ZERO
-    cancelled: Fraction = ZERO
+    cancelled: Drawn = NONE
     shared: Fraction = ZERO
     trailing: Fraction | None = None
     asked: Fraction = FAR
@@ -85,6 +86,11 @@ class Use:
     def is_dense(self) -> bool:
         """Whether it is a product with a weight, rather than a vector."""
         return self.primitive != "vector"
+
+    @property
+    def narrows(self) -> bool:
+        """Whether it makes a fixed number of outputs from one that grows, as a readout does."""
+        return self.fan_in.grows and not self.fan_out.grows
 
     @property
     def found(self) -> Fraction:
@@ -129,7 +135,7 @@ class Edge:
 
     source: int
     forward: Fraction
-    back: Fraction
+    back: Drawn
 
 
 @dataclass
@@ -162,7 +168,8 @@ class Graph:
 
     `outputs` are (node, shift, back, power of n in their number) of the function's results. `untrained` are the
     parameters without a use, with the exponents of the sizes that they have, `stopped` those that are frozen in some
-    use. `problems` are what could not be understood, `notes` what was decided and is worth saying.
+    use. `places` are the scopes of the code that dense ops and products stand in, by name. `problems` are what could
+    not be understood, `notes` what was decided and is worth saying.
     """
 
     ratio: Fraction
@@ -171,11 +178,12 @@ class Graph:
     uses: list[Use] = field(default_factory=list)
     all_products: list[Product] = field(default_factory=list)
     requirements: list[Requirement] = field(default_factory=list)
-    outputs: list[tuple[int, Fraction, Fraction, Fraction]] = field(default_factory=list)
+    outputs: list[tuple[int, Fraction, Drawn, Fraction]] = field(default_factory=list)
     untrained: dict[str, Fraction] = field(default_factory=dict)
     stopped: set[str] = field(default_factory=set)
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    places: Mapping[str, str] = field(default_factory=dict)
 
     def add(self, node: Node) -> int:
         """Append the node; its index."""

@@ -13,6 +13,7 @@ from jax.extend.core import JaxprEqn
 
 from verify.measuring.jaxpr import LABELS, RAGGED, DensePrimitive, Shape, bind_equation, dot_numbers, fans
 from verify.model.graph.axes import matrix_axes
+from verify.model.graph.drawn import Drawn
 from verify.model.graph.graph import ZERO, Edge, Fan, Node, Product, Use, power
 from verify.model.graph.rules.constants import as_matrix, entries, is_random, nonnegative
 from verify.model.graph.rules.rules import Rules
@@ -46,6 +47,31 @@ class Products(Rules):
         if isinstance(weight, Weight) and weight.terms:
             return self.weighted(eqn, wide, position, weight, value, shape, indices)
         return self.constant_layer(eqn, wide, position, cast("Constant", weight), value, shape)
+
+    def queries(self, eqn: JaxprEqn, wide: JaxprEqn, inputs: list[Value]) -> list[Value]:
+        """Two values made of parameters that are multiplied: a fixed number of vectors, as latents and queries are,
+        meets a weight as activations do. Two weights that both grow stay what they are.
+        """
+        if not self.fan_pair(eqn, wide, 0)[0].grows:
+            return inputs
+        fixed = [not self.fan_pair(eqn, wide, position)[1].grows for position in (0, 1)]
+        before = len(self.graph.nodes)
+        found = [self.vector(value) if fits else value for value, fits in zip(inputs, fixed, strict=True)]  # type: ignore[arg-type]
+        self.turned |= {*range(before, len(self.graph.nodes))}
+        return found
+
+    def of_turned(self, value: Activation) -> bool:
+        """Whether parameters that met others as vectors enter a value."""
+        waiting, seen = [value.node], set[int]()
+        while self.turned and waiting:
+            index = waiting.pop()
+            if index in self.turned:
+                return True
+            if index is not None and index not in seen:
+                seen.add(index)
+                node = self.graph.nodes[index]
+                waiting += [*(edge.source for edge in node.edges), node.use and node.use.input_node]
+        return False
 
     def lookup(self, eqn: JaxprEqn, wide: JaxprEqn, inputs: list[Value], shape: Shapes, indices: str) -> Value:
         """Rows at indices that depend on the inputs; of whole matrices it is left open what they are."""
@@ -86,7 +112,7 @@ class Products(Rules):
         aligned = fan_in.power / 2 if random else fan_in.power
         if random:
             what = f"an array that is not in params, {shape_text(weight.shapes)}"
-            self.grown(drawn, f"the product with {what}")
+            self.grown(drawn.plain, f"the product with {what}")
             self.require(value, f"the input of {what}", bound)
         if fan_in.grows and value.chosen:
             self.uncounted("a product with an array", fan_in)
@@ -179,7 +205,7 @@ class Products(Rules):
             if fans[0].grows and value.chosen:
                 self.uncounted(path, fans[0])
             size, drawn = sizes(value)
-            self.grown(drawn, f"the dense op of {path}")
+            self.grown(drawn.plain, f"the dense op of {path}")
             self.require(value, f"the input of {path}", size)
             shared = self.shared(eqn, wide, position, path, weight)
             use = self.used(path, term, label, fans, value, indices, shared)
@@ -190,10 +216,12 @@ class Products(Rules):
     def output(self, use: Use, shape: Shapes) -> Activation:
         """What a use makes: of size 1 by its weight's initial size, or what a normalised weight leaves of its input."""
         left = ZERO if use.fixed is None else use.fixed + use.input_size - use.fan_in.power / 2
+        cancelled = use.cancelled + (Drawn(readouts=((use, Fraction(1)),)) if use.narrows else ZERO)
         if left <= 0:
-            return Activation(shape, use.node, cancelled=use.cancelled, owners=((use, ZERO),))
+            return Activation(shape, use.node, cancelled=cancelled, owners=((use, ZERO),))
         use.trailing = ZERO
-        return Activation(shape, use.node, size=left, cancelled=use.cancelled)
+        size = max(ZERO, left - use.fan_in.power / 2) if use.narrows else left  # cosines align
+        return Activation(shape, use.node, size=size, cancelled=cancelled)
 
     def part_fans(
         self, weight: Weight, path: str, label: DensePrimitive, equations: Any, position: int, whole: Sequence[Fan]
@@ -282,6 +310,12 @@ class Products(Rules):
         chosen = left.chosen or right.chosen
         if fan.grows and chosen:
             self.uncounted(name, fan)
+        for value, (_, free) in zip((left, right), both, strict=True):
+            if fan.grows and free.grows and self.of_turned(value):
+                self.graph.problem(
+                    f"a factor of {name}, {shape_text(value.shapes)}, may be a matrix that is computed from parameters "
+                    "alone, of which no rule tells; make it a parameter"
+                )
         coherent = left.nonnegative and right.nonnegative
         asked = self.asked.get(len(self.graph.nodes))
         product = Product(name, fan, len(self.graph.nodes), size, self.address, asked, coherent=coherent)

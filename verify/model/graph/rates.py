@@ -47,9 +47,9 @@ class ParameterRates:
 class UseRates:
     """What holds for one use: alignments as exponents of n, multiplier of this use alone, and r of its output.
 
-    `total` is a + b with the multipliers in the user's code; `r` that of the output after them, the smallest of
-    `terms`: DW z (alpha), W Dz (omega) and DW Dz (u), or 0 where nothing that is trained enters. `tied`: a readout
-    whose input holds its own table's rows.
+    `total` is a + b with the multipliers in the user's code; `size` that of the output as drawn, None for a readout
+    whose input holds its own table's rows; `r` that of its change after them, the smallest of `terms`: DW z (alpha),
+    W Dz (omega) and DW Dz (u), or 0 where nothing that is trained enters.
     """
 
     kind: Kind
@@ -58,8 +58,8 @@ class UseRates:
     omega: Fraction
     u: Fraction
     total: Fraction
+    size: Fraction | None
     r: Fraction
-    tied: bool
     terms: Mapping[str, Fraction]
 
 
@@ -96,7 +96,7 @@ class _Program(Start):
         kind, power = self.kind[use], use.fan_in.power
         if not use.is_dense or kind == "embedding":
             return ZERO, ZERO, ZERO
-        ratios = self.wanted.measured.get(use.name) or cast("Ratios", self.wanted.alignment.at(kind))
+        ratios = self.wanted.measured.get(use.name) or cast("Ratios", self.wanted.alignment.at(self.started_as[use]))
         if use.path not in self.update:
             return ZERO, power * fraction(ratios.omega), ZERO
         # What ||U||_op allows hangs on the way round in which the weight is used.
@@ -165,7 +165,7 @@ class _Program(Start):
         kept = any(self.update[path][2] > 0 for path in paths if self.role[path] != "readout")
         for path in paths:
             outgrows = self.wanted.optimizers[self.role[path]].weight_degree > 0
-            if outgrows or (kept and any(self.kind[use] == "readout" for use in self.uses[path])):
+            if outgrows or (kept and any(self.started_as[use] == "readout" for use in self.uses[path])):
                 row(f"{path}: the update stays below the weights", self.update[path][0] - self.b[path], (path, -1))
         for each in self.graph.requirements:
             row(f"finite at {each.what}", each.shift, (each.node, -1))
@@ -220,8 +220,8 @@ class _Program(Start):
                 self.extra[use],
                 *self.alignments(use),
                 total,
+                None if self.tied(use) else total + use.cancelled.at(self.smaller) - use.fan_in.power / 2,
                 r[use.node] + trailing if r[use.node] < FAR / 2 else ZERO,
-                self.tied(use),
                 terms,
             )
         products = {product.name: self.extra[product] for product in self.graph.products}

@@ -5,9 +5,14 @@ entries, n^-g, so that a product's way back adds squares:
 
     through W, fan_out growing as n^f:  g + a + b - f/2        g of W:  g of the output + a + e_z - (positions that
                                                                share it)/2, added up at random signs
+
+A layer that makes a fixed number of outputs from one that grows is a readout, the model's last or not: what is sent
+back through it changes what enters along its few rows, with which W dz aligns. Where it feeds others its role is
+hidden all the same, and it starts and aligns as a readout. What it makes is n^-1/2 at the start in muP and n^0 after a
+step; g is that at the start, and a rule that follows the gradient goes by the larger.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cache
@@ -73,6 +78,14 @@ def kind_of(use: Use, feeds: bool) -> Kind:
     return "hidden" if feeds or use.fan_out.grows else "readout"
 
 
+def started_as(use: Use, kind: Kind) -> Kind:
+    """The kind as which a use starts and aligns: one that narrows is a readout, unless what enters never changes, or is
+    changed by a weight's sum over positions that grow in number, which aligns with no single one's rows (token mixing).
+    """
+    aligns = use.narrows and use.input_node is not None and use.shared <= 0
+    return "readout" if kind == "hidden" and aligns else kind
+
+
 @cache
 def _update(
     rule: Optimizer, fans: tuple[Fraction, Fraction], g: Fraction, b: Fraction
@@ -98,6 +111,7 @@ class Start:
         self.graph, self.wanted = graph, wanted
         feeds = graph.feeds_weights()
         self.kind: dict[Owner, Kind] = {use: kind_of(use, feeds[use.node]) for use in graph.uses}
+        self.started_as: dict[Owner, Kind] = {use: started_as(use, self.kind[use]) for use in graph.uses}
         self.uses = {path: uses for path, uses in graph.of_path().items() if uses}
         self.notes: list[str] = list(graph.notes)
         self.extra: dict[Owner, Fraction] = {}
@@ -110,8 +124,9 @@ class Start:
         for product in graph.all_products:
             aligned = product.fan_in.power * fraction(wanted.alignment.hidden.alpha)
             self.extra[product] = max(ZERO, aligned - product.found) if product.fan_in.grows else ZERO
-        found = self._gradients()
+        found, later = self._gradients(self.smaller), self._gradients(lambda _: ZERO)
         self.gradient = {path: g for path, g in found.items() if g < FAR}
+        self.largest = {path: min(g, later[path]) for path, g in self.gradient.items()}
         self._untrained([path for path in graph.shapes if path not in self.gradient])
         self.axes = {path: self._matrix(path) for path in self.gradient}
         self.update = {path: self._update_of(path) for path in self.gradient}
@@ -149,7 +164,8 @@ class Start:
                 fan_in, parts = fan_in - grown, grown
             else:
                 fan_out -= grown
-        size, cap, degree, epsilon = _update(rule, (fan_in, fan_out), self.gradient[path], self.b[path])
+        size, cap, degree, _ = _update(rule, (fan_in, fan_out), self.largest[path], self.b[path])
+        *_, epsilon = _update(rule, (fan_in, fan_out), self.gradient[path], self.b[path])
         return size, cap + parts, degree, epsilon  # what n^parts matrices make of their inputs is added up
 
     def _untrained(self, paths: Sequence[str]) -> None:
@@ -182,13 +198,22 @@ class Start:
 
     def total(self, use: Use) -> Fraction:
         """What a + b of that use has to be: for activations of size 1 at the start, or the scheme's on a readout."""
-        if self.kind[use] == "embedding":
+        if self.started_as[use] == "embedding":
             return ZERO
-        total = fraction(self.wanted.parameterization.total(self.kind[use]))
+        total = fraction(self.wanted.parameterization.total(self.started_as[use]))
         if self.tied(use):
             # Its input holds rows of the same table, whose products with themselves add up as n.
             total = max(total, Fraction(1))
         return use.fan_in.power * total
+
+    def smaller(self, use: Hashable) -> Fraction:
+        """By how much the output of a use is smaller as drawn than once it has aligned."""
+        if not isinstance(use, Use) or self.tied(use):
+            return ZERO
+        half = use.fan_in.power / 2
+        if use.fixed is None:
+            return max(ZERO, self.total(use) - half)
+        return min(half, max(ZERO, use.fixed + use.input_size - half))
 
     def tied(self, use: Use) -> bool:
         """Whether this is the readout of a table that is the embedding as well."""
@@ -204,7 +229,8 @@ class Start:
         multiplier = ZERO
         if self.wanted.own_multipliers and len(free) == len(uses):
             powers = {"embedding": main.fan_out.power, "hidden": main.fan_in.power, "readout": main.fan_in.power}
-            multiplier = fraction(self.wanted.parameterization.at(role)[0]) * powers[role] - main.found
+            start = self.started_as[main]
+            multiplier = fraction(self.wanted.parameterization.at(start)[0]) * powers[start] - main.found
         self.a[path] = multiplier
         demands = {use: self.total(use) - use.found - multiplier for use in uses}
         # What is normalised starts at any size; that which normalising leaves as it is.
@@ -233,13 +259,15 @@ class Start:
         """The exponent of the multipliers around a use that its gradient lacks where they act forward only."""
         return use.scale + self.a[use.path] + (use.trailing or ZERO)
 
-    def _gradients(self) -> dict[str, Fraction]:
-        """g of every parameter at initialisation: back through the graph, the largest gradient that arrives counts."""
+    def _gradients(self, smaller: Callable[[Hashable], Fraction]) -> dict[str, Fraction]:
+        """g of every parameter where what readouts make is `smaller` by that: back through the graph, the largest
+        gradient that arrives counts.
+        """
         back = [FAR] * len(self.graph.nodes)
         # A loss is a mean over entries; under cross-entropy one of them has a gradient of order 1.
         share = Fraction(1, 2) if self.wanted.loss == "ce" else Fraction(1)
         for node, _, offset, count in self.graph.outputs:
-            back[node] = min(back[node], offset + share * count)
+            back[node] = min(back[node], offset.at(smaller) + share * count)
         found = dict.fromkeys(self.uses, FAR)
         for index in reversed(range(len(back))):
             node, now = self.graph.nodes[index], back[index]
@@ -247,7 +275,7 @@ class Start:
                 continue
             product = self.extra[node.product] if node.product else ZERO
             for edge in node.edges:
-                back[edge.source] = min(back[edge.source], now + edge.back + product)
+                back[edge.source] = min(back[edge.source], now + edge.back.at(smaller) + product)
             use = node.use
             if use is None:
                 continue
@@ -255,10 +283,10 @@ class Start:
             scale = self.multiplier(use) - (ZERO if use.is_dense else use.scale)
             if not use.stopped:
                 unseen = self._unseen(use) if self.wanted.forward_only else ZERO
-                sums = use.input_size + use.cancelled - use.shared / 2
+                sums = use.input_size + use.cancelled.at(smaller) - use.shared / 2
                 found[use.path] = min(found[use.path], now + scale + sums - unseen)
             if use.input_node is not None:
                 forward = self.b[use.path] + self.multiplier(use)
-                arriving = now + forward - use.fan_out.power / 2 + use.input_back
+                arriving = now + forward - use.fan_out.power / 2 + use.input_back.at(smaller)
                 back[use.input_node] = min(back[use.input_node], arriving)
         return found

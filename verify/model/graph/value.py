@@ -7,6 +7,7 @@ from fractions import Fraction
 from typing import Any, Literal, NamedTuple
 
 from verify.measuring.jaxpr import Shape
+from verify.model.graph.drawn import NONE, Drawn
 from verify.model.graph.graph import ZERO, Owner, Product, power
 
 Given = Callable[[str, Shape, Any], Any]
@@ -83,9 +84,9 @@ class Activation:
     shapes: tuple[Shape, Shape]
     node: int | None = None
     shift: Fraction = ZERO
-    back: Fraction = ZERO
+    back: Drawn = NONE
     size: Fraction = ZERO
-    cancelled: Fraction = ZERO
+    cancelled: Drawn = NONE
     owners: tuple[tuple[Owner, Fraction], ...] = ()
     nonnegative: bool = False
     chosen: bool = False
@@ -122,12 +123,12 @@ def _left(owner: Owner, multiplier: Fraction) -> Fraction:
     return max(ZERO, owner.input_size + multiplier - owner.fan_in.power)
 
 
-def sizes(value: Activation) -> tuple[Fraction, Fraction]:
+def sizes(value: Activation) -> tuple[Fraction, Drawn]:
     """(what its consumer lets it grow to, what it is as drawn) as exponents.
 
     What only cancels may grow, as far as size 1: features that align do. What constants make small may not (THEORY 11).
     """
     aligned = settle(value)
     averaged = (owner.cancelled if isinstance(owner, Product) else ZERO for owner, _ in value.owners)
-    drawn = aligned + value.cancelled + min(averaged, default=ZERO)
-    return min(drawn, max(aligned, ZERO)), drawn
+    drawn = value.cancelled + aligned + min(averaged, default=ZERO)
+    return min(drawn.plain, max(aligned, ZERO)), drawn

@@ -11,6 +11,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from verify.model.graph.drawn import Drawn, largest
 from verify.model.graph.graph import ZERO, Edge, Node, Owner, Requirement, Use
 from verify.model.graph.rules.constants import is_zero, size_power, stacked
 from verify.model.graph.value import Activation, Constant, Term, Value, Weight, growth, settle
@@ -60,7 +61,7 @@ class Values(Weights):
         owners = ((use, ZERO),) if alone and not small else ()
         if not owners:
             use.trailing = ZERO
-        return Activation(shapes, node, ZERO, scale - max(ZERO, spread) / 2, size=small, owners=owners)
+        return Activation(shapes, node, ZERO, Drawn(scale - max(ZERO, spread) / 2), size=small, owners=owners)
 
     def activations(self, inputs: list[Value]) -> list[Value]:
         """The values, with parameters that meet activations entry by entry as nodes."""
@@ -72,7 +73,11 @@ class Values(Weights):
         return [Activation(v.shapes, size=self.constant_power(v)) if isinstance(v, Constant) else v for v in made]  # type: ignore[misc]
 
     def merged(
-        self, terms: list[tuple[Activation, Fraction, Fraction]], shapes: Shapes, layer: bool = False, **kept: Any
+        self,
+        terms: Sequence[tuple[Activation, Fraction, Drawn | Fraction]],
+        shapes: Shapes,
+        layer: bool = False,
+        **kept: Any,
     ) -> Activation:
         """r = min over terms of r + forward, with the gradient's exponent + back on the way back; a frozen layer is one
         that counts as what its input feeds.
@@ -107,11 +112,11 @@ class Values(Weights):
             for part in parts:
                 for owner, multiplier in part.owners:
                     owners[owner] = min(owners.get(owner, multiplier), multiplier)
-            cancelled = min(part.cancelled for part in parts)
+            cancelled = largest(part.cancelled for part in parts)
             return self.merged(terms, shapes, cancelled=cancelled, owners=tuple(owners.items()), chosen=chosen)
         numbers = [*map(self.added_power, constants)]
         size = min([*map(settle, parts), *numbers], default=ZERO)
-        drawn = min([*(settle(part) + part.cancelled for part in parts), *numbers], default=ZERO)
+        drawn = largest([*(part.cancelled + settle(part) for part in parts), *map(Drawn, numbers)])
         return self.merged(terms, shapes, size=size, cancelled=drawn - size, nonnegative=nonnegative, chosen=chosen)
 
     def added_power(self, value: Constant) -> Fraction:

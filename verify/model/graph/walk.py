@@ -67,7 +67,7 @@ def walk(
         state = replace(state, asked={owner.node: owner.asked for owner in owners if owner.asked < FAR})
     if both or asks:
         graph = Graph(ratio, shapes)
-        _traced(programs, replace(state, graph=graph, names=Counter(), address=(), stopped=set()))
+        _traced(programs, replace(state, graph=graph, names=Counter(), address=(), stopped=set(), turned=set()))
     graph.stopped |= state.stopped
     for path in {*shapes} - {use.path for use in graph.uses}:
         own = _constant(*arrays[path]) if path in known else None
@@ -157,6 +157,8 @@ class _Walk(Branches):
                 ]
         if name == "dynamic_slice" and isinstance(inputs[0], Weight) and isinstance(inputs[1], Activation):
             return [self.made(Operation(name, unreadable), inputs[:1], shapes[0])]  # wherever the slice begins
+        if product and len(inputs) == 2 and all(isinstance(value, Weight) for value in inputs):
+            inputs = self.queries(eqn, wide, inputs)
         if not any(isinstance(value, Activation) for value in inputs):
             return self.of_weights(eqn, wide, inputs, shapes)
         if product:

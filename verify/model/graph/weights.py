@@ -72,8 +72,8 @@ def computed(value: Value, which: int, given: Given) -> Any:
 class Weights:
     """What operations make of parameters and constants, with the graph that says what is not understood.
 
-    `given` are the parameters' own arrays, where they are known, `frozen` those that are not trained, and `stopped` the
-    ones found to pass stop_gradient.
+    `given` are the parameters' own arrays, where they are known, `frozen` those that are not trained, `stopped` the
+    ones found to pass stop_gradient, and `turned` the nodes of parameters that met another one as vectors.
     """
 
     graph: Graph
@@ -83,6 +83,7 @@ class Weights:
     given: Mapping[str, tuple[Any, Any]] = field(default_factory=dict)
     frozen: Collection[str] = ()
     stopped: set[str] = field(default_factory=set)
+    turned: set[int] = field(default_factory=set)
 
     def start(self, path: str, shapes: Shapes, dtype: Any) -> Value:
         """The parameter; one that is frozen is an array like any other."""

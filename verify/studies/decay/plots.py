@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator
 
-from verify.studies.decay.results import Study
+from verify.studies.decay.results import DecayResult
 from verify.studies.decay.theory import Network, Row
 from verify.studies.pictures import STYLE
 from verify.studies.transfer.plots import plain_numbers
@@ -27,7 +27,7 @@ MARGIN = 1.15
 LOSS = "held-out loss (nats)"
 
 
-def against_width(study: Study) -> Figure:
+def against_width(study: DecayResult) -> Figure:
     """A row per parameterization; a column per layer with RMS(W), and one with the held-out loss."""
     settings, rows, looks = study.settings(), study.by_layer(), _looks(study)
     schemes = list(dict.fromkeys(scheme for _, scheme in settings))
@@ -113,7 +113,7 @@ def _share(axes: Any) -> None:
         axis.set_ylim(min(low for low, _ in limits), max(high for _, high in limits))
 
 
-def _looks(study: Study) -> dict[str, Look]:
+def _looks(study: DecayResult) -> dict[str, Look]:
     """Colour and marker of every convention."""
     others = cycle(OTHERS)
     return {decay: LOOKS.get(decay) or next(others) for decay in dict.fromkeys(decay for decay, _ in study.settings())}
@@ -124,7 +124,7 @@ def _meaning(decay: str) -> str:
     return f"{decay}: ηλ ~ {MEANINGS[decay]}" if decay in MEANINGS else f"ηλ ~ $n^{{{power}}}$"
 
 
-def _legend(study: Study) -> list[Line2D]:
+def _legend(study: DecayResult) -> list[Line2D]:
     grey: Any = {"color": "#404040"}
     handles = [
         Line2D([], [], color=colour, marker=marker, linestyle="", label=_meaning(name))

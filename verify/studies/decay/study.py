@@ -5,7 +5,6 @@ What the equilibrium should be, and how it is judged, is in `verify.studies.deca
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import pairwise
 from typing import Any
@@ -22,6 +21,7 @@ from derive.registry import spelled
 from derive.solve import Prescription, prescribe, solve_kinds
 from verify.measuring.forward import Sizes, operator_norm, root_mean_square
 from verify.measuring.trace import Trace
+from verify.studies.decay.results import Conditions
 from verify.studies.decay.theory import MARKS, Network
 from verify.training.data import Corpus, next_token
 from verify.training.networks import loss
@@ -33,31 +33,6 @@ TIME_CONSTANTS = 4
 """How many times 1/(eta lambda) the slowest layer of the study is trained, unless the steps are given."""
 TUNED = {"adam": 0.016, "adamw": 0.016}
 """Base rates that train well at width 64, where the best one is known."""
-
-
-@dataclass(frozen=True)
-class Conditions:
-    """What all networks of a study share; rate and decay are those of every layer at the base width."""
-
-    optimizer: str
-    base_width: int
-    base_rate: float
-    weight_decay: float
-    seeds: int
-    steps: int
-    batch: int
-    context: int
-    hidden_layers: int
-    evaluation: int
-    corpus: str
-
-    def differences(self, stored: Mapping[str, Any]) -> list[str]:
-        """One "name: that, not this" for every entry in which a stored study differs."""
-        return [
-            f"{name}: {stored.get(name)}, not {value}"
-            for name, value in asdict(self).items()
-            if stored.get(name) != value
-        ]
 
 
 def usual_rate(optimizer: str) -> float:

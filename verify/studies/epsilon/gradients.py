@@ -12,7 +12,7 @@ from derive.exponents import Kind
 from verify.fit.backward import Gradients
 from verify.measuring.backward import backward
 from verify.measuring.trace import trace
-from verify.studies.exponents.study import check_widths
+from verify.studies.study import check_widths
 from verify.training.data import Corpus
 from verify.training.networks import loss
 from verify.training.runs import for_each

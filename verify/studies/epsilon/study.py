@@ -28,7 +28,7 @@ from derive.solve import prescribe, solve_kinds
 from verify.measuring.forward import Scalar
 from verify.studies.epsilon.gradients import gradients
 from verify.studies.epsilon.results import Backward, Sizes, backward_path, read_backward
-from verify.studies.exponents.study import StudyError
+from verify.studies.study import StudyError
 from verify.sweeps.driver import Cell, Driver
 from verify.sweeps.records import Conditions
 from verify.sweeps.search import Search

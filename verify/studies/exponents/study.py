@@ -4,7 +4,6 @@ import csv
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -14,20 +13,16 @@ from jax.sharding import Mesh
 
 from derive import __version__
 from derive.emit import as_json as prescription_json
-from derive.errors import UserError
 from verify.fit.forward import Row, Table, verdicts
 from verify.fit.four_steps import counts, rejected_by, resolution
 from verify.fit.judging import finite
 from verify.fit.judging import row_json as row_json
 from verify.provenance import device_name, loaded_code, today
+from verify.studies.study import StudyError, check_widths
 from verify.training.checkpoint import Checkpoints
 from verify.training.data import Corpus
 from verify.training.hosts import check_same
 from verify.training.trainer import Config, Run, study
-
-
-class StudyError(UserError):
-    """A study that cannot be made as it was asked for, or not be gone on with."""
 
 
 @dataclass(frozen=True)
@@ -51,14 +46,6 @@ class Result:
             for run in self.runs
             for seed, step in sorted(run.diverged.items())
         ]
-
-
-def check_widths(widths: Sequence[int]) -> None:
-    """Raise StudyError unless there are at least two widths and they grow."""
-    if len(widths) < 2:
-        raise StudyError(f"{len(widths)} width given; a slope needs at least two, such as --widths 128,256,512")
-    if any(later <= earlier for earlier, later in pairwise(widths)) or widths[0] < 1:
-        raise StudyError(f"widths {','.join(map(str, widths))} do not grow; list them from small to large, once each")
 
 
 def exponents(

@@ -13,88 +13,25 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from statistics import median
 from typing import Any, Literal, get_args
 
 import numpy as np
 from sympy import Expr, Rational, S
 
-from derive import __version__
 from derive.alignments import QUANTITIES, Alignment, Ratios
-from derive.errors import shorten
 from derive.propagation import Problem
 from derive.solve import residuals_at
-from verify.checksums import read_document, refused, write_document
 from verify.fit.forward import TOLERANCES, Slope, Table, alignment_slopes, slope
-from verify.provenance import device_name, loaded_code, today
-from verify.studies.exponents.study import StudyError
-from verify.studies.phase.study import Conditions, Network, Point
+from verify.studies.content import plain
+from verify.studies.phase.plane import PHASE, Conditions, Network, Point
+from verify.studies.study import Part, head
 
 Prediction = Literal["full", "measured", "finite"]
 Region = Literal["unstable", "stable", "frozen"]
 PREDICTIONS: tuple[Prediction, ...] = get_args(Prediction)
 TOLERANCE = TOLERANCES["delta_z"]
 DIGITS = 4
-
-
-@dataclass(frozen=True)
-class Trained:
-    """A finished width with the program, device and day that made it."""
-
-    network: Network
-    code: str
-    device: str
-    date: str
-
-    @classmethod
-    def of(cls, network: Network) -> "Trained":
-        """The network, made here and now."""
-        return cls(network, loaded_code("verify.studies.phase.study"), device_name(), today())
-
-    def write(self, path: Path, conditions: Conditions) -> None:
-        """Store as gzipped JSON with a checksum; what is not finite is null."""
-        network = self.network
-        made = {"schema": 1, "code": self.code, "device": self.device, "date": self.date}
-        found = {"width": network.width, "losses": _plain(network.losses), "sizes": _plain(network.sizes)}
-        write_document(path, {**made, "conditions": asdict(conditions), **found})
-
-    @classmethod
-    def read(cls, path: Path, conditions: Conditions) -> "Trained":
-        """What `write` stored; StudyError where that was made under other conditions, or is something else."""
-        with refused(path, "of verify phase", "move it away, or give another --out", StudyError):
-            content = read_document(path)
-            sizes = {
-                int(step): {
-                    layer: {name: np.array(values, dtype=float) for name, values in of.items()}
-                    for layer, of in table.items()
-                }
-                for step, table in content["sizes"].items()
-            }
-            network = Network(content["width"], sizes, np.array(content["losses"], dtype=float))
-            found = cls(network, content["code"], content["device"], content["date"])
-            differences = conditions.differences(content["conditions"])
-        if differences:
-            raise StudyError(
-                f"{shorten(path.name)} in --out was made with {'; '.join(differences)}; give another --out, or those"
-            )
-        return found
-
-
-def file_name(width: int) -> str:
-    """Where a finished width is stored in the study's folder."""
-    return f"width_{width}.json.gz"
-
-
-def _plain(content: Any) -> Any:
-    """As JSON has it: arrays as lists of six digits, what is not finite as null."""
-    if isinstance(content, Mapping):
-        return {str(key): _plain(value) for key, value in content.items()}
-    if isinstance(content, np.ndarray | list | tuple):
-        return [_plain(each) for each in content]
-    if isinstance(content, float):
-        return float(f"{content:.6g}") if np.isfinite(content) else None
-    return content
 
 
 @dataclass(frozen=True)
@@ -136,18 +73,18 @@ def region(r: float) -> Region | None:
 
 
 @dataclass(frozen=True)
-class Study:
+class PhaseResult:
     """All widths of a study; alignments[step][layer][quantity] are those at the prescribed point."""
 
     conditions: Conditions
-    trained: tuple[Trained, ...]
+    parts: tuple[Part[Network], ...]
     alignments: Mapping[int, Mapping[str, Mapping[str, Slope]]]
     rows: tuple[Row, ...]
 
     @classmethod
-    def of(cls, conditions: Conditions, trained: Sequence[Trained]) -> "Study":
+    def of(cls, conditions: Conditions, parts: Sequence[Part[Network]]) -> "PhaseResult":
         """What these networks of growing width show."""
-        networks = [each.network for each in trained]
+        networks = [each.found for each in parts]
         widths = [network.width for network in networks]
         alignments, rows = {}, []
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):  # what is not finite is said in its row
@@ -158,21 +95,21 @@ class Study:
                 rows += _rows(conditions, widths, step, tables, alignments[step])
         diverged = _divergences(conditions, networks)
         rows = [replace(row, reason=diverged.get((row.step, row.point), row.reason)) for row in rows]
-        return cls(conditions, tuple(trained), alignments, tuple(rows))
+        return cls(conditions, tuple(parts), alignments, tuple(rows))
 
     @property
     def widths(self) -> list[int]:
         """Growing."""
-        return [each.network.width for each in self.trained]
+        return [each.found.width for each in self.parts]
 
     @property
     def divergences(self) -> list[str]:
         """One line per network that diverged."""
         return [
-            f"width {each.network.width}, c_hidden {hidden}, c_readout {readout}, seed {seed}: the loss was not finite "
+            f"width {each.found.width}, c_hidden {hidden}, c_readout {readout}, seed {seed}: the loss was not finite "
             f"at step {int(np.argmin(np.isfinite(curve))) + 1}"
-            for each in self.trained
-            for (hidden, readout), curves in zip(self.conditions.points, each.network.losses, strict=True)
+            for each in self.parts
+            for (hidden, readout), curves in zip(self.conditions.points, each.found.losses, strict=True)
             for seed, curve in enumerate(curves)
             if not np.isfinite(curve).all()
         ]
@@ -298,17 +235,12 @@ def agreements(rows: Sequence[Row]) -> list[Agreement]:
     return found
 
 
-def as_json(study: Study) -> dict[str, Any]:
+def as_json(study: PhaseResult) -> dict[str, Any]:
     """The JSON contract of every verify command, with what is needed to repeat the study."""
     conditions = asdict(study.conditions)
     del conditions["points"]
     return {
-        "schema": 1,
-        "command": "phase",
-        "version": __version__,
-        "code": "; ".join(dict.fromkeys(each.code for each in study.trained)),
-        "date": max(each.date for each in study.trained),
-        "device": "; ".join(dict.fromkeys(each.device for each in study.trained)),
+        **head("phase", study.parts),
         "model": "mlp",
         **conditions,
         "widths": study.widths,
@@ -316,12 +248,12 @@ def as_json(study: Study) -> dict[str, Any]:
         "tolerance": TOLERANCE,
         "alignments": [
             {"step": step, "layer": layer, "quantity": name}
-            | _plain({"measured": each.value, "low": each.low, "high": each.high})
+            | plain({"measured": each.value, "low": each.low, "high": each.high}, PHASE.digits)
             for step, layers in study.alignments.items()
             for layer, found in layers.items()
             for name, each in found.items()
         ],
-        "agreement": [_plain(asdict(each)) for each in agreements(study.rows)],
+        "agreement": [plain(each, PHASE.digits) for each in agreements(study.rows)],
         "diverged": study.divergences,
         "rows": [_row_json(row) for row in study.rows],
     }
@@ -331,7 +263,7 @@ def _row_json(row: Row) -> dict[str, Any]:
     def exact(value: Expr | None) -> str | None:
         return None if value is None else str(value)
 
-    return _plain(
+    return plain(
         {
             "step": row.step,
             "layer": row.layer,
@@ -351,5 +283,6 @@ def _row_json(row: Row) -> dict[str, Any]:
             "update": row.update,
             "alpha": row.alpha,
             "reason": row.reason,
-        }
+        },
+        PHASE.digits,
     )

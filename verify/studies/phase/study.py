@@ -6,8 +6,7 @@ Rates are traced values, so that one compilation per width serves the whole grid
 compares, is in `verify.studies.phase.result`.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import pairwise
 from typing import Any
@@ -15,16 +14,13 @@ from typing import Any
 import jax
 import numpy as np
 import optax
-from jaxtyping import Array, Float
-from sympy import Expr, Rational
+from jaxtyping import Array
 
 from derive.emit import layer_names
-from derive.errors import DeriveError
-from derive.parsing import parse_number
 from derive.registry import spelled
-from derive.solve import Prescription, prescribe, solve, solve_kinds
-from verify.fit.forward import Table
+from derive.solve import prescribe, solve_kinds
 from verify.measuring.forward import initial_inputs, measure
+from verify.studies.phase.plane import Conditions, Network
 from verify.training.data import Corpus
 from verify.training.networks import loss
 from verify.training.rules.transforms import (
@@ -38,99 +34,12 @@ from verify.training.rules.transforms import (
 from verify.training.runs import for_each
 from verify.training.trainer import Config, Trainer
 
-Point = tuple[str, str]
-"""(c_hidden, c_readout), exact as text."""
-REACH, SPACING = Rational(1), Rational(1, 4)
-"""How far the grid goes to either side of the prescription, unless it is given, and in which steps."""
-
-
-@dataclass(frozen=True)
-class Conditions:
-    """What all networks of a study share; `points` are the grid, and the prescription where that is not on it."""
-
-    optimizer: str
-    parameterization: str
-    c_embedding: str
-    points: tuple[Point, ...]
-    seeds: int
-    steps: int
-    base_width: int
-    base_rate: float
-    batch: int
-    context: int
-    hidden_layers: int
-    corpus: str
-
-    def prescription(self) -> Prescription:
-        """The largest stable rates under full alignment, per layer."""
-        return solve(
-            replace(prescribe(self.optimizer, self.parameterization).problem, hidden_layers=self.hidden_layers)
-        )
-
-    @property
-    def prescribed(self) -> Point:
-        """(c_hidden, c_readout) as prescribed for full alignment."""
-        c = self.prescription().c
-        return str(c[1]), str(c[-1])
-
-    @property
-    def marks(self) -> tuple[int, ...]:
-        """The steps after which networks are measured: the first and the last."""
-        return tuple(sorted({1, self.steps}))
-
-    def exponents(self, point: Point) -> list[Expr]:
-        """c of every layer at that point of the grid, embedding first."""
-        hidden, readout = map(Rational, point)
-        return [Rational(self.c_embedding), *[hidden] * self.hidden_layers, readout]
-
-    def differences(self, stored: Mapping[str, Any]) -> list[str]:
-        """One "name: that, not this" for every entry in which a stored study differs."""
-        plain = asdict(self) | {"points": [list(point) for point in self.points]}
-        return [
-            f"{name}: {_brief(stored.get(name))}, not {_brief(value)}"
-            for name, value in plain.items()
-            if stored.get(name) != value
-        ]
-
-
-def _brief(value: Any) -> str:
-    return f"{len(value)} points" if isinstance(value, list) else str(value)
-
 
 def usual_rate(optimizer: str) -> float:
     """The base rate where none is given; DeriveError for an optimizer that cannot be trained."""
     names = {kind: spelled(rule) for kind, rule in prescribe(optimizer).problem.optimizers.items()}
     check_trainable(names)
     return base_rate(*names.values())
-
-
-def read_exponents(option: str, text: str | None, centre: Expr) -> list[Rational]:
-    """The exponents of one axis, such as 0,1/4,1/2; without them those within 1 of `centre`, in steps of 1/4.
-
-    DeriveError for anything but rationals, once each, from small to large.
-    """
-    if text is None:
-        count = REACH / SPACING
-        return [centre + step * SPACING for step in range(-count, count + 1)]  # type: ignore[misc]
-    values = [parse_number(part, option) for part in text.split(",")]
-    if any(bool(later <= earlier) for earlier, later in pairwise(values)):
-        raise DeriveError(f"{option} {text} does not grow; list the exponents from small to large, once each")
-    return values
-
-
-def grid(hidden: Sequence[Expr], readout: Sequence[Expr], prescribed: Point) -> tuple[Point, ...]:
-    """Every (c_hidden, c_readout), and the prescribed point where it is not among them."""
-    points = [(str(first), str(second)) for first in hidden for second in readout]
-    return tuple(dict.fromkeys([*points, prescribed]))
-
-
-@dataclass(frozen=True)
-class Network:
-    """A finished width: sizes[step][layer][quantity] and `losses` have leading axes [point, seed]."""
-
-    width: int
-    sizes: Mapping[int, Table]
-    losses: Float[np.ndarray, "points seeds steps"]
 
 
 def train(

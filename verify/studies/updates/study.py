@@ -7,8 +7,7 @@ rules have s, matrix rules p and alpha - s, since their s and alpha each depend 
 """
 
 import csv
-import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -17,16 +16,16 @@ from typing import Any, Literal
 import numpy as np
 from sympy import Expr, Rational, S
 
-from derive import __version__
 from derive.emit import layer_names
 from derive.errors import shorten
 from derive.exponents import KINDS, Kind
 from derive.registry import spelled
 from derive.solve import Prescription, prescribe, solve_kinds
-from verify.checksums import UNREADABLE, read_document, refused, write_document
+from verify.checksums import UNREADABLE
+from verify.files import file_stem
 from verify.fit.forward import TOLERANCES, Sizes, Slope, Verdict, judge, update_laws
-from verify.provenance import device_name, loaded_code, today
-from verify.studies.exponents.study import Result, StudyError, exponents
+from verify.studies.exponents.study import Result, exponents
+from verify.studies.study import Part, Progress, Study, StudyError, Unit, head
 from verify.training.data import Corpus
 from verify.training.rules.transforms import base_epsilon, base_rate, check_trainable
 from verify.training.trainer import Config
@@ -89,89 +88,49 @@ class Conditions:
             problem = replace(problem, optimizers=rows)
         return solve_kinds(problem)
 
-    def differences(self, stored: Mapping[str, Any]) -> list[str]:
-        """One "name: that, not this" for every entry in which a stored study differs."""
-        ours = json.loads(json.dumps(asdict(self)))
-        return [f"{name}: {stored.get(name)}, not {value}" for name, value in ours.items() if stored.get(name) != value]
-
 
 @dataclass(frozen=True)
 class Updates:
-    """One optimizer's finished study: sizes[step][layer][quantity] is [width, seed], after the first and last step."""
+    """What one optimizer showed: sizes[step][layer][quantity] is [width, seed], after the first and the last step."""
 
-    conditions: Conditions
     kinds: Mapping[str, Kind]
-    sizes: Mapping[int, Mapping[str, Mapping[str, Sizes]]]
     diverged: tuple[str, ...]
-    code: str
-    device: str
-    date: str
+    sizes: Mapping[int, Mapping[str, Mapping[str, Sizes]]]
 
     @classmethod
-    def of(cls, conditions: Conditions, result: Result) -> "Updates":
-        """What is kept of a study that was trained under these conditions."""
+    def of(cls, result: Result) -> "Updates":
+        """What is kept of a trained study."""
         sizes = {
             step: {name: {each: of[each] for each in KEPT if each in of} for name, of in result.tables[step].items()}
             for step in (min(result.tables), max(result.tables))
         }
-        kinds, diverged = result.runs[0].kinds, tuple(result.divergences)
-        return cls(conditions, kinds, sizes, diverged, loaded_code(), device_name(), today())
-
-    def write(self, path: Path) -> None:
-        """Store as JSON with a checksum; what is not finite is null."""
-        listed = {
-            str(step): {
-                name: {each: _listed(values) for each, values in sizes.items()} for name, sizes in table.items()
-            }
-            for step, table in self.sizes.items()
-        }
-        parts = {"conditions": asdict(self.conditions), "kinds": dict(self.kinds), "diverged": list(self.diverged)}
-        made = {"code": self.code, "device": self.device, "date": self.date}
-        write_document(path, {"schema": 1, **parts, **made, "sizes": listed})
-
-    @classmethod
-    def read(cls, path: Path, conditions: Conditions) -> "Updates":
-        """What `write` stored; StudyError where that was made under other conditions, or is something else."""
-        with refused(path, "a study of verify updates", "move it away, or give another --out", StudyError):
-            content = read_document(path)
-            stored, tables = content["conditions"], content["sizes"].items()
-            sizes = {
-                int(step): {name: {each: _array(values) for each, values in of.items()} for name, of in table.items()}
-                for step, table in tables
-            }
-            found = cls(
-                conditions,
-                content["kinds"],
-                sizes,
-                tuple(content["diverged"]),
-                content["code"],
-                content["device"],
-                content["date"],
-            )
-            differences = conditions.differences(stored)
-        if differences:
-            raise StudyError(
-                f"{path.name} in --out was made with {'; '.join(differences)}; give another --out, or move that file"
-            )
-        return found
+        return cls(result.runs[0].kinds, tuple(result.divergences), sizes)
 
 
-def _listed(values: Sizes) -> list[list[float | None]]:
-    return [[float(f"{each:.7g}") if np.isfinite(each) else None for each in row] for row in values]
-
-
-def _array(values: Any) -> Any:
-    return np.array(values, dtype=float)
-
-
-def train(conditions: Conditions, corpus: Corpus, progress: Callable[[], None] = lambda: None) -> Updates:
+def train(conditions: Conditions, corpus: Corpus, progress: Progress = lambda _: None) -> Updates:
     """Train every width and seed; StudyError where all of them diverge in their first step."""
     sizes = {"context": conditions.context, "hidden_layers": conditions.hidden_layers, "vocabulary": corpus.vocabulary}
     config = Config(
         conditions.prescription(), conditions.base_width, conditions.base_rate, batch=conditions.batch, sizes=sizes
     )
     seeds = range(conditions.seeds)
-    return Updates.of(conditions, exponents(config, conditions.widths, seeds, conditions.steps, corpus, progress))
+    result = exponents(config, conditions.widths, seeds, conditions.steps, corpus, lambda: progress(1))
+    return Updates.of(result)
+
+
+def file_name(unit: Unit) -> str:
+    """Where an optimizer is kept in the study's folder."""
+    return f"{file_stem(str(unit[0]))}.json"
+
+
+def _train(conditions: Conditions, _: Unit, corpus: Corpus, progress: Progress) -> Updates:
+    return train(conditions, corpus, progress)
+
+
+UPDATES = Study("updates", __name__, Updates, file_name, _train, digits=7)
+
+
+Trained = tuple[Conditions, Part[Updates]]
 
 
 @dataclass(frozen=True)
@@ -194,12 +153,12 @@ class Row:
         return self.optimizer, self.layer, self.quantity
 
 
-def rows(updates: Updates) -> list[Row]:
+def rows(conditions: Conditions, updates: Updates) -> list[Row]:
     """Every exponent that holds at any rank of the gradient, judged; the rate's c is taken out of sizes of DW.
 
     Of rules for which the rank matters every exponent is shown, and open where the rank is not known.
     """
-    prescription = updates.conditions.prescription()
+    prescription = conditions.prescription()
     layers = dict(zip(layer_names(prescription), prescription.layers, strict=True))
     found = []
     for step, table in updates.sizes.items():
@@ -207,7 +166,7 @@ def rows(updates: Updates) -> list[Row]:
             kind = updates.kinds[name]
             layer, rule = layers[kind], prescription.problem.optimizers[kind]
             with np.errstate(divide="ignore", invalid="ignore"):
-                laws = list(update_laws(updates.conditions.widths, sizes, layer, rule, rank_known=step == 1))
+                laws = list(update_laws(conditions.widths, sizes, layer, rule, rank_known=step == 1))
             for quantity, exponent, value, opened in laws:
                 if opened is None or rule.needs_rank:
                     verdict, reason = _judged(exponent, float(value), TOLERANCES[quantity])
@@ -218,7 +177,7 @@ def rows(updates: Updates) -> list[Row]:
                         measured, predicted = measured.negated(), -predicted
                     shown = NAMES[quantity]
                     found.append(
-                        Row(updates.conditions.optimizer, name, kind, step, shown, predicted, measured, verdict, reason)
+                        Row(conditions.optimizer, name, kind, step, shown, predicted, measured, verdict, reason)
                     )
     return found
 
@@ -267,23 +226,22 @@ def paired(found: Sequence[Row]) -> Iterator[tuple[Row, Row]]:
     return ((row, last[row.key]) for row in found if row.step == min(steps))
 
 
-def as_json(studies: Sequence[Updates], found: Sequence[Row]) -> dict[str, Any]:
+def as_json(studies: Sequence[Trained], found: Sequence[Row]) -> dict[str, Any]:
     """The JSON contract of every verify command, with what is needed to repeat the study."""
-    shared = asdict(studies[0].conditions)
+    shared = asdict(studies[0][0])
     own = {name: shared.pop(name) for name in ("optimizer", "base_rate", "epsilon")}
+    together = head("updates", [part for _, part in studies])
+    del together["code"]  # it is said of every optimizer
     return {
-        "schema": 1,
-        "command": "updates",
-        "version": __version__,
-        "date": max(each.date for each in studies),
-        "device": "; ".join(dict.fromkeys(each.device for each in studies)),
+        **together,
         "alignment": "full",
         "model": "mlp",
         **shared,
         "optimizers": [
-            {name: getattr(each.conditions, name) for name in own}
-            | {"code": each.code, "device": each.device, "date": each.date, "diverged": list(each.diverged)}
-            for each in studies
+            {name: getattr(conditions, name) for name in own}
+            | {name: value for name, value in asdict(part.made).items() if name != "jax"}
+            | {"diverged": list(part.found.diverged)}
+            for conditions, part in studies
         ],
         "rows": [_row_json(row) for row in found],
     }

@@ -13,6 +13,7 @@ from typing import cast
 from jax.extend.core import JaxprEqn
 
 from verify.measuring.primitives import BROADCAST, COMPARISONS, EXTREMES, NONNEGATIVE, POWERS
+from verify.model.graph.drawn import NONE, largest
 from verify.model.graph.graph import FAR, ZERO, Fan
 from verify.model.graph.rules.constants import uniform
 from verify.model.graph.rules.groups import GROUPS, group_of
@@ -145,7 +146,7 @@ class Rules(Values):
             value,
             shapes=shape,
             shift=value.shift + multiplier if value.node is not None else ZERO,
-            back=value.back + multiplier if value.node is not None else ZERO,
+            back=value.back + multiplier if value.node is not None else NONE,
             size=value.size + multiplier,
             owners=owners,
         )
@@ -154,9 +155,10 @@ class Rules(Values):
         """A function of entries without a degree: near 0 it is linear, or `at_zero` of size 1 and a linear part."""
         found = [sizes(value) for value in moving]
         for value, (size, drawn) in zip(moving, found, strict=True):
-            self.grown(drawn, name)
+            self.grown(drawn.plain, name)
             self.require(value, name, size)
-        size, drawn = (ZERO, ZERO) if at_zero else (max(ZERO, min(each)) for each in zip(*found, strict=True))
+        size, drawn = (ZERO, NONE) if at_zero else (max(ZERO, min(e for e, _ in found)), largest(d for _, d in found))
+        drawn = drawn if drawn.likely > 0 else NONE
         terms = [(value, ZERO, ZERO) for value in moving]
         signs, chosen = name in NONNEGATIVE, any(value.chosen for value in moving)
         return self.merged(terms, shape, size=size, cancelled=drawn - size, nonnegative=signs, chosen=chosen)
@@ -164,9 +166,9 @@ class Rules(Values):
     def homogeneous(self, value: Activation, degree: Fraction, shape: Shapes, nonnegative: bool) -> Activation:
         """f(x) of that degree p: size p e, change r + (p - 1) e, with the e at which that is largest."""
         aligned, (bound, drawn) = settle(value), sizes(value)
-        terms = [(value, (degree - 1) * (bound if degree > 1 else drawn), (degree - 1) * drawn)]
-        size = degree * (aligned if degree > 0 else drawn)
-        cancelled = degree * drawn - size
+        terms = [(value, (degree - 1) * (bound if degree > 1 else drawn.plain), drawn * (degree - 1))]
+        size = degree * (aligned if degree > 0 else drawn.plain)
+        cancelled = drawn * degree - size
         return self.merged(terms, shape, size=size, cancelled=cancelled, nonnegative=nonnegative, chosen=value.chosen)
 
     def moved(self, name: str, value: Activation, shape: Shapes) -> Activation:
@@ -283,8 +285,11 @@ class Rules(Values):
             size, drawn = settle(left) + settle(right), first_drawn + second_drawn
             both |= given[0] is given[1]
         else:
-            slope = 2 * second_drawn
-            terms = [(left, -second_drawn, -second_drawn), (right, first - slope, first_drawn - slope)]
-            size, drawn = settle(left) - second_drawn, first_drawn - second_drawn
+            slope = second_drawn * 2
+            terms = [
+                (left, -second_drawn.plain, -second_drawn),
+                (right, first - slope.plain, first_drawn - slope),
+            ]
+            size, drawn = settle(left) - second_drawn.plain, first_drawn - second_drawn
         chosen = left.chosen or right.chosen
         return self.merged(terms, shape, size=size, cancelled=drawn - size, nonnegative=both, chosen=chosen)

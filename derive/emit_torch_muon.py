@@ -1,0 +1,170 @@
+"""A prescription as parameter groups for several torch optimizers at once, of which Muon may be one.
+
+Muon's rate from one that was tuned with AdamW (Liu et al. 2025, 2502.16982): both updates have the same RMS where
+rate of polar(m) = rate of AdamW x 0.2 sqrt(max(fan_in, fan_out)), at the base width; from there it goes by its own c.
+"""
+
+import re
+from pathlib import Path
+from string import Template
+
+from derive.emit import parts
+from derive.emit_code import (
+    APPLIED,
+    has_multipliers,
+    header,
+    lacking,
+    parameters_text,
+    rate_text,
+    scaled_betas,
+    sizes_text,
+)
+from derive.emit_torch import PAIR, TORCH_RULES, VECTORS
+from derive.scale import MATCHED, Scale
+from derive.solve import Prescription
+
+SOURCE = Path(__file__).parent / "emitted_muon.py"
+MUON = '"lr": rate * own, "eps": eps, "momentum": momentum, "weight_decay": decay / own'
+RULES = {name: (constructor, options) for name, (constructor, options, *_) in TORCH_RULES.items()} | dict.fromkeys(
+    MATCHED, ("Muon", MUON)
+)
+"""Constructor and what a group has, as in TORCH_RULES."""
+EXTRA = {name: f'adjust_lr_fn=ADJUSTED["{name}"]' for name in MATCHED}
+KEYWORDS = {"betas": "(0.9, 0.999)", "momentum": "0.95", "alpha": "0.99"}
+CODE = Template('''
+
+RULES = $rules
+"""Whose step each layer takes."""
+
+
+def torch_fans(name, parameter):
+    """(fan_in, fan_out) of a matrix or kernel [out, in, ...], as nn.Linear and convolutions have them."""
+    return math.prod(parameter.shape[1:]), parameter.shape[0]
+
+
+def param_groups(named_parameters, layer_of, base_rate$rate, $sized, *, epsilon=None,
+                 weight_decay=0.0, no_decay=is_vector, fans=torch_fans$arguments):
+    """Parameter groups of every layer, from a model's `named_parameters()` as they come, each with its "rule".
+
+    `layer_of(name, parameter)`, or a mapping from names, is a key of EXPONENTS for every parameter; vectors (biases,
+    gains) are of the embedding. $base
+    `epsilon` is 1e-8 at the base width, 1e-7 for Muon.$remark
+    """$check
+    named = dict(named_parameters)
+    layers = {name: layer_of(name, each) if callable(layer_of) else layer_of.get(name) for name, each in named.items()}
+    stray = [name for name, layer in layers.items() if layer not in EXPONENTS]
+    stray += [] if callable(layer_of) else [name for name in layer_of if name not in named]
+    if stray:
+        raise ValueError(f"{', '.join(stray)}: every parameter of the model is one of {', '.join(EXPONENTS)}")
+    groups = {}
+    for name, parameter in named.items():
+        layer, rule, own = layers[name], RULES[layers[name]], 1.0
+        rate = (base_rate[rule] if isinstance(base_rate, dict) else base_rate) * factor(layer, "rate", $sizes)
+        eps = (1e-7 if rule in ADJUSTED else 1e-8) if epsilon is None else epsilon
+        eps = eps * factor(layer, "epsilon", $sizes) if "epsilon" in EXPONENTS[layer] else 0.0
+        decay = 0.0 if no_decay(name, parameter) else weight_decay * factor(layer, "decay", $sizes)
+        if rule in ADJUSTED:
+            own = muon_factor(name, rule, fans(name, parameter), tuple(parameter.shape))$matched
+        options = $options
+        made = groups.setdefault((layer, *options.values()), {"params": [], "rule": rule, **options})
+        made["params"].append(parameter)
+    return list(groups.values())
+
+
+def optimizers(named_parameters, layer_of, base_rate$rate, $sized, **keywords):
+    """The torch optimizers, one per rule, each to be stepped; keywords as in `param_groups`."""
+    groups = param_groups(named_parameters, layer_of, base_rate, $sizes, **keywords)
+    mine = {rule: [group for group in groups if group["rule"] == rule] for rule in RULES.values()}
+    made = {
+$made
+    }
+    return [made[rule](mine[rule]) for rule in made if mine[rule]]
+''')
+ANY_RATE = "`base_rate` may be one for each, {$each}."
+ADAMW_RATE = "`base_rate` is AdamW's, Muon's comes from it."
+MATCH = """
+            matched = matched_rate(1.0, rule, fans(name, parameter), $sizes)
+            rate, decay = rate * matched, decay / matched  # rate x decay stays AdamW's"""
+MATCHED_RATE = Template('''
+
+def matched_rate(adamw_rate, rule, fans, $sized):
+    """Muon's rate at the base width with updates of AdamW's RMS there: x 0.2 sqrt(max(fan_in, fan_out)) for polar(m).
+
+    `fans` are those of a hidden matrix at `width`; a rule that has such a factor takes that much less.
+    """
+    fan_in, fan_out = (size * base_width / width for size in fans)
+    own = {"muon-keller": max(1, fan_out / fan_in) ** 0.5, "muon-rms": 0.2 * max(fan_in, fan_out) ** 0.5}
+    return adamw_rate * 0.2 * max(fan_in, fan_out) ** 0.5 / own.get(rule, 1.0)
+''')
+
+
+def emitted_source(path: Path) -> tuple[str, str]:
+    """(imports, code) of a module that goes out as text, without its docstring and marks for this project's tools."""
+    text = path.read_text(encoding="utf-8")
+    body = re.sub(r"  # (noqa|type: ignore)[^\n]*", "", text[text.index('"""', 3) + 3 :])
+    lines = body.strip().split("\n")
+    last = max(at for at, line in enumerate(lines) if line.startswith(("import ", "from ")))
+    return "\n".join(lines[: last + 1]), "\n".join(lines[last + 1 :]).strip()
+
+
+def as_torch_by_rule(prescription: Prescription, scale: Scale | None = None) -> str:
+    """A module with `param_groups` and `optimizers(named_parameters, layer_of, base_rate, width, base_width)`."""
+    by_layer = {kind: row.name for kind, row in prescription.problem.optimizers.items()}
+    names = list(dict.fromkeys(by_layer.values()))
+    for name in names:
+        if name not in RULES:
+            raise lacking("torch", name, RULES)
+    sizes, matched = sizes_text(prescription), scale is not None and scale.matches
+    options, remarks = {}, []
+    for kind, name in by_layer.items():
+        given = RULES[name][1]
+        scaled, remark = scaled_betas(prescription, kind, ("b2",) if PAIR in given or "alpha" in given else ())
+        if scaled:
+            given = given.replace(PAIR, f'"betas": tuple(beta(layer, value, {sizes}) for value in betas)')
+            given = given.replace('"alpha": alpha', f'"alpha": beta(layer, alpha, {sizes})')
+        options[name] = given
+        remarks.append(remark)
+    layers = _rules(prescription)
+    used = [word for word in KEYWORDS if any(f'"{word}"' in given for given in options.values())]
+    imports, code = emitted_source(SOURCE)
+    standard = imports.replace("import torch", "").strip()
+    sized = parameters_text(prescription, scale)
+    body = CODE.substitute(
+        rules=str(layers).replace("'", '"'),
+        rate=rate_text(scale),
+        sized=sized,
+        sizes=sizes,
+        arguments="".join(f", {word}={KEYWORDS[word]}" for word in used)
+        + (", multipliers_applied=False" if has_multipliers(prescription) else ""),
+        base=ADAMW_RATE
+        if matched
+        else Template(ANY_RATE).substitute(each=", ".join(f'"{name}": rate' for name in names)),
+        remark="".join(dict.fromkeys(remarks)),
+        check=APPLIED if has_multipliers(prescription) else "",
+        matched=Template(MATCH).substitute(sizes=sizes) if matched else "",
+        options="{\n"
+        + "".join(f'            "{name}": {{{given}}},\n' for name, given in options.items())
+        + "        }[rule]",
+        made="\n".join(f'        "{name}": lambda groups: {_made(name)},' for name in names),
+    )
+    helper = MATCHED_RATE.substitute(sized=sized) if matched else ""
+    return (
+        header(prescription, scale, "\nimport torch\n", f"{standard}\n")
+        + "\n\n"
+        + code
+        + "\n"
+        + VECTORS
+        + helper
+        + body
+    )
+
+
+def _rules(prescription: Prescription) -> dict[str, str]:
+    """The rule of every key of EXPONENTS."""
+    return {name: prescription.problem.optimizers[layer.kind].name for name, layer, _ in parts(prescription)}
+
+
+def _made(name: str) -> str:
+    constructor = RULES[name][0]
+    extra = f", {EXTRA[name]}" if name in EXTRA else ""
+    return f"{'kernel_muon()' if constructor == 'Muon' else f'torch.optim.{constructor}'}(groups{extra})"
