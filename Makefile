@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-slow mutants figures check bench accelerator lock
+.PHONY: demo test test-slow mutants figures check docs bench accelerator lock
 
 .venv/installed: requirements.lock pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -33,11 +33,19 @@ SCALE ?= cpu
 figures: .venv/installed
 	$(BIN)/python -m paper_figures $(if $(RERUN),--rerun $(SCALE))
 
+# Without Material's notice, at every build, that it is kept up until 2027 only.
+MKDOCS := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs
+
 check: .venv/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/lint-imports
 	$(BIN)/pyright --pythonpath $(BIN)/python
+	$(MKDOCS) build --strict
+
+# The site, in site/: the pages of docs/ and what the public names' docstrings say. A broken link fails.
+docs: .venv/installed
+	$(MKDOCS) build --strict
 
 # Every benchmark in turn, each into its section of benchmarks/results/<device>.json; then the table of all.
 BENCHMARKS := transformer measure sweep online atan2 derive symbols prescribe

@@ -1,4 +1,4 @@
-"""Alignments: the log-alignment ratios alpha, omega, u of every layer (THEORY 2).
+"""Alignments: the log-alignment ratios alpha, omega, u of every layer (docs/theory.md, section 2).
 
     alpha_l: RMS(dW z) = n^alpha RMS(dW) RMS(z)      omega_l: RMS(W dz) = n^omega RMS(W) RMS(dz)
     u_l:     RMS(dW dz) = n^u RMS(dW) RMS(dz)
@@ -65,8 +65,11 @@ class Alignment:
 
 
 FULL = Alignment("full", Ratios(S.One, HALF, S.One), Ratios(S.One, HALF, S.One))
+"""Updates align with what enters as well as they can: alpha = u = 1, omega = 1/2."""
 NONE = Alignment("none", Ratios(HALF, HALF, HALF), Ratios(HALF, HALF, HALF))
+"""Updates act as random matrices do: alpha = omega = u = 1/2."""
 PRIOR = Alignment("prior", Ratios(S.One, HALF, S.One), Ratios(S.One, S.One, S.One))
+"""What earlier work assumed: as full, and omega = 1 on the readout."""
 ASSUMPTIONS: dict[str, Alignment] = {"full": FULL, "none": NONE, "prior": PRIOR}
 
 KEY = re.compile(r"(?:(hidden|readout)\.|hidden\.(\d{1,5})\.)?(alpha|omega|u)")

@@ -1,7 +1,7 @@
 """Axes beside the width: depth N, batch B and tokens T, along which one layer's settings go as a power too.
 
 A row holds exponents x of N^-x, B^-x or T^-x, of the same sign as those of the width; factors of several axes
-multiply, because each axis grows while the others stay (THEORY 9, 10).
+multiply, because each axis grows while the others stay (docs/theory.md, sections 9, 10).
 """
 
 from collections.abc import Mapping

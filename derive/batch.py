@@ -1,4 +1,4 @@
-"""Exponents along the batch B, below the critical one, and along the tokens T of a run (THEORY 10).
+"""Exponents along the batch B, below the critical one, and along the tokens T of a run (docs/theory.md, section 10).
 
 A gradient is a signal of size 1 in noise of size B^-1/2. An update U has the size B^-s of its rule at that noise, and
 the share of signal that the matrix has which gives U its direction: B^1/2 for g. There are T/B steps, so that the

@@ -3,7 +3,7 @@
     eta lambda ~ n^((x - 1) c)   independent: x = 1, sqrt: 1/2, constant: 0      eta lambda ~ n^y   n^y, such as n^-1
 
 What the literature disagrees on is this exponent: independent is n^0, with which a layer's memory in steps,
-1/(eta lambda), is the same at every width (THEORY 7).
+1/(eta lambda), is the same at every width (docs/theory.md, section 7).
 """
 
 import re

@@ -1,4 +1,6 @@
-"""Exponents along depth: N residual blocks h + N^-delta f(h), N to infinity at a fixed width (THEORY 9).
+"""Exponents along depth: N residual blocks h + N^-delta f(h), N to infinity at a fixed width.
+
+docs/theory.md, section 9:
 
     g' = delta in a branch, s' = k g' from the update rule itself,   r' = delta + c' + s' >= max(kappa, delta)
 

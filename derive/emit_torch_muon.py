@@ -20,6 +20,7 @@ from derive.emit_code import (
     sizes_text,
 )
 from derive.emit_torch import PAIR, TORCH_RULES, VECTORS
+from derive.exponents import Kind
 from derive.scale import MATCHED, Scale
 from derive.solve import Prescription
 
@@ -109,7 +110,7 @@ def emitted_source(path: Path) -> tuple[str, str]:
 
 def as_torch_by_rule(prescription: Prescription, scale: Scale | None = None) -> str:
     """A module with `param_groups` and `optimizers(named_parameters, layer_of, base_rate, width, base_width)`."""
-    by_layer = {kind: row.name for kind, row in prescription.problem.optimizers.items()}
+    by_layer: dict[Kind, str] = {kind: row.name for kind, row in prescription.problem.optimizers.items()}
     names = list(dict.fromkeys(by_layer.values()))
     for name in names:
         if name not in RULES:

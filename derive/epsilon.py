@@ -1,4 +1,4 @@
-"""The width at which a constant epsilon starts to bite, layer by layer (THEORY 7)."""
+"""The width at which a constant epsilon starts to bite, layer by layer (docs/theory.md, section 7)."""
 
 import math
 from dataclasses import dataclass

@@ -248,7 +248,7 @@ def rank_exponent(matrix: Expr, sizes: Sizes) -> Expr:
 def operator_norm_exponent(matrix: Expr, sizes: Sizes) -> Expr:
     """x with ||matrix||_op = n^-x.
 
-    spectral(X, f) has f(||X||_op) (THEORY 3), entries have `entrywise_operator_norm`.
+    spectral(X, f) has f(||X||_op) (docs/theory.md, section 3), entries have `entrywise_operator_norm`.
     """
     if isinstance(matrix, spectral):
         inner, singular_map = matrix_argument(matrix), _arguments(matrix)[1]

@@ -2,7 +2,7 @@
 
 A rule is written in g (gradient), m (first moment, degree 1), v (second moment, degree 2), w (weights) and
 eps; matrix functions of the gradient say how they map its singular values sigma. `Optimizer.size`,
-`operator_norm`, `alignment_cap`, `epsilon` and the two degrees follow (THEORY 3).
+`operator_norm`, `alignment_cap`, `epsilon` and the two degrees follow (docs/theory.md, section 3).
 """
 
 from collections.abc import Mapping
@@ -178,7 +178,7 @@ class Optimizer:
 
     @property
     def is_matrix_rule(self) -> bool:
-        """Whether ||U||_op is set by the gradient as a whole, not entry by entry nor by the weights (THEORY 3)."""
+        """Whether ||U||_op is set by the gradient as a whole, not entry by entry nor by the weights (theory 3)."""
         return self.is_spectral or (self.rule.has(norm, opnorm, nucnorm) and not self.rule.has(WEIGHT))
 
     @cached_property
@@ -277,7 +277,7 @@ class Optimizer:
         return size
 
     def operator_norm(self, kind: Fans, gradient: Expr, weight: Expr) -> Expr:
-        """p_l with ||U_l||_op = n^p_l on a rank-one, fully aligned gradient (THEORY 3; here n^+p)."""
+        """p_l with ||U_l||_op = n^p_l on a rank-one, fully aligned gradient (theory 3; here n^+p)."""
         return -operator_norm_exponent(self.first_rule, self._sizes_with_epsilon(kind, gradient, weight))
 
     def alignment_cap(self, kind: Fans, gradient: Expr, weight: Expr) -> Expr:

@@ -1,7 +1,7 @@
 """Parameterizations: multiplier n^-a and initial standard deviation n^-b of every layer kind.
 
 Gauge shifts (a, b) -> (a + theta, b - theta) leave the function unchanged; two parameterizations that differ
-by them alone are equivalent, with the rates shifted to match (THEORY 6).
+by them alone are equivalent, with the rates shifted to match (docs/theory.md, section 6).
 """
 
 from collections.abc import Sequence
@@ -61,7 +61,7 @@ class Parameterization:
         return (a + b).expand()
 
     def gradient(self, kind: Kind) -> Expr:
-        """g of that layer at initialisation: a + b of the readout + a, and a on the readout itself (THEORY 3)."""
+        """g of that layer at initialisation: a + b of the readout + a, and a on the readout itself (theory 3)."""
         return self.at(kind)[0] + (S.Zero if kind == "readout" else self.total("readout"))
 
     def gauge(self, target: Expr = S.Zero) -> "Parameterization":
@@ -79,9 +79,13 @@ class Parameterization:
 
 
 SP = Parameterization("SP", (S.Zero, S.Zero, S.Zero), (S.Zero, HALF, HALF), "the standard initialisation, 1/fan_in")
+"""Standard: no multipliers, initial variance 1/fan_in; a = 0, 0, 0 and b = 0, 1/2, 1/2."""
 NTK = Parameterization("NTK", (S.Zero, HALF, HALF), (S.Zero, S.Zero, S.Zero), "Jacot et al. 2018, 1806.07572")
+"""Neural tangent: weights of size 1 behind 1/sqrt(fan_in); a = 0, 1/2, 1/2 and b = 0, 0, 0."""
 MUP = Parameterization("muP", (-HALF, S.Zero, HALF), (HALF, HALF, HALF), "Yang & Hu 2021, 2011.14522")
+"""Maximal update: a = -1/2, 0, 1/2 and b = 1/2, 1/2, 1/2."""
 MFP = Parameterization("MFP", (S.Zero, HALF, S.One), (S.Zero, S.Zero, S.Zero), "mean field; Bordelon & Pehlevan 2022")
+"""Mean field: NTK with a readout of 1/fan_in; a = 0, 1/2, 1 and b = 0, 0, 0."""
 MUP_PACKAGE = Parameterization(
     "mup-package", (S.Zero, S.Zero, S.One), (S.Zero, HALF, S.Zero), "muP in the gauge of microsoft/mup, 2203.03466"
 )
@@ -142,7 +146,7 @@ class Equivalence:
 def equivalent(
     first: Parameterization, second: Parameterization, optimizer: "Optimizer", kinds: Sequence[Kind] = KINDS
 ) -> Equivalence:
-    """Whether the layers of these kinds train alike: theta = a' - a, c' = c - (1 + k - m) theta (THEORY 6)."""
+    """Whether the layers of these kinds train alike: theta = a' - a, c' = c - (1 + k - m) theta (theory 6)."""
     for kind in kinds:
         if (first.total(kind) - second.total(kind)).is_zero is not True:
             obstacle = (

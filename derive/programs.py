@@ -2,8 +2,8 @@
 
     minimise f . x   where every row has  sum_j a_j x_j <= bound
 
-A chain's program is THEORY 4: variables c_l (rate n^-c_l) and r_l (RMS(Delta z_l) = n^-r_l). Nothing here comes from
-the solver, so that its mistakes are not repeated.
+A chain's program is docs/theory.md, section 4: variables c_l (rate n^-c_l) and r_l (RMS(Delta z_l) = n^-r_l). Nothing
+here comes from the solver, so that its mistakes are not repeated.
 """
 
 from collections.abc import Iterable, Iterator, Mapping

@@ -1,7 +1,7 @@
 """Forward and backward perturbation of a chain of layers, and the constraints that stability puts on it.
 
 Sizes are n^-exponent, so the largest of several terms is the *minimum* of their exponents. With the effective
-change d_l = a_l + c_l + s_l, the change of layer l is n^-r_l (THEORY 4):
+change d_l = a_l + c_l + s_l, the change of layer l is n^-r_l (docs/theory.md, section 4):
 
     r_1 = d_1
     r_l = min(d_l - alpha_l,  d_l + r_{l-1} - u_l,  a_l + b_l + r_{l-1} - omega_l)
@@ -265,7 +265,7 @@ def constraints(chain: Chain) -> list[Constraint]:
     """The linear constraints on c_l and r_l of this chain, as sympy relations with every exponent filled in.
 
     r_l = min(...) enters as r_l <= each term, which loses nothing: every r appears in later constraints with
-    a plus sign (THEORY 5). Under cross-entropy the logits may diverge: r_{L+1} is replaced by 0 in the terms of
+    a plus sign (theory 5). Under cross-entropy the logits may diverge: r_{L+1} is replaced by 0 in the terms of
     the readout's own update and its omega term drops.
     """
     c, r = symbols("c", chain.depth), symbols("r", chain.depth)
@@ -297,7 +297,7 @@ def constraints(chain: Chain) -> list[Constraint]:
 
 
 def general_constraints(optimizers: Optimizers) -> list[tuple[str, Any]]:
-    """THEORY 4 for these optimizers as (meaning, sympy relation), with a, b, c and the alignments as symbols."""
+    """Theory 4 for these optimizers as (meaning, sympy relation), with a, b, c and the alignments as symbols."""
     names: dict[Kind, str] = {"embedding": "1", "hidden": "l", "readout": "{L+1}"}
 
     def symbol(name: str, kind: Kind) -> Symbol:

@@ -115,6 +115,7 @@ REGISTRY: tuple[Optimizer, ...] = (
         trainable=False,
     ),
 )
+"""Every optimizer with a name, as `derive list` shows them."""
 
 
 def optimizer(text: str) -> Optimizer:

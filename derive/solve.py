@@ -1,7 +1,7 @@
 """The largest stable learning rates: one recursion for exact numbers, symbols, floats and jitted arrays.
 
 Minimise the sum of c_l (rate n^-c_l) subject to the constraints of `propagation`. For a chain the optimum is
-closed-form (THEORY 5): targets t backward, rates forward.
+closed-form (docs/theory.md, section 5): targets t backward, rates forward.
 
     t_L = max(0, omega_{L+1} - a_{L+1} - b_{L+1}),   t_{l-1} = max(0, t_l + omega_l - a_l - b_l)
     d_1 = t_1,   d_l = t_l + max(alpha_l, u_l - r_{l-1}),   d_l >= a_l + b_l where the layer is bounded
@@ -79,7 +79,7 @@ def largest_rates(
 
     Sequences run over layers, embedding first; `bounded` layers keep d_l >= a_l + b_l, so that their updates
     do not outgrow their weights. Needs only +, -, max and min of its numbers. Everett et al. 2024, section 3,
-    solved as THEORY 5.
+    solved as in theory 5.
     """
     depth = len(a)
     targets = least_residuals(a, b, omega, cross_entropy=cross_entropy, maximum=maximum)
@@ -275,7 +275,7 @@ def _warnings(problem: Problem, r: Sequence[Expr]) -> list[str]:
 def _backward_notes(chain: Chain, c: Sequence[Expr]) -> list[str]:
     """Hidden layers whose update outgrows their weights, d < a + b, where rates before them follow the gradient.
 
-    Only an alignment below 1/2 allows it. The update then rules the way back too, which g leaves out (THEORY 3).
+    Only an alignment below 1/2 allows it. The update then rules the way back too, which g leaves out (theory 3).
     """
     found = []
     for index in range(1, chain.depth - 1):
@@ -371,7 +371,7 @@ def residuals_at(problem: Problem, c: Sequence[Expr]) -> list[Expr]:
 
 
 def trained_gradients(prescription: Prescription) -> tuple[Expr, ...]:
-    """g_l of every layer once the readout has moved, RMS(d loss/d W_l) = n^-g_l, embedding first (THEORY 3).
+    """g_l of every layer once the readout has moved, RMS(d loss/d W_l) = n^-g_l, embedding first (theory 3).
 
         g_l = min(a + b, a + s + c)_{L+1} + a_l      g_{L+1} = a_{L+1}
 
@@ -426,8 +426,8 @@ def prescribe(
     `optimizer` may be a mapping by layer kind; `hidden_layers` is by default the number on which the alignment was
     measured, or 1. `forward_only` multipliers do not multiply the gradients of their weights.
 
-    >>> [str(c) for c in prescribe("adam", "sp", "full").c]
-    ['0', '1', '1']
+        >>> [str(c) for c in prescribe("adam", "sp", "full").c]
+        ['0', '1', '1']
     """
     assumed = read_alignment(alignment) if isinstance(alignment, str) else alignment
     problem = Problem(

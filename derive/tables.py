@@ -221,7 +221,7 @@ def _own_change(problem: Problem, rates: Sequence[Expr], residuals: Sequence[Exp
 
 def _verdict(r: Expr, own: Expr, free: bool, per_layer: bool) -> str:
     """One layer's fate; `free` logits may diverge, but with rates per layer not by the readout's own update, or
-    nothing would bound its rate (THEORY 4)."""
+    nothing would bound its rate (docs/theory.md, section 4)."""
     if r.is_negative:
         grows = f"grows as n^{-r}" if (-r).is_Integer else f"grows as n^({-r})"
         if free and per_layer and own.is_negative:

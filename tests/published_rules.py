@@ -117,7 +117,9 @@ def page() -> str:
         try:
             found = exponents(rule)
         except DeriveError as error:
-            refused.append([rule.name, f"`{rule.update}`" if rule.update else "-", str(error), rule.source])
+            refused.append(
+                [rule.name, f"`{rule.update}`" if rule.update else "-", str(error).replace("*", r"\*"), rule.source]
+            )
         else:
             cells = [", ".join(found[scheme]) for scheme in ("sp", "mup")]
             derived.append([rule.name, f"`{rule.update}`", *cells, at_other_ranks(rule), rule.source])

@@ -368,10 +368,10 @@ def test_the_recipe_for_pytorch_runs(tmp_path: Path, monkeypatch: pytest.MonkeyP
         factor = {"embedding": 1, "hidden": 0.5, "readout": 0.25}[kinds[name]]
         assert float(names["rms"](p)) == pytest.approx(float(names["rms"](small[name])) * factor, rel=1e-4)
     groups = names["step"].param_groups
-    assert [group["lr"] for group in groups] == pytest.approx([3e-3, 7.5e-4, 7.5e-4, 3e-3])
-    assert [group["eps"] for group in groups] == pytest.approx([2.5e-9, 2.5e-9, 1e-8, 2.5e-9])
-    assert [group["weight_decay"] for group in groups] == pytest.approx([0.01, 0.04, 0.04, 0])
-    assert [len(group["params"]) for group in groups] == [1, 2, 1, 5]
+    assert [group["lr"] for group in groups] == pytest.approx([3e-3, 7.5e-4, 3e-3, 7.5e-4])
+    assert [group["eps"] for group in groups] == pytest.approx([2.5e-9, 2.5e-9, 2.5e-9, 1e-8])
+    assert [group["weight_decay"] for group in groups] == pytest.approx([0.01, 0.04, 0, 0.04])
+    assert [len(group["params"]) for group in groups] == [1, 2, 5, 1]
     before = [p.detach().clone() for p in names["model"].parameters()]
     names["model"](torch.zeros(1, 3, dtype=torch.long)).square().sum().backward()
     names["step"].step()

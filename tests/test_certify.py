@@ -255,7 +255,10 @@ def test_each_condition_is_checked_alone(fault: str) -> None:
 
 
 def test_uniqueness_is_proved_either_way() -> None:
-    """Adam, SP, full has one optimum; SGD, muP, none without a hidden layer has others (THEORY 5), and names one."""
+    """Adam, SP, full has one optimum; SGD, muP, none without a hidden layer has others, and names one.
+
+    See docs/theory.md, section 5.
+    """
     one = certificate_of(Problem(optimizers("adam"), SP, prescribe().problem.alignment))
     assert one.unique
     with pytest.raises(Refused, match="no other values are given"):

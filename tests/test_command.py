@@ -76,7 +76,10 @@ def test_a_custom_rule_equals_the_registry_row(capsys: Capture) -> None:
 
 
 def test_a_constant_epsilon_ends_scale_freedom(capsys: Capture) -> None:
-    """With e = 0 and g > 0 the update has the gradient's own size: Adam becomes SGD with momentum (THEORY 7)."""
+    """With e = 0 and g > 0 the update has the gradient's own size: Adam becomes SGD with momentum.
+
+    See docs/theory.md, section 7.
+    """
     layers = as_json(capsys, "--parameterization", "ntk", "--epsilon", "constant")["layers"]
     momentum = as_json(capsys, "--parameterization", "ntk", "--optimizer", "momentum")["layers"]
     assert [layer["c"] for layer in layers] == [layer["c"] for layer in momentum]
@@ -91,7 +94,10 @@ def test_gauge_zero_shows_mup_as_sp_with_a_smaller_readout(capsys: Capture) -> N
 
 
 def test_cross_entropy_frees_the_logits(capsys: Capture) -> None:
-    """Under prior, omega = 1 pushes SP out of feature learning, unless the logits may diverge (THEORY 4)."""
+    """Under prior, omega = 1 pushes SP out of feature learning, unless the logits may diverge.
+
+    See docs/theory.md, section 4.
+    """
     strict = as_json(capsys, "--alignment", "prior")
     free = as_json(capsys, "--alignment", "prior", "--loss", "ce")
     assert strict["feature_learning"] is False and free["feature_learning"] is True

@@ -32,7 +32,7 @@ from verify.training.trainer import Config, Trainer
 
 Capture = pytest.CaptureFixture[str]
 
-# c of the published table (THEORY 5), and how much of it eta lambda follows (THEORY 7).
+# c of the published table (docs/theory.md, section 5), and how much of it eta lambda follows (section 7 there).
 RATES = {
     ("adamw", "sp"): (0.0, 1.0, 1.0),
     ("adamw", "mup"): (0.5, 1.0, 0.5),
@@ -274,6 +274,7 @@ def conditions(**changes: Any) -> Conditions:
     return Conditions(**{**shared, **changes})
 
 
+@pytest.mark.slow
 def test_text_that_never_changes_gives_coherent_updates_in_a_network() -> None:
     """The sign of every gradient stays what it was, so that W = U / lambda, and tau = 2 / (eta lambda)."""
     corpus = Corpus("zeros", np.zeros(2000, dtype=np.uint8), 4)

@@ -13,7 +13,6 @@ import pytest
 from derive.cli import app
 from derive.emit_torch import as_torch
 from derive.errors import DeriveError
-from derive.registry import optimizers
 from derive.scale import MATCHED, Scale
 from derive.solve import prescribe
 from tests.test_emitted import executed, stub_torch, written  # noqa: F401
@@ -65,7 +64,7 @@ def test_what_is_no_matrix_is_named(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize("rule", MATCHED)
 def test_a_matched_rate_gives_adamw_s_rms_at_the_base_and_the_rule_s_power_above(rule: str) -> None:
     """polar(m) of a full-rank n x m matrix has RMS 1/sqrt(max(n, m)); AdamW's update has 0.2."""
-    answer = prescribe(optimizers(f"adamw,hidden={rule}"), "sp")
+    answer = prescribe({"embedding": "adamw", "hidden": rule, "readout": "adamw"}, "sp")
     emitted = executed(as_torch(answer, Scale(16, 16, 0.01, {"hidden": rule})))
     torch_factor = {
         "muon-rms": lambda rows, columns: 0.2 * max(rows, columns) ** 0.5,
@@ -109,7 +108,7 @@ def test_a_step_is_that_of_the_rule(rule: str) -> None:
     """Against polar(gradient) by SVD: Newton-Schulz leaves singular values between 0.65 and 1.25."""
     torch = pytest.importorskip("torch", reason="PyTorch is not a dependency; the stubs above cover the numbers")
     torch.manual_seed(0)
-    emitted = executed(as_torch(prescribe(optimizers(f"adamw,hidden={rule}"), "sp")))
+    emitted = executed(as_torch(prescribe({"embedding": "adamw", "hidden": rule, "readout": "adamw"}, "sp")))
     for shape in SHAPES.values():
         weight = torch.nn.Parameter(torch.zeros(shape))
         made = emitted["optimizers"]({"w": weight}.items(), {"w": "hidden.0"}, 0.5, 16, 16)
@@ -126,7 +125,7 @@ def test_a_step_is_that_of_the_rule(rule: str) -> None:
 def test_emitted_code_needs_nothing_of_this_project(tmp_path: Path) -> None:
     """Where torch is: with the standard library and torch on the path, and neither derive nor jax."""
     pytest.importorskip("torch")
-    code = as_torch(prescribe(optimizers("adamw,hidden=muon"), "sp"), Scale(16, 64, 0.01))
+    code = as_torch(prescribe({"embedding": "adamw", "hidden": "muon", "readout": "adamw"}, "sp"), Scale(16, 64, 0.01))
     check = "import sys; assert not {'jax', 'derive', 'verify'} & {*sys.modules}\n"
     (tmp_path / "scaling.py").write_text(code + "\n" + check, encoding="utf-8")
     subprocess.run([sys.executable, "scaling.py"], cwd=tmp_path, check=True, timeout=120)

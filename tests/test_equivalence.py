@@ -13,7 +13,7 @@ from derive.registry import REGISTRY, optimizer
 from derive.solve import prescribe, solve
 
 HALF = Rational(1, 2)
-RATE_SHIFT_PER_THETA = {  # THEORY 6, written out by hand: 1 + k - m
+RATE_SHIFT_PER_THETA = {  # docs/theory.md, section 6, written out by hand: 1 + k - m
     **dict.fromkeys(["sgd", "momentum", "nesterov"], 2),
     **dict.fromkeys(["adam", "adamw", "rmsprop", "lion", "sign-sgd", "adam-atan2", "normalised-sgd", "sophia"], 1),
     **dict.fromkeys(["muon", "muon-keller", "muon-rms", "shampoo", "soap", "soap-left", "soap-right"], 1),

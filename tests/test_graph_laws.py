@@ -1,4 +1,7 @@
-"""Laws that no right answer breaks, on random networks: they test rates without knowing any (THEORY 11)."""
+"""Laws that no right answer breaks, on random networks: they test rates without knowing any.
+
+See docs/theory.md, section 11.
+"""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -21,7 +24,7 @@ from verify.model.linear_program import ProgramError
 from verify.model.make import graph_of
 
 DEGREES = {"adam": 1, "sgd": 2, "muon": 1, "adam-ps": 0}
-"""1 + k - m, by which a rate's exponent goes with a multiplier's (THEORY 6); of parameter scaling k is 0 and m is 1."""
+"""1 + k - m, by which a rate's exponent goes with a multiplier's (theory 6); of parameter scaling k is 0 and m is 1."""
 BLOCKS = ("layer", "residual", "gate", "attention", "norm", "bias", "shared", "mixed")
 
 

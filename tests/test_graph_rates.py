@@ -1,4 +1,4 @@
-"""Rates over graphs: the closed form on chains, THEORY 4 where there are sums, products, attention and ties."""
+"""Rates over graphs: the closed form on chains; sums, products, attention and ties (docs/theory.md, section 4)."""
 
 from fractions import Fraction
 from random import Random

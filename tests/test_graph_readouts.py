@@ -138,7 +138,9 @@ def gradients(make: Any, how: Any, width: int) -> dict[str, float]:
     return {path: float(np.sqrt(np.mean(each))) for path, each in found.items()}
 
 
-@pytest.mark.parametrize("make", [squeezed, scaled, cosines, asked])
+@pytest.mark.parametrize(
+    "make", [cosines, *(pytest.param(each, marks=pytest.mark.slow) for each in (squeezed, scaled, asked))]
+)
 def test_gradients_go_as_said_between_two_widths(make: Any):
     answer = verify.prescribe(make, base_width=32, width=256)
     small, large = (gradients(make, answer.at(width), width) for width in (32, 256))

@@ -1,4 +1,6 @@
-"""Changes are held to the size that a value has for its consumer, and sums count what is there (THEORY 11).
+"""Changes are held to the size that a value has for its consumer, and sums count what is there.
+
+See docs/theory.md, section 11.
 
 Right values are worked out by hand, or hold between two ways to write one function.
 """
@@ -20,7 +22,7 @@ from verify.model.make import graph_of
 HALF = Fraction(1, 2)
 PLACES = ("input", "weight", "output")
 DEGREES = {"adam": 1, "sgd": 2, "muon": 1, "adam-ps": 0, "adam,hidden=muon": 1}
-"""1 + k - m, by which a rate's exponent goes with a multiplier's (THEORY 6); Adafactor's k is 0 and its m is 1."""
+"""1 + k - m, by which a rate's exponent goes with a multiplier's (theory 6); Adafactor's k is 0 and its m is 1."""
 
 
 def shape(*sizes: int) -> jax.ShapeDtypeStruct:

@@ -1,4 +1,6 @@
-"""Sums and gradients count what is there, and arrays that apply closes over are what they are (THEORY 11).
+"""Sums and gradients count what is there, and arrays that apply closes over are what they are.
+
+See docs/theory.md, section 11.
 
 Right values are worked out by hand; gradients of shared weights are measured as well.
 """

@@ -32,7 +32,7 @@ def shampoo(gradient: Matrix) -> Matrix:
 
 
 def kfac(gradient: Matrix) -> Matrix:
-    """Both factors together divide every singular value by its square (THEORY 3, E = 1)."""
+    """Both factors together divide every singular value by its square (docs/theory.md, section 3, E = 1)."""
     return power(gradient @ gradient.T, -0.5) @ gradient @ power(gradient.T @ gradient, -0.5)
 
 

@@ -171,7 +171,10 @@ def test_uniqueness_is_what_the_linear_program_says(problem: Problem) -> None:
 
 
 def test_sgd_mup_none_without_hidden_layers_ties() -> None:
-    """THEORY 5 by hand: lowering the readout's c by t raises the embedding's gradient, and its c, by t."""
+    """By hand: lowering the readout's c by t raises the embedding's gradient, and its c, by t.
+
+    See docs/theory.md, section 5.
+    """
     from derive.solve import prescribe
 
     assert prescribe("sgd", "mup", "none", hidden_layers=0).unique is False

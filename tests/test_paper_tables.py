@@ -102,7 +102,7 @@ NUMBERS = {name: Fraction(value, 7) for name, value in zip(SYMBOLS, SEVENTHS, st
 @pytest.mark.parametrize("readout_rate", [Fraction(-5), Fraction(9)])
 @pytest.mark.parametrize("family", ["SGD", "Adam", "Adafactor", "Muon"])
 def test_table_2_is_the_constraints_written_by_hand(data: Path, family: str, readout_rate: Fraction) -> None:
-    """THEORY 3 and 4 in plain arithmetic; the gradient takes the smaller exponent."""
+    """docs/theory.md, sections 3 and 4 in plain arithmetic; the gradient takes the smaller exponent."""
     x = NUMBERS | {"c_{L+1}": readout_rate}
     half = Fraction(1, 2)
 

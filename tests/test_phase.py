@@ -35,7 +35,8 @@ Capture = pytest.CaptureFixture[str]
 WIDTHS, BATCH, CONTEXT, DEPTH, STEPS, RATE = (16, 32), 16, 2, 2, 2, 0.004
 SMALL = ["--widths", "16,32", "--seeds", "2", "--steps", str(STEPS), "--batch", str(BATCH), "--base-rate", str(RATE)]
 SMALL += ["--context", str(CONTEXT), "--depth", str(DEPTH), "--c-hidden", "1/2,3/2", "--c-readout", "1/2,1"]
-# a, b by layer kind, THEORY 1; Adam has s = 0 and its prescribed c of the embedding is 0 and 1/2, THEORY 5.
+# a, b by layer kind (docs/theory.md, section 1); Adam has s = 0 and its prescribed c of the embedding is 0 and 1/2
+# (section 5 there).
 SCHEMES: dict[str, Any] = {
     "sp": ((0, 0, 0), (0, 0.5, 0.5), 0.0),
     "mup": ((-0.5, 0, 0.5), (0.5, 0.5, 0.5), 0.5),
@@ -63,7 +64,7 @@ def rows(folder: Path) -> tuple[dict[str, Any], dict[tuple[int, str, str, str], 
 
 
 def recursion(scheme: str, c_hidden: float, c_readout: float, alignments: list[tuple[float, float, float]]) -> Any:
-    """(r_L, r_{L+1}) by THEORY 4, written out for two hidden layers."""
+    """(r_L, r_{L+1}) by docs/theory.md, section 4, written out for two hidden layers."""
     (a_1, a_h, a_o), (_, b_h, b_o), c_1 = SCHEMES[scheme]
     r = before = a_1 + c_1
     for (alpha, omega, u), a, b, c in zip(

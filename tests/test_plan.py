@@ -160,6 +160,7 @@ def test_flops_are_xlas_but_for_entrywise_work(model: str) -> None:
     assert 0 < excess[1] < 0.6 * excess[0] < 0.06
 
 
+@pytest.mark.slow
 def test_flops_with_remat() -> None:
     excess = []
     for width in (128, 256):
@@ -496,6 +497,7 @@ def test_bytes_of_one_of_eight_devices(mesh: tuple[int, int]) -> None:
     assert 0.8 < found["measuring"] / (planned.measuring - planned.parameters) < 1.1
 
 
+@pytest.mark.slow
 def test_the_largest_model_on_64_devices() -> None:
     """26.8 B parameters, lowered and compiled from shapes; nothing of them is made, and nothing is run.
 

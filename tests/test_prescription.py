@@ -100,7 +100,10 @@ def test_at_the_base_width_nothing_changes():
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "lion", "adam,hidden=muon"])
 @pytest.mark.parametrize("pair", [("sp", "ntk"), ("mup", "mfp")])
 def test_with_and_without_multipliers_training_is_the_same(optimizer: str, pair: tuple[str, str]):
-    """The gauge a = 0 and each scheme's own multipliers are one trajectory; SP and muP are two (THEORY 6)."""
+    """The gauge a = 0 and each scheme's own multipliers are one trajectory; SP and muP are two.
+
+    See docs/theory.md, section 6.
+    """
     losses = {}
     for scheme in ("sp", "mup"):
         answer = verify.prescribe(toy, base_width=BASE, width=WIDTH, optimizer=optimizer, parameterization=scheme)

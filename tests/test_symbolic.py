@@ -51,7 +51,10 @@ def test_a_symbol_gives_a_short_answer() -> None:
 
 @pytest.mark.parametrize("layers", [1, 4])
 def test_one_symbol_for_omega_of_the_readout_gives_the_feature_learning_threshold(layers: int) -> None:
-    """r_L = max(0, omega - 1/2) for SP: features are learned up to omega = 1/2 of the readout (THEORY 2)."""
+    """r_L = max(0, omega - 1/2) for SP: features are learned up to omega = 1/2 of the readout.
+
+    See docs/theory.md, section 2.
+    """
     answer = prescribe("adam", "sp", "readout.omega=y", hidden_layers=layers)
     assert text(answer.layers[-2].r) == "max(0, y - 1/2)"
     assert answer.feature_learning is None

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from derive.errors import DeriveError
+from derive.errors import DeriveError, UserError
 from verify.commands.model import prescribe as prescribe_command
 from verify.model.prescribe import prescribe
 from verify.model.prescription import ModelPrescription
@@ -192,7 +192,7 @@ class _Around(nn.Module):
     ],
 )
 def test_what_cannot_be_done_is_one_line(build: Any, example: Any, said: str):
-    with pytest.raises(DeriveError, match=said) as caught:
+    with pytest.raises(UserError, match=said) as caught:
         prescribe(from_torch(build, example), base_width=BASE, width=WIDTH)
     assert "\n" not in str(caught.value)
 

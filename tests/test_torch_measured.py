@@ -136,7 +136,7 @@ def test_the_model_as_it_is_gets_advice_and_unseen_ops_are_named(answer: ModelPr
         ),
         (
             lambda lines: [each.replace("prescribed", "mine") for each in lines],
-            "setup is own or prescribed, not 'mine'",
+            "own or prescribed, not 'mine'",
         ),
     ],
 )

@@ -67,7 +67,7 @@ def judged(optimizer: str) -> dict[tuple[str, str], module.Row]:
 
 
 def test_matrix_rules_are_those_of_theory() -> None:
-    """THEORY 3's last row, custom rules included."""
+    """The last row of docs/theory.md, section 3, custom rules included."""
     named = {row.name for row in REGISTRY if row.is_matrix_rule}
     assert named == {
         *("muon", "muon-keller", "muon-rms", "shampoo", "kfac", "normalised-sgd"),

@@ -162,7 +162,10 @@ def test_a_study_can_be_interrupted() -> None:
 
 
 def test_closed_loop_a_small_network_prescribes_a_large_one(tmp_path: Path) -> None:
-    """Measured at 128 to 512, prescribed, trained at 2048: r_L is as prescribed, within 0.1 (THEORY 8)."""
+    """Measured at 128 to 512, prescribed, trained at 2048: r_L is as prescribed, within 0.1.
+
+    See docs/theory.md, section 8.
+    """
     from verify.fit.forward import slope
     from verify.studies.exponents.study import as_json
 

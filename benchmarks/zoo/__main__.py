@@ -23,10 +23,11 @@ def main() -> None:
     )
     given = parser.parse_args()
     for name in (given.models or ZOO) if given.measure else ():
-        if ZOO[name].refused or (not given.models and is_current(ZOO[name], stored().get(name))):
+        model = ZOO[name]
+        if model.refused or model.not_measured or (not given.models and is_current(model, stored().get(name))):
             continue
         began = perf_counter()
-        found = measured(ZOO[name])
+        found = measured(model)
         store(stored() | {name: found})
         unknown = [f"{row.quantity} {row.name}" for row in found.rows if reason(name, row) == "?"]
         print(f"{name}: {perf_counter() - began:.0f} s; off, no reason: {unknown or 'nothing'}", file=sys.stderr)

@@ -60,8 +60,13 @@ def line(name: str, model: Model, given: Answer, measured: Measured | None) -> s
     """The row of one model."""
     title = f"**{name}**: {model.about}"
     if given.refusal:
-        return f"| {title} | refused: {given.refusal} | | | | | - |"
-    return f"| {title} | {' | '.join(cells(given))} | {seen(measured)} |"
+        return f"| {title} | refused: {literal(given.refusal)} | | | | | - |"
+    return f"| {title} | {literal(' | '.join(cells(given)))} | {seen(measured)} |"
+
+
+def literal(text: str) -> str:
+    """Markdown in which a * is one: two of them would set what is between in italics."""
+    return text.replace("*", r"\*")
 
 
 def off(found: dict[str, Measured]) -> list[str]:
@@ -76,7 +81,7 @@ def off(found: dict[str, Measured]) -> list[str]:
             texts = [
                 f"{row.quantity} {row.name} {row.measured:+.2f} ± {row.half:.2f} for {row.said:+.2f}" for row in rows
             ]
-            lines.append(f"| {name} | {'<br>'.join(texts)} | {why} |")
+            lines.append(f"| {name} | {literal('<br>'.join(texts))} | {literal(why)} |")
     return lines
 
 

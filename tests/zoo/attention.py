@@ -170,9 +170,9 @@ MODELS = {
         f"image.w.w {QKVO} to",
         gradients={"to": -HALF, "temperature": 0, "*": HALF},
     ),
-    "perceiver": Model(perceiver, "latents that read", QKVO, "head"),
+    "perceiver": Model(perceiver, "latents that read", QKVO, "head", not_measured=True),
     "pointer": Model(pointer, "scores as outputs", "q k"),
-    "set pooling": Model(set_pooling, "a learned query over a set", "q k v", "out"),
+    "set pooling": Model(set_pooling, "a learned query over a set", "q k v", "out", not_measured=True),
     "memory": Model(
         memory,
         "learned keys and values, scores divided by sqrt(n)",

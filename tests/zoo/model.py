@@ -24,7 +24,8 @@ class Model:
     all others are embeddings or vectors. `rates` and `gradients` are the exponents that differ from those of the role,
     `later` those of gradients that a step changes, as what readouts make comes to size 1 and SGD goes by the larger;
     `multipliers` those that the function needs. `refused`: a piece of the one line that is answered instead. `wrong`:
-    parameters of which another rate or gradient is answered today, and why. `heavy`: measured at smaller widths.
+    parameters of which another rate or gradient is answered today, and why. `heavy`: measured at smaller widths;
+    `not_measured`: answered only, since the tracer of products names one parameter for each.
     """
 
     make: Callable[[int], Any]
@@ -39,6 +40,7 @@ class Model:
     refused: str = ""
     wrong: Mapping[str, str] = field(default_factory=dict)
     heavy: bool = False
+    not_measured: bool = False
     base_width: int = 32
     width: int = 128
 

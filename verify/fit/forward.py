@@ -1,7 +1,7 @@
 """The four-step verdict on a prediction, from slopes of log size against log width.
 
 A slope across widths has no constant offset, which a ratio at one width has; so verdicts go by slopes. The four
-steps (THEORY 8) say which part of a prediction failed:
+steps (docs/theory.md, section 8) say which part of a prediction failed:
 
 1. the optimizer: RMS(DW_l) ~ n^-(c_l + s_l); for matrix rules ||DW_l||_op ~ n^-(c_l - p_l), and the gain
    RMS(DW_l z_0) / RMS(z_0) ~ n^-(c_l + s_l - alpha_l), since s_l and alpha_l each depend on the gradient's rank;
@@ -55,7 +55,7 @@ BLAMED = "the assumed alignments, or the prescription"
 def update_laws(
     widths: Sequence[int], sizes: Mapping[str, Sizes], layer: Layer, rule: Optimizer, rank_known: bool = True
 ) -> Iterator[tuple[Quantity, Slope, Expr, str | None]]:
-    """(quantity, exponent x of size n^-x, predicted x, why it cannot fail) of one layer's updates (THEORY 3).
+    """(quantity, exponent x of size n^-x, predicted x, why it cannot fail) of one layer's updates (theory 3).
 
     RMS(DW) ~ n^-(c + s), and for matrix rules, where measured, ||DW||_op ~ n^-(c - p) and
     RMS(DW z_0) / RMS(z_0) ~ n^-(c + s - alpha) with alpha as capped. Where the rule acts on singular values s is that
@@ -266,7 +266,7 @@ def _result_laws(
 
 
 def largest_updates(prescription: Prescription) -> list[Expr | None]:
-    """t_l of every layer, RMS(n^-a (DW z + DW Dz)) = n^-t_l at the largest stable rate; c is not read (THEORY 5).
+    """t_l of every layer, RMS(n^-a (DW z + DW Dz)) = n^-t_l at the largest stable rate; c is not read (theory 5).
 
     t_l = max(0, t_{l+1} + omega_{l+1} - a_{l+1} - b_{l+1}), and where DW may not outgrow W no less than
     a + b - max(alpha, u - r_{l-1}). A larger rate makes l or a layer after it unstable; a smaller one wastes it.

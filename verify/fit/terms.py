@@ -1,4 +1,7 @@
-"""The three terms of a layer's change, D(W z) = DW z + W Dz + DW Dz: their alignments and their shares (THEORY 2)."""
+"""The three terms of a layer's change, D(W z) = DW z + W Dz + DW Dz: their alignments and their shares.
+
+See docs/theory.md, section 2.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Literal
@@ -13,7 +16,7 @@ Table = Mapping[str, Mapping[str, Sizes]]
 
 
 def alignment_ratios(sizes: Mapping[str, Sizes]) -> dict[Ratio, Sizes]:
-    """What is n^alpha, n^omega and n^u of one layer (THEORY 2); NaN where Dz is 0, and nothing for a lookup.
+    """What is n^alpha, n^omega and n^u of one layer (section 2 there); NaN where Dz is 0, and nothing for a lookup.
 
     RMS(DW z) / (RMS(DW) RMS(z)),   RMS(W Dz) / (RMS(W) RMS(Dz)),   RMS(DW Dz) / (RMS(DW) RMS(Dz))
     """

@@ -6,7 +6,8 @@ signal sent back is W^T d = W_0^T d + DW^T d. It aligns as
     RMS(W_0^T d) = n^beta RMS(W_0) RMS(d)      RMS(DW^T d) = n^gamma RMS(DW) RMS(d)
 
 and the exponent g of the gradient assumes beta = 1/2 on hidden layers (central limit) and 0 on the readout, whose
-fan-out is fixed; gamma = 0 there, and on hidden layers no more than keeps DW^T d from outgrowing W_0^T d (THEORY 3).
+fan-out is fixed; gamma = 0 there, and on hidden layers no more than keeps DW^T d from outgrowing W_0^T d
+(docs/theory.md, section 3).
 """
 
 from collections.abc import Callable

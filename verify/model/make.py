@@ -23,8 +23,7 @@ from jax.core import Tracer
 from jax.extend.core import ClosedJaxpr
 
 import verify
-from derive.errors import DeriveError, shorten, unknown_name
-from verify.measuring.jaxpr import TraceError
+from derive.errors import DeriveError, UserError, shorten, unknown_name
 from verify.measuring.trace import Tree
 from verify.model.graph.graph import Graph
 from verify.model.graph.rules.places import places
@@ -80,7 +79,7 @@ def users_code(what: str) -> Iterator[None]:
     """Turn whatever the user's own code raises into ModelError with its place, in one line; it stays the cause."""
     try:
         yield
-    except (DeriveError, TraceError):
+    except UserError:
         raise
     except (Exception, SystemExit) as error:
         frames = traceback.extract_tb(error.__traceback__)
@@ -133,8 +132,9 @@ def abstract(make: Make, width: int) -> UserModel:
 
     A make that has `shapes(width)` gives them itself, with what it closes over whole.
     """
-    if hasattr(make, "shapes"):
-        return _checked(make.shapes(width), width)
+    shapes_alone = getattr(make, "shapes", None)
+    if shapes_alone is not None:
+        return _checked(shapes_alone(width), width)
     kept: list[UserModel] = []
 
     def shapes() -> Any:

@@ -4,7 +4,8 @@ A base shapes file is YAML: a list per parameter, with the base dimension where 
 it is fixed. What the package then does, as exponents (Yang et al. 2022, 2203.03466; package 1.0): its `MuReadout`
 divides its input by the width and keeps its weights' size, matrices start as n^-1/2, MuAdam divides the rate of
 matrices by the width, MuSGD multiplies that of vectors by it and that of matrices by fan-out's growth over fan-in's.
-Whether that is what is derived, in another gauge, comes out of `derive.parameterizations.equivalent` (THEORY 6):
+Whether that is what is derived, in another gauge, comes out of `derive.parameterizations.equivalent`
+(docs/theory.md, section 6):
 (a, b) -> (a + theta, b - theta), c -> c - (1 + k - m) theta.
 """
 

@@ -44,14 +44,14 @@ def prescribe(
     """The prescription for make(width) -> (params, apply, inputs), tuned at `base_width` and wanted at `width`.
 
     Roles come from how dimensions grow between the two widths, rates from the linear program over the function's
-    graph (THEORY 4). `alignment` may be a mapping from names of dense ops to Ratios, or `measured:FILE` as `verify
-    check` wrote it. `gauge` "0" leaves the model's own multipliers as they are and asks for none; "own" puts the
-    parameterization's in, and `wrap` applies them. `frozen` are paths of parameters that are not trained, beginnings of
-    paths or patterns with *; they and those that no gradient reaches are rows "not trained". A matrix rule, such as
-    Muon, takes [in, heads, d] as one matrix; `apart` names axes along which every index is a matrix of its own, by
-    paths as in `frozen`: {"*.query": 1} for one per head. `forward_only` says that multipliers, those in the code and
-    the parameterization's, are in no gradient of the parameter that they multiply, as in unit scaling. DeriveError, or
-    TraceError of the same kind, for what cannot be decided: nothing is guessed.
+    graph (docs/theory.md, section 4). `alignment` may be a mapping from names of dense ops to Ratios, or
+    `measured:FILE` as `verify check` wrote it. `gauge` "0" leaves the model's own multipliers as they are and asks for
+    none; "own" puts the parameterization's in, and `wrap` applies them. `frozen` are paths of parameters that are not
+    trained, beginnings of paths or patterns with `*`; they and those that no gradient reaches are rows "not trained".
+    A matrix rule, such as Muon, takes [in, heads, d] as one matrix; `apart` names axes along which every index is a
+    matrix of its own, by paths as in `frozen`: `{"*.query": 1}` for one per head. `forward_only` says that multipliers,
+    those in the code and the parameterization's, are in no gradient of the parameter that they multiply, as in unit
+    scaling. DeriveError, or TraceError of the same kind, for what cannot be decided: nothing is guessed.
     """
     decay = read_decay(decay)
     if loss not in LOSSES or gauge not in GAUGES:

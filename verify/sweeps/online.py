@@ -1,9 +1,10 @@
 """Rates that follow the alignments of their own run: measured in its compiled loop, where `derive` is solved again.
 
-After steps 1, k, k^2, ..., on a fixed probe batch, for every dense op with an alignment (n = n_0 is the base width):
+After steps 1, k, k^2, ..., on a fixed probe batch, for every dense op with an alignment (n = n_0 is the base width;
+docs/theory.md, sections 2 and 5):
 
-    alpha = log(RMS(DW z_0) / (RMS(DW) RMS(z_0))) / log(fan_in),   omega and u alike (THEORY 2), at most 1 and the cap
-    c = largest_rates(alpha, omega, u) (THEORY 5),   rate_l = base rate constant_l (n / n_0)^-c_l from then on
+    alpha = log(RMS(DW z_0) / (RMS(DW) RMS(z_0))) / log(fan_in),   omega and u alike, at most 1 and the cap
+    c = largest_rates(alpha, omega, u),   rate_l = base rate constant_l (n / n_0)^-c_l from then on
 
 Until the first measurement the run is that of full alignment, and at n = n_0 it is for ever.
 

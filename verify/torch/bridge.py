@@ -17,9 +17,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from derive.errors import DeriveError, shorten
+from derive.errors import DeriveError, UserError, shorten
 from verify.measuring.trace import Tree
-from verify.model.make import ModelError
+from verify.training.networks import ModelError
 
 Build = Callable[[int], Any]
 Example = Callable[[int], Any]
@@ -216,7 +216,7 @@ class TorchMake:
 
     def _refused(self, error: Exception, module: Any, entered: list[str]) -> Exception:
         """The error in one line, with the module that forward was in; errors of one's own stay as they are."""
-        if isinstance(error, DeriveError):
+        if isinstance(error, UserError):
             return error
         name = entered[-1] if entered else ""
         kind = type(module.get_submodule(name)).__name__

@@ -21,7 +21,7 @@ def load_torch(build: str, example: str | None = None, loss: str | None = None, 
     made = load_make(build)
     module = import_module(build.partition(":")[0].removesuffix(".py").replace("/", "."))
     if loss is not None:
-        measured: Callable[[Any, Any], Any] | None = load_make(loss)
+        measured: Callable[..., Any] | None = load_make(loss)
     else:
         measured = getattr(module, "loss", None)
     if example is None:

@@ -2,7 +2,7 @@
 
 import csv
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from string import Template
@@ -133,7 +133,7 @@ def judge_measured(answer: ModelPrescription, path: Path) -> tuple[Check, str, l
         part = replace(seen, ops=tuple(op for op in seen.ops if op.name in first))
         entries = {row.path: _entries(first, row.path) for row in answer.parameters if row.is_trained}
         found = judged(part, widths, tables, {}, entries if setup == "own" else {})
-        starts = {
+        starts: dict[int, Mapping[str, Drawn]] = {
             width: {
                 row.path: Drawn(0.0, float(first[f"parameter {row.path}"]["weight"][at].mean()))
                 for row in answer.parameters

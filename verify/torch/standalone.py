@@ -193,7 +193,7 @@ class Scaling:
         lines = []
         for name, product in self.products.items():
             by = self.factor(product.exponent)
-            module = model.get_submodule(product.module) if product.is_layer else None
+            module: Any = model.get_submodule(product.module) if product.is_layer else None
             if isinstance(module, torch.nn.Linear | torch.nn.modules.conv._ConvNd):
                 module.register_forward_pre_hook(_Before(by))
             elif isinstance(module, torch.nn.Embedding):

@@ -138,7 +138,10 @@ def _product_rows(
 
 
 def _expected(op: OpRow, sizes: Mapping[str, Any]) -> float:
-    """r from the predicted exponents of the three terms, averaged by their measured shares of |Dh|^2 (THEORY 8)."""
+    """r from the predicted exponents of the three terms, averaged by their measured shares of |Dh|^2.
+
+    See docs/theory.md, section 8.
+    """
     return sum(share * float(op.terms[term]) for term, share in shares(sizes).items() if term in op.terms and share > 0)
 
 

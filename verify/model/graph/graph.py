@@ -2,7 +2,8 @@
 
 Every value is a constant, made of parameters alone, or an activation. Of an activation the graph knows how its size and
 its change since initialisation scale: size n^-e with e from the constants that multiply it, change n^-r with r the
-minimum of its terms (THEORY 4). What holds for single operations is in `verify.model.graph.rules.rules`.
+minimum of its terms (docs/theory.md, section 4). What holds for single operations is in
+`verify.model.graph.rules.rules`.
 
     product of factors x, y:  r = min(r_x + e_y, r_y + e_x)      sum: r = min(r_x, r_y)
     sum over an axis that grows as n^f:  r - f, since changes may align; constants n^-m:  r + m
@@ -154,7 +155,7 @@ class Node:
 @dataclass(frozen=True)
 class Requirement:
     """A place where the change must not outgrow what is there: r_node + shift >= 0, the shift less the size of the
-    value for whoever consumes it (THEORY 11); `what` says where.
+    value for whoever consumes it (theory 11); `what` says where.
     """
 
     node: int

@@ -1,11 +1,11 @@
-"""The largest stable rates over a graph: THEORY 4 as a linear program, per parameter and per use of it.
+"""The largest stable rates over a graph: a linear program, per parameter and per use of it (docs/theory.md, section 4).
 
     r of a dense op's output <= c + s + a - f alpha + e_z      (DW z)      f: its fan-in grows as n^f
                              <= b + a + r_z - f omega          (W Dz)
                              <= c + s + a + r_z - f u          (DW Dz)
     r of anything else       <= r of each of its terms
     r of what a weight, a product or a function without a degree takes >= e, its size there as constants make it, not
-    what cancels in a sum at random signs: features align; of the output >= 0 (THEORY 11)
+    what cancels in a sum at random signs: features align; of the output >= 0 (theory 11)
 
 Under cross-entropy a readout's W Dz may diverge, and that row is left out. Minimise the sum of c over the parameters;
 among ties take the smallest r. On a chain of layers it is what `derive.solve` has in closed form.
@@ -123,7 +123,7 @@ class _Program(Start):
     def _free(self) -> list[bool]:
         """For every node whether it is a readout's output of which W Dz may diverge: logits under cross-entropy.
 
-        The readout's own update stays bounded (THEORY 4), and so does whatever else reaches the output.
+        The readout's own update stays bounded (theory 4), and so does whatever else reaches the output.
         """
         inner = self._held([each for each in self.graph.requirements if each.what != OUTPUT])
         nodes = zip(self.graph.nodes, inner, strict=True)

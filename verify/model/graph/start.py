@@ -1,7 +1,7 @@
 """What holds on a graph before anything is trained: roles, initial sizes, multipliers, gradients and updates.
 
-A use's a + b is what gives its output size 1 (THEORY 1); the gradient of a node is a root mean square over its
-entries, n^-g, so that a product's way back adds squares:
+A use's a + b is what gives its output size 1 (docs/theory.md, section 1); the gradient of a node is a root mean square
+over its entries, n^-g, so that a product's way back adds squares:
 
     through W, fan_out growing as n^f:  g + a + b - f/2        g of W:  g of the output + a + e_z - (positions that
                                                                share it)/2, added up at random signs

@@ -126,7 +126,8 @@ def _left(owner: Owner, multiplier: Fraction) -> Fraction:
 def sizes(value: Activation) -> tuple[Fraction, Drawn]:
     """(what its consumer lets it grow to, what it is as drawn) as exponents.
 
-    What only cancels may grow, as far as size 1: features that align do. What constants make small may not (THEORY 11).
+    What only cancels may grow, as far as size 1: features that align do. What constants make small may not
+    (docs/theory.md, section 11).
     """
     aligned = settle(value)
     averaged = (owner.cancelled if isinstance(owner, Product) else ZERO for owner, _ in value.owners)

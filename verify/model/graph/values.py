@@ -125,7 +125,10 @@ class Values(Weights):
         return ZERO if same and size_power(value, self.graph.ratio) is None else self.constant_power(value)
 
     def require(self, value: Activation, what: str, size: Fraction = ZERO) -> None:
-        """The change may be as large here as n^-size, the size of the value for whoever consumes it (THEORY 11)."""
+        """The change may be as large here as n^-size, the size of the value for whoever consumes it.
+
+        See docs/theory.md, section 11.
+        """
         if value.node is not None:
             self.graph.requirements.append(Requirement(value.node, value.shift - size, what))
 

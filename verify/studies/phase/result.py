@@ -8,7 +8,7 @@
   and at that point every term is of order 1, so that each alignment is measured where its term counts.
 - finite: the three terms of every layer, as large as measured at the smallest width and each growing with the exponent
   that the recursion gives it, added as squares; then the slope of the sum over the widths trained. The recursion takes
-  the fastest of the three, which rules only once the width is large enough (THEORY 8).
+  the fastest of the three, which rules only once the width is large enough (docs/theory.md, section 8).
 """
 
 from collections.abc import Iterator, Mapping, Sequence

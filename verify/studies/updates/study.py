@@ -3,7 +3,8 @@
     RMS(U_l) = n^-s_l      ||U_l||_op = n^p_l      RMS(U_l z) / RMS(z) = n^(alpha_l - s_l)      DW_l = -n^-c_l U_l
 
 At the first step DW is one update, so that these are laws of the rule alone; later it is the sum of several. Entrywise
-rules have s, matrix rules p and alpha - s, since their s and alpha each depend on the gradient's rank (THEORY 3).
+rules have s, matrix rules p and alpha - s, since their s and alpha each depend on the gradient's rank
+(docs/theory.md, section 3).
 """
 
 import csv
