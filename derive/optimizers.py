@@ -126,8 +126,9 @@ class Optimizer:
     `update` is the rule in the language of `derive list rules`; `source` says where it comes from;
     `scaled_epsilon` is False where eps is held constant instead of following what it is added to; `trainable` is
     False where `verify` has no transform of it, so that its exponents are derived and not measured. `rank` is beta
-    of a gradient of rank n^beta on hidden layers, from 0 (a fixed batch) to 1 (one that exceeds the width); None is
-    the one at which the rate is smallest, which is stable at any. Only rules of `needs_rank` ask for it.
+    of a gradient of rank n^beta on hidden layers, from 0 (a fixed batch) to 1 (full, which no batch of text
+    has made it); None is the one at which the rate is smallest, which is stable at any. Only rules of `needs_rank` ask
+    for it.
     """
 
     name: str

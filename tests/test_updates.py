@@ -122,7 +122,7 @@ def test_a_wrong_p_is_seen_to_fail(pretended: str, kind: str) -> None:
         def prescription(self) -> Any:
             return wrong
 
-    found = rows(replace(muon, conditions=Pretended(**asdict(muon.conditions))))
+    found = rows(Pretended(**asdict(conditions("muon"))), muon)
     judged = {(str(row.predicted), row.verdict) for row in found if row.kind == kind and row.quantity == "p"}
     assert judged == {("1/2", "fails")}
 
@@ -283,7 +283,7 @@ def test_the_command_goes_on_with_its_folder(tmp_path: Path, capsys: Capture, mo
     assert (code, out) == (2, "") and err.count("\n") == 2
     note, error = err.splitlines()
     assert note.startswith("note: the embedding has 64 rows and the smallest width is 32")
-    assert "sgd.json in --out was made with context: 2, not 4" in error
+    assert "'sgd.json' in --out was made with context: 2, not 4" in error
 
 
 def test_both_steps_stand_in_one_row() -> None:
