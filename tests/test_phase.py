@@ -24,7 +24,7 @@ from verify.studies.phase import study as module
 from verify.studies.phase.plane import PHASE, Conditions, grid, read_exponents
 from verify.studies.phase.result import PhaseResult, agreements
 from verify.studies.phase.study import train, usual_rate
-from verify.studies.study import Part
+from verify.studies.study import Part, differences
 from verify.training.data import load_corpus, next_token
 from verify.training.networks import Scaling, loss
 from verify.training.networks.mlp import MLP
@@ -262,9 +262,9 @@ def test_what_conditions_say() -> None:
     assert (made.prescribed, made.marks, conditions(steps=1).marks) == (("1", "1/2"), (1, 5), (1,))
     assert made.exponents(("3/4", "-1/4")) == [Rational(1, 3), *[Rational(3, 4)] * 2, Rational(-1, 4)]
     stored = json.loads(json.dumps(asdict(made)))
-    assert made.differences(stored) == []
+    assert differences(made, stored) == []
     other = {**stored, "seeds": 7, "points": stored["points"][:1]}
-    assert made.differences(other) == [
+    assert differences(made, other) == [
         f"points: 1 points, not {len(made.points)} points",
         f"seeds: 7, not {made.seeds}",
     ]

@@ -88,7 +88,7 @@ def test_predictions_stand_beside_their_layer_and_point() -> None:
     # Where alignments were not measured their predictions are missing, and null.
     made, trained = made_up((("1", "1"),), (0.75,))
     for each in trained:
-        each.network.sizes[2]["readout"]["term_u"][:] = np.nan
+        each.found.sizes[2]["readout"]["term_u"][:] = np.nan
     lost = PhaseResult.of(made, trained)
     assert {row.measured_alignment for row in lost.rows} == {row.finite for row in lost.rows} == {None}
     assert {row["predicted_measured"] for row in as_json(lost)["rows"]} == {None}

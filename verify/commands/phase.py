@@ -48,7 +48,7 @@ def phase(
     from verify.studies.phase.plane import PHASE, Conditions, grid, read_exponents
     from verify.studies.phase.result import PhaseResult, as_json
     from verify.studies.phase.study import usual_rate
-    from verify.studies.study import Training, check_widths
+    from verify.studies.study import Training, Unit, check_widths
 
     shown = read_choice("--format", output_format, ("table", "json"))
     check_positive(base_width=base_width, base_rate=base_rate, seeds=seeds, steps=steps, batch=batch)
@@ -77,7 +77,7 @@ def phase(
         hidden_layers=depth,
         corpus=f"{text.name} {text.fingerprint}",
     )
-    wanted = {(width,): conditions for width in growing}
+    wanted: dict[Unit, Conditions] = {(width,): conditions for width in growing}
     parts = train_all(Training(PHASE, wanted, out), text, len(conditions.points))
     result = PhaseResult.of(conditions, list(parts.values()))
     answer(as_json(result), table(result), out, shown)

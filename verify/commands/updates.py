@@ -41,7 +41,7 @@ def updates(
     output_format: Annotated[str, typer.Option("--format", help="table or json.")] = "table",
 ) -> None:
     """Train every optimizer at growing widths, and say which of the predicted exponents of its updates hold."""
-    from verify.studies.study import Training, check_widths
+    from verify.studies.study import Training, Unit, check_widths
     from verify.studies.updates.study import UPDATES, Conditions, as_json, explained, rows
     from verify.training.rules.transforms import DIRECTIONS
 
@@ -63,7 +63,7 @@ def updates(
     }
     chosen = [Conditions.of(name, parameterization, **shared) for name in (DIRECTIONS if names == ["all"] else names)]
     note_fixed_dimensions(context * text.vocabulary, growing[0])
-    wanted = {(each.optimizer,): each for each in chosen}
+    wanted: dict[Unit, Conditions] = {(each.optimizer,): each for each in chosen}
     parts = train_all(Training(UPDATES, wanted, out), text, len(growing) * steps)
     studies = [(wanted[unit], part) for unit, part in parts.items()]
     judged = explained([row for each, part in studies for row in rows(each, part.found)], out)

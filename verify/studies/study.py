@@ -24,8 +24,6 @@ Found = TypeVar("Found")
 Unit = tuple[str | int, ...]
 Progress = Callable[[int], None]
 SCHEMA = 1
-LONGEST = 60
-"""Characters of a condition that a message shows; of longer lists it gives the length."""
 
 
 class StudyError(UserError):
@@ -98,8 +96,9 @@ def differences(conditions: Any, stored: Mapping[str, Any]) -> list[str]:
 
 
 def _brief(name: str, value: Any) -> str:
-    text = str(value)
-    return f"{len(value)} {name}" if isinstance(value, list) and len(text) > LONGEST else text
+    """The value; of a list of lists, which would fill the screen, how many there are."""
+    nested = isinstance(value, list) and any(isinstance(each, list) for each in value)
+    return f"{len(value)} {name}" if nested else str(value)
 
 
 @dataclass

@@ -31,7 +31,7 @@ def against_width(study: DecayResult) -> Figure:
     """A row per parameterization; a column per layer with RMS(W), and one with the held-out loss."""
     settings, rows, looks = study.settings(), study.by_layer(), _looks(study)
     schemes = list(dict.fromkeys(scheme for _, scheme in settings))
-    names = list(study.trained[0].network.kinds)
+    names = list(study.parts[0].found.kinds)
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(2.5 * (len(names) + 1), 2.5 * len(schemes) + 1.3), layout="constrained")
         axes = figure.subplots(len(schemes), len(names) + 1, squeeze=False)
@@ -132,7 +132,7 @@ def _legend(study: DecayResult) -> list[Line2D]:
     ]
     handles.append(Line2D([], [], linestyle="-", linewidth=0.9, label="predicted, uncorrelated updates", **grey))
     handles.append(Line2D([], [], linestyle=(0, (4, 4)), linewidth=1.2, label="predicted, coherent", **grey))
-    networks = [each.network for each in study.trained]
+    networks = [each.found for each in study.parts]
     if not all(network.at_equilibrium(name) for network in networks for name in network.kinds):
         handles.append(
             Line2D([], [], marker="o", markerfacecolor="white", linestyle="", label="not at equilibrium", **grey)
