@@ -12,7 +12,7 @@ import pytest
 
 import verify
 from benchmarks.planted_check import MISTAKES, checked
-from derive.errors import DeriveError
+from derive.errors import UserError
 from verify.model.check.check import coordinate_check
 from verify.model.check.results import _verdict
 from verify.model.check.rows import _measured
@@ -113,5 +113,5 @@ def test_the_right_set_up_of_ones_own_passes():
 
 def test_an_optimizer_that_is_none_is_refused(prescription: ModelPrescription):
     wrong: Any = lambda width: optax.constant_schedule(width)  # noqa: E731
-    with pytest.raises(DeriveError, match=r"returns an optax\.GradientTransformation"):
+    with pytest.raises(UserError, match=r"returns an optax\.GradientTransformation"):
         coordinate_check(make, prescription, WIDTHS[:2], base_rate=1e-3, seeds=1, steps=1, transform=wrong)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 import verify
-from derive.errors import DeriveError
+from derive.errors import UserError
 from verify.model.decoder_config import KNOWN, make_from_config
 from verify.model.prescription import ModelPrescription
 
@@ -126,6 +126,6 @@ def test_gemmas_table_is_multiplied_by_the_root_of_the_width(tmp_path: Path) -> 
     ],
 )
 def test_what_is_no_decoder_is_one_line(config: Any, base: int, message: str, tmp_path: Path) -> None:
-    with pytest.raises(DeriveError) as caught:
+    with pytest.raises(UserError) as caught:
         answer(tmp_path, config, base, 512)
     assert message in str(caught.value) and "\n" not in str(caught.value)

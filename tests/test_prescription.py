@@ -16,9 +16,8 @@ import optax
 import pytest
 
 import verify
-from derive.errors import DeriveError
+from derive.errors import UserError
 from tests.zoo import ZOO
-from verify.measuring.trace import TraceError
 from verify.model.check.coordinates import Coordinates, default_loss
 from verify.model.make import UserModel, build, load_make
 from verify.model.prescription import ModelPrescription
@@ -197,10 +196,10 @@ def test_what_is_not_a_prescription_is_said_in_one_line():
     broken = json.loads(answer)
     del broken["parameters"][0]["c"]
     for text in ("", "{}", "[1]", answer.replace('"schema": 1', '"schema": 2'), json.dumps(broken)):
-        with pytest.raises(DeriveError, match="not a prescription of schema 1") as caught:
+        with pytest.raises(UserError, match="not a prescription of schema 1") as caught:
             ModelPrescription.from_json(text)
         assert "\n" not in str(caught.value)
-    with pytest.raises(DeriveError, match="like=params"):
+    with pytest.raises(UserError, match="like=params"):
         ModelPrescription.from_json(answer).init(KEY)
 
 
@@ -252,7 +251,7 @@ def bad(what: str) -> Any:
     ],
 )
 def test_errors_are_one_line(make: Any, how: dict[str, Any], message: str):
-    with pytest.raises((DeriveError, TraceError), match=message) as caught:
+    with pytest.raises(UserError, match=message) as caught:
         verify.prescribe(make, **{"base_width": BASE, "width": WIDTH, **how})
     assert "\n" not in str(caught.value)
 
@@ -278,7 +277,7 @@ def test_a_module_that_cannot_be_read_is_one_line(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
     Path(name.partition(":")[0].rpartition("/")[2] + ".py").write_text(content, encoding="utf-8")
-    with pytest.raises(DeriveError, match=message) as caught:
+    with pytest.raises(UserError, match=message) as caught:
         load_make(name)
     assert "\n" not in str(caught.value)
 
@@ -287,12 +286,12 @@ def test_a_loss_has_to_be_one_number():
     params, apply, inputs = toy(BASE)
     answer = verify.prescribe(toy, base_width=BASE, width=WIDTH)
     for loss in (lambda outputs, _: outputs, lambda outputs, _: {"loss": outputs.mean()}):
-        with pytest.raises(DeriveError, match="has to give one number"):
+        with pytest.raises(UserError, match="has to give one number"):
             Coordinates(UserModel(params, apply, inputs, loss), answer)
 
 
 def test_a_matrix_rule_names_the_parameter_that_is_no_matrix():
-    with pytest.raises(DeriveError, match="muon updates matrices, and bias has shape"):
+    with pytest.raises(UserError, match="muon updates matrices, and bias has shape"):
         verify.prescribe(toy, base_width=BASE, width=WIDTH, optimizer="muon").optimizer(0.1)
 
 
@@ -304,7 +303,7 @@ def test_shapes_are_enough_to_prescribe_and_not_to_draw():
 
     answer = verify.prescribe(make, base_width=64, width=16384)
     assert answer.row("blocks.0.up").shape == (16384, 65536)
-    with pytest.raises(DeriveError, match="shapes; let it return arrays"):
+    with pytest.raises(UserError, match="shapes; let it return arrays"):
         answer.init(KEY)
 
 

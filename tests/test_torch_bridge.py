@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from derive.errors import DeriveError, UserError
+from derive.errors import UserError
 from verify.commands.model import prescribe as prescribe_command
 from verify.model.prescribe import prescribe
 from verify.model.prescription import ModelPrescription
@@ -202,7 +202,7 @@ def test_examples_in_shapes():
     assert (first.shape, first.dtype, second.shape) == ((8, 16), torch.int64, (2, 32)) and int(first.max()) < 256
     assert not torch.equal(first, example_of("8x16<256")(32)(1)[0])
     for bad in ("8x", "0x3", "8x16<0", "ax3", "", "8,,3"):
-        with pytest.raises(DeriveError, match="is not understood; give module:function"):
+        with pytest.raises(UserError, match="is not understood; give module:function"):
             example_of(bad)
 
 
@@ -242,11 +242,11 @@ assert not {"jax", "derive", "verify"} & {*sys.modules}
     assert "['2.weight'] 0.0025 1e-08 0.4" in ran.stdout and "['0.weight'] 0.01 2.5e-09 0.1" in ran.stdout
     prescribe_command("net:lone", 8, 32, framework="torch", example="4x3")
     assert "2.weight" in capsys.readouterr().out
-    with pytest.raises(DeriveError, match="for --framework torch"):
+    with pytest.raises(UserError, match="for --framework torch"):
         prescribe_command("net:lone", 8, 32, example="4x3")
     sys.modules.pop("net")
     (tmp_path / "net.py").write_text(MODULE.replace("def example", "def examples"), encoding="utf-8")
-    with pytest.raises(DeriveError, match=r"no function example\(width\) beside it"):
+    with pytest.raises(UserError, match=r"no function example\(width\) beside it"):
         load_torch("net:build")
     sys.modules.pop("net")
 
