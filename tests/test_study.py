@@ -28,7 +28,7 @@ SMALL = ["--widths", "8,16", "--seeds", "2", "--context", "2", "--depth", "1", "
 COMMANDS = {
     "decay": [*SMALL, "--parameterization", "sp", "--decay", "sqrt", "--steps", "20", "--evaluation", "64"],
     "phase": [*SMALL, "--steps", "1", "--c-hidden", "1", "--c-readout", "1"],
-    "updates": [*SMALL, "--steps", "1", "--optimizer", "sgd,sign"],
+    "updates": [*SMALL, "--steps", "1", "--optimizer", "sgd,momentum"],
 }
 """Each with two units."""
 
