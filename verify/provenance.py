@@ -4,7 +4,6 @@ The version of the code is a digest of every file that the training module impor
 files themselves say: whoever changes what trains changes the version, without a list that could be forgotten.
 """
 
-import ast
 import hashlib
 import os
 import platform
@@ -13,6 +12,7 @@ from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
+from types import CodeType
 
 import derive
 
@@ -44,7 +44,7 @@ def import_closure(module: str) -> set[Path]:
         file = _file(waiting.pop())
         if file is not None and file not in files:
             files.add(file)
-            waiting += _imported(ast.parse(file.read_bytes()))
+            waiting += _imported(compile(file.read_bytes(), str(file), "exec", dont_inherit=True))
     return files
 
 
@@ -56,15 +56,16 @@ def _file(module: str) -> Path | None:
     return next((file for file in (path.with_suffix(".py"), path / "__init__.py") if file.is_file()), None)
 
 
-def _imported(tree: ast.AST) -> list[str]:
-    """The modules that are imported, and every name imported from one, since it may be a module too."""
-    names: list[str] = []
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            names += [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-    return names
+def _imported(code: CodeType) -> set[str]:
+    """The modules that are imported, with those that are imported from a package by a name of their own.
+
+    Read off the names in the compiled code: Python 3.11 cannot make syntax trees in several threads at once.
+    """
+    modules = {name for name in code.co_names if name.partition(".")[0] in PACKAGES}
+    packages = [name for name in modules if (file := _file(name)) and file.name == "__init__.py"]
+    inner = [constant for constant in code.co_consts if isinstance(constant, CodeType)]
+    named = {f"{package}.{name}" for package in packages for name in code.co_names}
+    return modules.union(named, *map(_imported, inner))
 
 
 def device_name() -> str:
