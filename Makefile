@@ -36,12 +36,11 @@ figures: .venv/installed
 # Without Material's notice, at every build, that it is kept up until 2027 only.
 MKDOCS := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs
 
-check: .venv/installed
+check: docs
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/lint-imports
 	$(BIN)/pyright --pythonpath $(BIN)/python
-	$(MKDOCS) build --strict
 
 # The site, in site/: the pages of docs/ and what the public names' docstrings say. A broken link fails.
 docs: .venv/installed

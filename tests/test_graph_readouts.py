@@ -37,6 +37,18 @@ def squeezed(width: int) -> Any:
     return params, apply, normal(5, 16, 6)
 
 
+def joined(width: int) -> Any:
+    """Four numbers in the middle of a network, and n^-1/4 of the data added to them."""
+    params = {"in": normal(0, 6, width), "to": normal(1, width, 4), "gain": jnp.ones(4)}
+    params |= {"from": normal(2, 4, width), "out": normal(3, width, 3)}
+
+    def apply(p: Any, x: Any) -> Any:
+        code = jnp.tanh(x @ p["in"]) @ p["to"] + x[:, :4] * width**-0.25
+        return jnp.tanh(code * p["gain"] @ p["from"]) @ p["out"]
+
+    return params, apply, normal(4, 16, 6)
+
+
 def scaled(width: int) -> Any:
     """Logits times a gain."""
     params = {"in": normal(0, 6, width), "w": normal(1, width, width), "out": normal(2, width, 3), "gain": jnp.ones(3)}
@@ -177,3 +189,15 @@ def test_a_product_of_two_parameters_says_what_one_by_one_says():
     both = [solved(make(joined)).parameters for joined in (True, False)]
     first, second = ({path: (row.b, row.c, row.role) for path, row in each.items()} for each in both)
     assert first == second
+
+
+@pytest.mark.parametrize(
+    ("scheme", "backward", "code"), [(SP, HALF, Fraction(0)), (MUP, Fraction(1), Fraction(1, 4))], ids=["sp", "mup"]
+)
+def test_the_largest_of_a_sum_is_that_of_the_parameterization(
+    scheme: Parameterization, backward: Fraction, code: Fraction
+) -> None:
+    """n^0 and n^-1/4 in SP, where four outputs start at n^0; n^-1/2 and n^-1/4 in muP. g holds the size of the code."""
+    found = solved(joined, scheme)
+    assert found.parameters["from"].g == backward + code
+    assert found.parameters["out"].g == code

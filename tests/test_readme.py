@@ -8,8 +8,11 @@ from typing import Any
 import pytest
 
 from derive.cli import app
+from derive.registry import REGISTRY
 from derive.running import run
+from tests.published_rules import RULES
 from tests.test_command import write_measurement
+from tests.zoo import ZOO
 from verify.commands.main import app as verify_app
 
 ROOT = Path(__file__).parent.parent
@@ -33,6 +36,13 @@ def output(command: str, capsys: pytest.CaptureFixture[str]) -> str:
 
 def test_there_are_commands_to_run() -> None:
     assert len(COMMANDS) > 12
+
+
+def test_the_readme_counts_what_there_is() -> None:
+    assert f"the {len(REGISTRY)} optimizers" in README
+    assert f"| {len(ZOO)} shapes of public models" in README
+    assert f"| {len(RULES)} published update rules" in README
+    assert "4,410 networks" in README and "4,410 networks" in GUIDE["transfer"]  # counted in tests/test_claims.py
 
 
 def test_the_readme_is_short() -> None:

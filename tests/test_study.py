@@ -17,7 +17,6 @@ from verify.checksums import read_document, write_document
 from verify.commands.main import app
 from verify.provenance import Made, code_version, import_closure
 from verify.studies.content import build, plain
-from verify.studies.decay.results import DECAY
 from verify.studies.phase.plane import PHASE
 from verify.studies.study import Part, Study, StudyError, Training, Unit, differences, head
 from verify.studies.updates.study import UPDATES
@@ -78,7 +77,7 @@ def test_json_of_another_type_is_not_taken(change: dict[str, Any]) -> None:
         build(Sizes, {name: value for name, value in plain(FOUND).items() if name not in change})
 
 
-@pytest.mark.parametrize("study", [DECAY, PHASE, UPDATES], ids=lambda study: study.name)
+@pytest.mark.parametrize("study", [PHASE, UPDATES], ids=lambda study: study.name)
 def test_committed_parts_are_read_and_written_back_equal(study: Any, tmp_path: Path) -> None:
     kept = [path for path in sorted(DATA.glob("*/*.json*")) if _command(path) == study.name]
     for path in kept:
@@ -87,13 +86,13 @@ def test_committed_parts_are_read_and_written_back_equal(study: Any, tmp_path: P
         again = plain(found, study.digits)
         for name, value in again.items():
             assert value == (content[study.within] if study.within else content)[name], (path.name, name)
-    assert kept or study.name == "decay", "its results alone are committed"
+    assert kept
 
 
 def _command(path: Path) -> str:
-    kinds = {"width_": "phase", "sp_": "decay", "mup_": "decay"}
-    by_name = next((kind for start, kind in kinds.items() if path.name.startswith(start)), "")
-    return by_name or ("updates" if "update" in path.parent.name and path.name != "updates.json" else "")
+    if path.name.startswith("width_"):
+        return "phase"
+    return "updates" if "update" in path.parent.name and path.name != "updates.json" else ""
 
 
 def training(folder: Path, *units: str, **conditions: Any) -> Training[Settings, Sizes]:

@@ -24,9 +24,9 @@ from jax.extend.core import ClosedJaxpr
 
 import verify
 from derive.errors import DeriveError, UserError, shorten, unknown_name
+from verify.measuring.places import places
 from verify.measuring.trace import Tree
 from verify.model.graph.graph import Graph
-from verify.model.graph.rules.places import places
 from verify.model.graph.start import key
 from verify.model.graph.walk import path_name, walk
 from verify.training.networks import ModelError

@@ -110,12 +110,12 @@ class Training(Generic[Conditions, Found]):
     folder: Path
     parts: dict[Unit, Part[Found]] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        loaded_code(self.study.module)  # before anything is trained: files may change while a long study runs
+
     def path(self, unit: Unit) -> Path:
         """Where that unit is kept."""
         return self.folder / self.study.file_name(unit)
-
-    def __post_init__(self) -> None:
-        loaded_code(self.study.module)  # before anything is trained: files may change while a long study runs
 
     def take_stock(self) -> list[Unit]:
         """Read the parts there are, and return the units left; StudyError where those cannot be gone on with."""
@@ -151,19 +151,17 @@ class Training(Generic[Conditions, Found]):
 
 def head(command: str, parts: Iterable[Part[Any]]) -> dict[str, Any]:
     """The first entries of every command's JSON: with what, on what and when its parts were made."""
-    all_made = [part.made for part in parts]
+    all_made = [asdict(part.made) for part in parts]
 
     def joined(name: str) -> str:
-        return "; ".join(
-            dict.fromkeys(str(getattr(each, name)) for each in all_made if getattr(each, name) is not None)
-        )
+        return "; ".join(dict.fromkeys(each[name] for each in all_made if each[name] is not None))
 
     return {
         "schema": SCHEMA,
         "command": command,
         "version": __version__,
         "code": joined("code"),
-        "date": max(each.date for each in all_made),
+        "date": max(each["date"] for each in all_made),
         "device": joined("device"),
         "jax": joined("jax"),
     }

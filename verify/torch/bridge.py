@@ -18,13 +18,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from derive.errors import DeriveError, UserError, shorten
+from verify.measuring.places import MODULE
 from verify.measuring.trace import Tree
 from verify.training.networks import ModelError
 
 Build = Callable[[int], Any]
 Example = Callable[[int], Any]
-SCOPE = "module "
-"""What the name of a scope starts with that says which module a product stands in."""
 SUPPORTED = "torch 2.13 with torchax 0.0.13 to 0.0.14.dev20261026"
 INSTALL = "pip install torch 'torchax>=0.0.13', or scaling-exponents[torch]"
 
@@ -306,7 +305,7 @@ def in_scopes(module: Any) -> Iterator[list[str]]:
 
     def enter(name: str) -> Callable[..., None]:
         def before(*_: Any) -> None:
-            scope = jax.named_scope(f"{SCOPE}{name}")
+            scope = jax.named_scope(f"{MODULE}{name}")
             scope.__enter__()
             entered.append((name, scope))
             names.append(name)

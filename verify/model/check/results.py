@@ -24,7 +24,7 @@ def as_json(
         "schema": 1,
         "command": "check",
         "version": __version__,
-        "code": loaded_code(),
+        "code": loaded_code("verify.model.check.coordinates"),
         "date": today(),
         "device": device_name(),
         "corpus": f"the model's own inputs {inputs}",

@@ -18,7 +18,7 @@ from typing import Literal
 
 from verify.measuring.axes import Axes
 from verify.measuring.jaxpr import DensePrimitive, Shape, TraceError
-from verify.model.graph.drawn import NONE, Drawn
+from verify.model.graph.drawn import NONE, DrawnExponent
 
 ZERO = Fraction(0)
 HALF = Fraction(1, 2)
@@ -73,9 +73,9 @@ class Use:
     address: tuple[int, ...] = ()
     input_node: int | None = None
     input_shift: Fraction = ZERO
-    input_back: Drawn = NONE
+    input_back: DrawnExponent = NONE
     input_size: Fraction = ZERO
-    cancelled: Drawn = NONE
+    cancelled: DrawnExponent = NONE
     shared: Fraction = ZERO
     trailing: Fraction | None = None
     asked: Fraction = FAR
@@ -136,7 +136,7 @@ class Edge:
 
     source: int
     forward: Fraction
-    back: Drawn
+    back: DrawnExponent
 
 
 @dataclass
@@ -179,7 +179,7 @@ class Graph:
     uses: list[Use] = field(default_factory=list)
     all_products: list[Product] = field(default_factory=list)
     requirements: list[Requirement] = field(default_factory=list)
-    outputs: list[tuple[int, Fraction, Drawn, Fraction]] = field(default_factory=list)
+    outputs: list[tuple[int, Fraction, DrawnExponent, Fraction]] = field(default_factory=list)
     untrained: dict[str, Fraction] = field(default_factory=dict)
     stopped: set[str] = field(default_factory=set)
     problems: list[str] = field(default_factory=list)

@@ -13,7 +13,7 @@ from jax.extend.core import JaxprEqn
 
 from verify.measuring.jaxpr import LABELS, RAGGED, DensePrimitive, Shape, bind_equation, dot_numbers, fans
 from verify.model.graph.axes import matrix_axes
-from verify.model.graph.drawn import Drawn
+from verify.model.graph.drawn import DrawnExponent
 from verify.model.graph.graph import ZERO, Edge, Fan, Node, Product, Use, power
 from verify.model.graph.rules.constants import as_matrix, entries, is_random, nonnegative
 from verify.model.graph.rules.rules import Rules
@@ -216,7 +216,7 @@ class Products(Rules):
     def output(self, use: Use, shape: Shapes) -> Activation:
         """What a use makes: of size 1 by its weight's initial size, or what a normalised weight leaves of its input."""
         left = ZERO if use.fixed is None else use.fixed + use.input_size - use.fan_in.power / 2
-        cancelled = use.cancelled + (Drawn(readouts=((use, Fraction(1)),)) if use.narrows else ZERO)
+        cancelled = use.cancelled + (DrawnExponent.made_by(use) if use.narrows else ZERO)
         if left <= 0:
             return Activation(shape, use.node, cancelled=cancelled, owners=((use, ZERO),))
         use.trailing = ZERO

@@ -7,7 +7,7 @@ from fractions import Fraction
 from typing import Any, Literal, NamedTuple
 
 from verify.measuring.jaxpr import Shape
-from verify.model.graph.drawn import NONE, Drawn
+from verify.model.graph.drawn import NONE, DrawnExponent
 from verify.model.graph.graph import ZERO, Owner, Product, power
 
 Given = Callable[[str, Shape, Any], Any]
@@ -84,9 +84,9 @@ class Activation:
     shapes: tuple[Shape, Shape]
     node: int | None = None
     shift: Fraction = ZERO
-    back: Drawn = NONE
+    back: DrawnExponent = NONE
     size: Fraction = ZERO
-    cancelled: Drawn = NONE
+    cancelled: DrawnExponent = NONE
     owners: tuple[tuple[Owner, Fraction], ...] = ()
     nonnegative: bool = False
     chosen: bool = False
@@ -123,7 +123,7 @@ def _left(owner: Owner, multiplier: Fraction) -> Fraction:
     return max(ZERO, owner.input_size + multiplier - owner.fan_in.power)
 
 
-def sizes(value: Activation) -> tuple[Fraction, Drawn]:
+def sizes(value: Activation) -> tuple[Fraction, DrawnExponent]:
     """(what its consumer lets it grow to, what it is as drawn) as exponents.
 
     What only cancels may grow, as far as size 1: features that align do. What constants make small may not

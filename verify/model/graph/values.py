@@ -11,7 +11,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from verify.model.graph.drawn import Drawn, largest
+from verify.model.graph.drawn import DrawnExponent, largest
 from verify.model.graph.graph import ZERO, Edge, Node, Owner, Requirement, Use
 from verify.model.graph.rules.constants import is_zero, size_power, stacked
 from verify.model.graph.value import Activation, Constant, Term, Value, Weight, growth, settle
@@ -61,7 +61,8 @@ class Values(Weights):
         owners = ((use, ZERO),) if alone and not small else ()
         if not owners:
             use.trailing = ZERO
-        return Activation(shapes, node, ZERO, Drawn(scale - max(ZERO, spread) / 2), size=small, owners=owners)
+        back = DrawnExponent.of(scale - max(ZERO, spread) / 2)
+        return Activation(shapes, node, ZERO, back, size=small, owners=owners)
 
     def activations(self, inputs: list[Value]) -> list[Value]:
         """The values, with parameters that meet activations entry by entry as nodes."""
@@ -74,7 +75,7 @@ class Values(Weights):
 
     def merged(
         self,
-        terms: Sequence[tuple[Activation, Fraction, Drawn | Fraction]],
+        terms: Sequence[tuple[Activation, Fraction, DrawnExponent | Fraction]],
         shapes: Shapes,
         layer: bool = False,
         **kept: Any,
@@ -116,7 +117,7 @@ class Values(Weights):
             return self.merged(terms, shapes, cancelled=cancelled, owners=tuple(owners.items()), chosen=chosen)
         numbers = [*map(self.added_power, constants)]
         size = min([*map(settle, parts), *numbers], default=ZERO)
-        drawn = largest([*(part.cancelled + settle(part) for part in parts), *map(Drawn, numbers)])
+        drawn = largest([*(part.cancelled + settle(part) for part in parts), *map(DrawnExponent.of, numbers)])
         return self.merged(terms, shapes, size=size, cancelled=drawn - size, nonnegative=nonnegative, chosen=chosen)
 
     def added_power(self, value: Constant) -> Fraction:

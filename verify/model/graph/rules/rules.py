@@ -158,7 +158,7 @@ class Rules(Values):
             self.grown(drawn.plain, name)
             self.require(value, name, size)
         size, drawn = (ZERO, NONE) if at_zero else (max(ZERO, min(e for e, _ in found)), largest(d for _, d in found))
-        drawn = drawn if drawn.likely > 0 else NONE
+        drawn = drawn.at_most_one
         terms = [(value, ZERO, ZERO) for value in moving]
         signs, chosen = name in NONNEGATIVE, any(value.chosen for value in moving)
         return self.merged(terms, shape, size=size, cancelled=drawn - size, nonnegative=signs, chosen=chosen)
