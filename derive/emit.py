@@ -317,7 +317,7 @@ FORMATS: dict[str, Callable[[Prescription, Scale | None], str]] = {
     "latex": _written("emit_latex", "as_latex"),
     "python": _written("emit_code", "as_python"),
     "optax": _written("emit_optax", "as_optax"),
-    "torch": _written("emit_torch", "as_torch"),
+    "torch": _written("emit_torch_muon", "as_torch"),
 }
 CODE = ("python", "optax", "torch")
 """Formats that are code, which assumes a plain model, without multipliers, unless a gauge is asked for."""

@@ -13,7 +13,7 @@ from derive.emit_code import (
     scaled_betas,
     sizes_text,
 )
-from derive.scale import MATCHED, Scale
+from derive.scale import Scale
 from derive.solve import Prescription
 
 TORCH = Template('''
@@ -72,24 +72,25 @@ TORCH_RULES = {
 DECAY_LINE = '            decay = weight_decay * factor(layer, "decay", $sizes) if decayed else 0.0\n'
 
 
-def as_torch(prescription: Prescription, scale: Scale | None = None) -> str:
+def with_scaled_betas(options: str, sizes: str) -> str:
+    """A group's entries with averages as long in tokens as at the base."""
+    options = options.replace(PAIR, f'"betas": tuple(beta(layer, value, {sizes}) for value in betas)')
+    return options.replace('"alpha": alpha', f'"alpha": beta(layer, alpha, {sizes})')
+
+
+def as_torch_of_one(prescription: Prescription, scale: Scale | None = None) -> str:
     """A module with `param_groups` and `optimizer(named_parameters, layer_of, base_rate, width, base_width)`.
 
-    Where layers have several rules, or Muon's, it has `optimizers`, one for each.
+    Of one rule for all layers; `derive.emit_torch_muon` has that of several.
     """
     names = {row.name for row in prescription.problem.optimizers.values()}
-    if len(names) > 1 or names & {*MATCHED}:
-        from derive.emit_torch_muon import as_torch_by_rule
-
-        return as_torch_by_rule(prescription, scale)
     rule, sizes = names.pop(), sizes_text(prescription)
     if rule not in TORCH_RULES:
         raise lacking("torch", rule, TORCH_RULES)
     constructor, options, arguments, extra = TORCH_RULES[rule]
     scaled, remark = scaled_betas(prescription, "hidden", ("b2",) if PAIR in options or "alpha" in options else ())
     if scaled:
-        options = options.replace(PAIR, f'"betas": tuple(beta(layer, value, {sizes}) for value in betas)')
-        options = options.replace('"alpha": alpha', f'"alpha": beta(layer, alpha, {sizes})')
+        options = with_scaled_betas(options, sizes)
     decays, multiplied = "decay" in options, has_multipliers(prescription)
     code = TORCH.substitute(
         constructor=constructor,

@@ -1,4 +1,4 @@
-"""A prescription as parameter groups for several torch optimizers at once, of which Muon may be one.
+"""A prescription as torch code: parameter groups for one optimizer, or for several, of which Muon may be one.
 
 Muon's rate from one that was tuned with AdamW (Liu et al. 2025, 2502.16982): both updates have the same RMS where
 rate of polar(m) = rate of AdamW x 0.2 sqrt(max(fan_in, fan_out)), at the base width; from there it goes by its own c.
@@ -19,7 +19,7 @@ from derive.emit_code import (
     scaled_betas,
     sizes_text,
 )
-from derive.emit_torch import PAIR, TORCH_RULES, VECTORS
+from derive.emit_torch import PAIR, TORCH_RULES, VECTORS, as_torch_of_one, with_scaled_betas
 from derive.exponents import Kind
 from derive.scale import MATCHED, Scale
 from derive.solve import Prescription
@@ -108,6 +108,13 @@ def emitted_source(path: Path) -> tuple[str, str]:
     return "\n".join(lines[: last + 1]), "\n".join(lines[last + 1 :]).strip()
 
 
+def as_torch(prescription: Prescription, scale: Scale | None = None) -> str:
+    """A module of torch code: one optimizer where all layers have one rule, else one for each, and so for Muon."""
+    names = {row.name for row in prescription.problem.optimizers.values()}
+    one = len(names) == 1 and not names & {*MATCHED}
+    return as_torch_of_one(prescription, scale) if one else as_torch_by_rule(prescription, scale)
+
+
 def as_torch_by_rule(prescription: Prescription, scale: Scale | None = None) -> str:
     """A module with `param_groups` and `optimizers(named_parameters, layer_of, base_rate, width, base_width)`."""
     by_layer: dict[Kind, str] = {kind: row.name for kind, row in prescription.problem.optimizers.items()}
@@ -121,8 +128,7 @@ def as_torch_by_rule(prescription: Prescription, scale: Scale | None = None) -> 
         given = RULES[name][1]
         scaled, remark = scaled_betas(prescription, kind, ("b2",) if PAIR in given or "alpha" in given else ())
         if scaled:
-            given = given.replace(PAIR, f'"betas": tuple(beta(layer, value, {sizes}) for value in betas)')
-            given = given.replace('"alpha": alpha', f'"alpha": beta(layer, alpha, {sizes})')
+            given = with_scaled_betas(given, sizes)
         options[name] = given
         remarks.append(remark)
     layers = _rules(prescription)

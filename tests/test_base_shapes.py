@@ -13,7 +13,7 @@ from sympy import Rational, S
 
 from derive.cli import app as derive_app
 from derive.cli import run
-from derive.emit_torch import as_torch
+from derive.emit_torch_muon import as_torch
 from derive.errors import DeriveError
 from derive.parameterizations import custom
 from derive.solve import Prescription, prescribe, solve_kinds

@@ -16,7 +16,8 @@ from derive.cli import app
 from derive.emit import FORMATS, Scale
 from derive.emit_code import as_python
 from derive.emit_optax import OPTAX_RULES, as_optax
-from derive.emit_torch import TORCH_RULES, as_torch
+from derive.emit_torch import TORCH_RULES
+from derive.emit_torch_muon import as_torch
 from derive.explain import as_latex as explained_latex
 from derive.explain import as_text as explained_text
 from derive.parameterizations import parameterization

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from derive.cli import app
-from derive.emit_torch import as_torch
+from derive.emit_torch_muon import as_torch
 from derive.errors import DeriveError
 from derive.scale import MATCHED, Scale
 from derive.solve import prescribe
