@@ -119,28 +119,6 @@ def _assembled(
                 *(found.axes or ((), ())),
             )
         )
-    ops = []
-    for use in graph.uses:
-        if use.is_dense:
-            it = rates.uses[use.name]
-            after = (use.trailing or ZERO) + it.extra
-            fan_in, fan_out = ((fan.base, fan.target) for fan in (use.fan_in, use.fan_out))
-            ops.append(
-                OpRow(
-                    use.name,
-                    use.path,
-                    it.kind,
-                    fan_in,
-                    fan_out,
-                    it.alpha,
-                    it.omega,
-                    it.u,
-                    it.size,
-                    it.r,
-                    after,
-                    it.terms,
-                )
-            )
     multipliers = {key(use): rates.uses[key(use)].extra for use in graph.uses if rates.uses[key(use)].extra}
     multipliers |= {name: extra for name, extra in rates.products.items() if extra}
     solution = rates.solution
@@ -160,7 +138,7 @@ def _assembled(
         decay,
         gauge,
         tuple(rows),
-        tuple(ops),
+        _op_rows(graph, rates),
         multipliers,
         (*rates.notes, *_odd_fans(graph), *_multiplier_notes(graph, multipliers)),
         certificate,
@@ -169,6 +147,18 @@ def _assembled(
         structure,
         solution.certificate,
     )
+
+
+def _op_rows(graph: Graph, rates: Rates) -> tuple[OpRow, ...]:
+    """What is said of every dense op, in the order of execution."""
+    rows = []
+    for use in graph.uses:
+        if use.is_dense:
+            it = rates.uses[use.name]
+            fans = ((fan.base, fan.target) for fan in (use.fan_in, use.fan_out))
+            ratios, after = (it.alpha, it.omega, it.u), (use.trailing or ZERO) + it.extra
+            rows.append(OpRow(use.name, use.path, it.kind, *fans, *ratios, it.size, it.r, after, it.terms))
+    return tuple(rows)
 
 
 def _untrained(graph: Graph, rates: Rates, path: str, start: Drawn | None, uses: list[str]) -> ParameterRow:
