@@ -89,6 +89,40 @@ def _assembled(
     decay: Decay,
     gauge: Gauge,
 ) -> ModelPrescription:
+    multipliers = {key(use): rates.uses[key(use)].extra for use in graph.uses if rates.uses[key(use)].extra}
+    multipliers |= {name: extra for name, extra in rates.products.items() if extra}
+    solution = rates.solution
+    certificate = {
+        "optimum": str(solution.optimum),
+        "variables": len(rates.objective),
+        "constraints": len(rates.rows),
+        "duals": {name: str(y) for name, y in solution.certificate.duals.items()},
+    }
+    return ModelPrescription(
+        base_width,
+        width,
+        joined({kind: replace(row, name=spelled(row)) for kind, row in wanted.optimizers.items()}),
+        wanted.parameterization.name,
+        alignment,
+        wanted.loss,
+        decay,
+        gauge,
+        _parameter_rows(graph, rates, wanted, starts, decay),
+        _op_rows(graph, rates),
+        multipliers,
+        (*rates.notes, *_odd_fans(graph), *_multiplier_notes(graph, multipliers)),
+        certificate,
+        wanted.forward_only,
+        graph.places,
+        structure,
+        solution.certificate,
+    )
+
+
+def _parameter_rows(
+    graph: Graph, rates: Rates, wanted: Wanted, starts: Mapping[str, Drawn | None], decay: Decay
+) -> tuple[ParameterRow, ...]:
+    """What is said of every parameter, trained or not."""
     uses = graph.of_path()
     rows = []
     for path in graph.shapes:
@@ -119,34 +153,7 @@ def _assembled(
                 *(found.axes or ((), ())),
             )
         )
-    multipliers = {key(use): rates.uses[key(use)].extra for use in graph.uses if rates.uses[key(use)].extra}
-    multipliers |= {name: extra for name, extra in rates.products.items() if extra}
-    solution = rates.solution
-    certificate = {
-        "optimum": str(solution.optimum),
-        "variables": len(rates.objective),
-        "constraints": len(rates.rows),
-        "duals": {name: str(y) for name, y in solution.certificate.duals.items()},
-    }
-    return ModelPrescription(
-        base_width,
-        width,
-        joined({kind: replace(row, name=spelled(row)) for kind, row in wanted.optimizers.items()}),
-        wanted.parameterization.name,
-        alignment,
-        wanted.loss,
-        decay,
-        gauge,
-        tuple(rows),
-        _op_rows(graph, rates),
-        multipliers,
-        (*rates.notes, *_odd_fans(graph), *_multiplier_notes(graph, multipliers)),
-        certificate,
-        wanted.forward_only,
-        graph.places,
-        structure,
-        solution.certificate,
-    )
+    return tuple(rows)
 
 
 def _op_rows(graph: Graph, rates: Rates) -> tuple[OpRow, ...]:
@@ -155,7 +162,7 @@ def _op_rows(graph: Graph, rates: Rates) -> tuple[OpRow, ...]:
     for use in graph.uses:
         if use.is_dense:
             it = rates.uses[use.name]
-            fans = ((fan.base, fan.target) for fan in (use.fan_in, use.fan_out))
+            fans = (use.fan_in.base, use.fan_in.target), (use.fan_out.base, use.fan_out.target)
             ratios, after = (it.alpha, it.omega, it.u), (use.trailing or ZERO) + it.extra
             rows.append(OpRow(use.name, use.path, it.kind, *fans, *ratios, it.size, it.r, after, it.terms))
     return tuple(rows)
