@@ -1,5 +1,7 @@
 """Programs compiled by a test run are kept for its own processes, in a folder that goes with it, and not in memory.
 
+They are compiled with few optimizations: most run once, and compiling is what takes the time.
+
 A program that XLA compiled for a CPU takes several memory maps, of which Linux gives a process 65,530: a worker that
 keeps the programs of some thousand tests comes near to that, and where it is passed, loading the next one crashes.
 """
@@ -19,6 +21,7 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
 
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 os.environ.pop("COLUMNS", None)  # whoever runs them has set: output is as to a file unless a test says so
 
 

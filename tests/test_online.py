@@ -1,6 +1,7 @@
 """Rates that follow measured alignments: derive's exact answer inside the loop, and nothing changed without them."""
 
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -115,19 +116,28 @@ def test_steps_grow_by_k_and_the_last_is_left_out() -> None:
 # The loop
 
 
-def test_with_full_alignment_found_the_run_is_that_of_full(corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("name", "clip", "decay"),
+    [
+        ("sgd mup", 1.0, 0.1),
+        pytest.param("adam sp", None, 0.0, marks=pytest.mark.slow),
+        pytest.param("adam,hidden=muon mfp", None, 0.0, marks=pytest.mark.slow),
+    ],
+)
+def test_with_full_alignment_found_the_run_is_that_of_full(
+    name: str, clip: float | None, decay: float, corpus: Corpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """To the rounding of two programs that are compiled apart: a step of theirs differs in its last bit."""
+    full, following = (setting_of(f"{name} {each}", clip=clip is not None) for each in ("full", ONLINE))
+    shared: Any = {"clip": clip, "weight_decay": decay}
+    expected = losses_of(outcome(loop_of(full, **shared), full, corpus))
+    monkeypatch.setattr(online.Online, "measured", lambda *_: jnp.array(FULL))
+    assert losses_of(outcome(loop_of(following, **shared), following, corpus)) == pytest.approx(expected, rel=1e-4)
+
+
+def test_without_full_alignment_the_run_is_another(corpus: Corpus) -> None:
     full, following = setting_of("adam sp full"), setting_of(f"adam sp {ONLINE}")
     assert outcome(loop_of(following), following, corpus) != outcome(loop_of(full), full, corpus)
-    for name, clip, decay in (("adam sp", None, 0.0), ("sgd mup", 1.0, 0.1), ("adam,hidden=muon mfp", None, 0.0)):
-        clips: Any = {"clip": clip is not None}
-        full, following = (setting_of(f"{name} {each}", **clips) for each in ("full", ONLINE))
-        shared: Any = {"clip": clip, "weight_decay": decay}
-        expected = outcome(loop_of(full, **shared), full, corpus)
-        with monkeypatch.context() as forced:
-            forced.setattr(online.Online, "measured", lambda *_: jnp.array(FULL))
-            found = outcome(loop_of(following, **shared), following, corpus)
-            assert losses_of(found) == pytest.approx(losses_of(expected), rel=1e-4)
 
 
 def test_at_the_base_width_nothing_changes(corpus: Corpus) -> None:
@@ -181,7 +191,7 @@ def by_hand(corpus: Corpus, setting: Setting, decay: float = 0.0, steps: int = C
     return found, float(loss(model.apply(params, held), targets))
 
 
-@pytest.mark.parametrize("decay", [0.0, 1.0])
+@pytest.mark.parametrize("decay", [pytest.param(0.0, marks=pytest.mark.slow), 1.0])
 def test_what_is_measured_and_applied_is_what_one_does_by_hand(corpus: Corpus, decay: float) -> None:
     """Step by step with optax, measured outside and solved exactly: the same alignments, exponents and final loss."""
     setting = setting_of(f"adam sp {ONLINE}")
@@ -234,7 +244,15 @@ def branches(program: Any) -> list[Any]:
     return found
 
 
-def test_what_has_not_moved_keeps_the_alignment_before(corpus: Corpus) -> None:
+@pytest.fixture
+def optimized() -> Iterator[None]:
+    """Programs as they are compiled outside of the tests: two that draw the same weights draw the same bits."""
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", True)
+
+
+def test_what_has_not_moved_keeps_the_alignment_before(corpus: Corpus, optimized: None) -> None:
     """With a rate of 0 nothing changes: no ratio is finite, and full alignment stays."""
     setting = setting_of(f"adam sp {ONLINE}")
     rows = trajectory(CONDITIONS, setting, WIDTH, 0.0, SEED, corpus)

@@ -28,7 +28,7 @@ def losses(optimizer: str, scheme: str, width: int, steps: int = STEPS, epsilon:
     return np.array(found)
 
 
-@pytest.mark.parametrize("ratio", [4, 16])
+@pytest.mark.parametrize("ratio", [4, pytest.param(16, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("optimizer", ["adam", "sgd"])
 @pytest.mark.parametrize("pair", [("sp", "ntk"), ("mup", "mfp")], ids="-".join)
 def test_bitwise_where_the_multipliers_are_powers_of_two(pair: tuple[str, str], optimizer: str, ratio: int) -> None:
@@ -36,7 +36,7 @@ def test_bitwise_where_the_multipliers_are_powers_of_two(pair: tuple[str, str], 
     assert np.array_equal(first, second)
 
 
-@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+@pytest.mark.parametrize("optimizer", [pytest.param("adam", marks=pytest.mark.slow), "sgd"])
 @pytest.mark.parametrize("pair", [("sp", "ntk"), ("mup", "mfp")], ids="-".join)
 def test_to_rounding_at_twice_the_base_width(pair: tuple[str, str], optimizer: str) -> None:
     first, second = (losses(optimizer, scheme, 2 * BASE) for scheme in pair)
@@ -48,7 +48,9 @@ def test_sp_and_mup_differ() -> None:
     assert not np.allclose(first, second, rtol=1e-2)
 
 
-@pytest.mark.parametrize("optimizer", ["adam", "sgd", "adam-ps", "lion"])
+@pytest.mark.parametrize(
+    "optimizer", ["adam", *(pytest.param(name, marks=pytest.mark.slow) for name in ("sgd", "adam-ps", "lion"))]
+)
 def test_at_the_base_width_all_parameterizations_are_the_same_run(optimizer: str) -> None:
     runs = [losses(optimizer, scheme, BASE, 20) for scheme in ("sp", "ntk", "mup", "mfp")]
     assert all(np.array_equal(runs[0], run) for run in runs[1:])

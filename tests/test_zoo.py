@@ -15,7 +15,7 @@ from tests.zoo.model import means
 
 PAGE = (Path(__file__).parents[1] / "docs" / "zoo.md").read_text(encoding="utf-8")
 MEASURED = [name for name, model in ZOO.items() if not model.refused and not model.not_measured]
-CHEAP = ("two inputs", "highway", "gnn, attention", "memory", "experts")
+CHEAP = ("two inputs", "highway")
 ODD = ("nerf", "mamba")
 """A part of fixed size is joined to one that grows: exponents hang on both widths."""
 
