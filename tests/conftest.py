@@ -1,6 +1,7 @@
 """Programs compiled by a test run are kept for its own processes, in a folder that goes with it, and not in memory.
 
-They are compiled with few optimizations: most run once, and compiling is what takes the time.
+They are compiled with few optimizations: most run once, and compiling is what takes the time. Where two programs are
+to agree bit for bit they are compiled as users compile them (`optimized`).
 
 A program that XLA compiled for a CPU takes several memory maps, of which Linux gives a process 65,530: a worker that
 keeps the programs of some thousand tests comes near to that, and where it is passed, loading the next one crashes.
@@ -23,6 +24,19 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
 
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 os.environ.pop("COLUMNS", None)  # whoever runs them has set: output is as to a file unless a test says so
+
+
+@pytest.fixture
+def optimized() -> Iterator[None]:
+    """Programs are compiled as outside of the tests."""
+    import jax
+
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.clear_caches()
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+    jax.clear_caches()
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -1,7 +1,6 @@
 """Rates that follow measured alignments: derive's exact answer inside the loop, and nothing changed without them."""
 
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -244,15 +243,8 @@ def branches(program: Any) -> list[Any]:
     return found
 
 
-@pytest.fixture
-def optimized() -> Iterator[None]:
-    """Programs as they are compiled outside of the tests: two that draw the same weights draw the same bits."""
-    jax.config.update("jax_disable_most_optimizations", False)
-    yield
-    jax.config.update("jax_disable_most_optimizations", True)
-
-
-def test_what_has_not_moved_keeps_the_alignment_before(corpus: Corpus, optimized: None) -> None:
+@pytest.mark.usefixtures("optimized")
+def test_what_has_not_moved_keeps_the_alignment_before(corpus: Corpus) -> None:
     """With a rate of 0 nothing changes: no ratio is finite, and full alignment stays."""
     setting = setting_of(f"adam sp {ONLINE}")
     rows = trajectory(CONDITIONS, setting, WIDTH, 0.0, SEED, corpus)

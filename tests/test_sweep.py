@@ -115,6 +115,7 @@ ALIKE = [
 ]
 
 
+@pytest.mark.usefixtures("optimized")
 @pytest.mark.parametrize(("first", "second"), ALIKE)
 def test_settings_proved_alike_train_alike_bit_for_bit(first: str, second: str, corpus: Corpus) -> None:
     one, other = (prescribed(*name.split()) for name in (first, second))

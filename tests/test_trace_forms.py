@@ -70,6 +70,7 @@ FORMS: dict[str, tuple[Callable[[Any, Array], Array], list[str]]] = {
 }
 
 
+@pytest.mark.usefixtures("optimized")
 @pytest.mark.parametrize("form", FORMS)
 def test_every_form_has_the_ops_that_its_graph_has(form: str):
     """One for each parameter of a weight, under one name here and there; outputs are apply's own."""
@@ -82,6 +83,7 @@ def test_every_form_has_the_ops_that_its_graph_has(form: str):
     assert [use.name for use in walk((program, program), (params, params), (1, 1)).uses if use.is_dense] == expected
 
 
+@pytest.mark.usefixtures("optimized")
 @pytest.mark.parametrize("form", FORMS)
 def test_products_are_replayed_shifted_and_evaluated(form: str):
     """Operands give the outputs, in one sum for the parts of a weight; a shift of an op shifts what follows."""

@@ -28,6 +28,7 @@ def losses(optimizer: str, scheme: str, width: int, steps: int = STEPS, epsilon:
     return np.array(found)
 
 
+@pytest.mark.usefixtures("optimized")
 @pytest.mark.parametrize("ratio", [4, pytest.param(16, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("optimizer", ["adam", "sgd"])
 @pytest.mark.parametrize("pair", [("sp", "ntk"), ("mup", "mfp")], ids="-".join)

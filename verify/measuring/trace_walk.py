@@ -12,6 +12,7 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Var
 from jax.extend.core import Literal as Constant
 from jaxtyping import Array
 
+from verify.measuring.contractions import Contraction, contractions
 from verify.measuring.jaxpr import (
     BODIES,
     CALLS,
@@ -19,6 +20,7 @@ from verify.measuring.jaxpr import (
     LABELS,
     RAGGED,
     DensePrimitive,
+    Shape,
     TraceError,
     as_closed,
     dot_numbers,
@@ -60,8 +62,13 @@ class Walk:
         def read(atom: Var | Constant) -> Tagged:
             return Tagged(atom.val, frozenset()) if isinstance(atom, Constant) else values[atom]
 
+        written = {found.total.outvars[0]: found for found in contractions(jaxpr).values()}
         for eqn in jaxpr.eqns:
             outputs = self.equation(eqn, [read(atom) for atom in eqn.invars], iteration)
+            if eqn.primitive.name == "reduce_sum" and eqn.outvars[0] in written:
+                found = written[eqn.outvars[0]]
+                factors = [read(atom) for atom in found.product.invars]
+                outputs = [self.by_hand(found, factors, outputs[0], iteration)]
             values.update(zip(eqn.outvars, outputs, strict=True))
         return [read(atom) for atom in jaxpr.outvars]
 
@@ -130,6 +137,23 @@ class Walk:
         pieces = parted(eqn, [left, right], self.sizes)[0]
         return [Tagged(self.note(label, params, left, right, output, iteration), origin, pieces)]
 
+    def by_hand(
+        self, found: Contraction, factors: Sequence[Tagged], output: Tagged, iteration: tuple[int, ...]
+    ) -> Tagged:
+        """A product of entries that was summed, noted as a dot where a plain parameter is in it, or none."""
+        weights = [each for each in factors if each.origin is not None]
+        if any(not each.origin or each.split() is None or each.lookup for each in weights) or len(weights) == 2:
+            return output
+        if not weights:
+            self.note_product("sum", factors[0], factors[1], output.value, iteration)
+            return output
+        shape = found.total.invars[0].aval.shape  # type: ignore[union-attr]
+        left, right = (
+            Tagged(jnp.broadcast_to(each.value, shape), each.origin, each.parts and _spread(each.parts, shape))
+            for each in factors
+        )
+        return Tagged(self.note("dot", found.dot.params, left, right, output.value, iteration), output.origin)
+
     def settled(self, value: Tagged) -> Tagged:
         """Matrices that were looked up, as rows of a table."""
         found = value.lookup
@@ -164,9 +188,7 @@ class Walk:
         """The output, shifted where that is asked for."""
         indices = "".join(f"[{index}]" for index in iteration)
         if left.origin is None and right.origin is None and primitive != "gather":
-            shapes = (left.value.shape, right.value.shape, output.shape)
-            self.products.append(Product(self.unique(primitive + indices), *shapes))
-            self.product_values[self.products[-1].name] = output
+            self.note_product(primitive, left, right, output, iteration)
         position = 0 if right.origin is None and right.lookup is None else 1
         weight, activation = (left, right) if position == 0 else (right, left)
         if not weight.origin or activation.origin is not None or (primitive == "gather" and position == 1):
@@ -198,6 +220,12 @@ class Walk:
         for name in names:
             output = self.shift(name, output)
         return output
+
+    def note_product(self, name: str, left: Tagged, right: Tagged, output: Any, iteration: tuple[int, ...]) -> None:
+        """A product of two activations."""
+        shapes = (left.value.shape, right.value.shape, output.shape)
+        self.products.append(Product(self.unique(name + "".join(f"[{index}]" for index in iteration)), *shapes))
+        self.product_values[self.products[-1].name] = output
 
     def shift(self, name: str, output: Array) -> Array:
         """The output of the op, shifted where that is asked for."""
@@ -231,12 +259,17 @@ def by_rows(eqn: JaxprEqn, left: Tagged, right: Tagged, sizes: Tagged) -> tuple[
     return left, Tagged(matrices(right.value), right.origin, parts), program.jaxpr.eqns[0].params
 
 
+def _spread(parts: Mapping[str, Any], shape: Shape) -> dict[str, Any]:
+    return {path: jnp.broadcast_to(part, shape) for path, part in parts.items()}
+
+
 def _holds_product(eqn: JaxprEqn) -> bool:
     for value in eqn.params.values():
         for item in value if isinstance(value, tuple | list) else (value,):
             body = item.jaxpr if isinstance(item, ClosedJaxpr) else item
-            if isinstance(body, Jaxpr) and any(
-                inner.primitive.name in (*LABELS, *RAGGED) or _holds_product(inner) for inner in body.eqns
+            if isinstance(body, Jaxpr) and (
+                contractions(body)
+                or any(inner.primitive.name in (*LABELS, *RAGGED) or _holds_product(inner) for inner in body.eqns)
             ):
                 return True
     return False

@@ -3,7 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Collection, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import partial
 from itertools import zip_longest
@@ -15,13 +15,24 @@ from jax.core import Tracer
 from jax.extend.core import ClosedJaxpr, JaxprEqn
 from jax.extend.core import Literal as Literal_
 
+from verify.measuring.contractions import Contraction, contractions
 from verify.measuring.jaxpr import BODIES, CALLS, LABELS, RAGGED, Shape, as_closed, bind_equation, scan_split
 from verify.measuring.trace import Tree
 from verify.model.graph.branches import Branches
-from verify.model.graph.graph import FAR, OUTPUT, ZERO, Graph, GraphError
+from verify.model.graph.graph import FAR, OUTPUT, ZERO, Fan, Graph, GraphError
 from verify.model.graph.rules.constants import is_zero, size_power
 from verify.model.graph.value import Activation, Constant, Value, Weight, growth, settle
 from verify.model.graph.weights import Operation, Shapes, unreadable
+
+
+@dataclass(frozen=True)
+class ByHand:
+    """A contraction written by hand at both widths, and what is multiplied."""
+
+    small: Contraction
+    large: Contraction
+    factors: list[Value]
+
 
 LARGEST_CONSTANT = 2**24
 """Entries of a constant up to which its values are worked out."""
@@ -117,12 +128,21 @@ class _Walk(Branches):
             return _constant(first.val, second.val) if isinstance(first, Literal_) else values[first]
 
         outer = self.address
+        written, sums = [contractions(body) for body in bodies], dict[Any, ByHand]()
         for index, (eqn, wide) in enumerate(zip(bodies[0].eqns, bodies[1].eqns, strict=True)):
             self.address = (*outer, index)
             if eqn.primitive.name != wide.primitive.name or len(eqn.invars) != len(wide.invars):
                 self.different([eqn], [wide])
             inputs = [read(*pair) for pair in zip(eqn.invars, wide.invars, strict=True)]
-            values.update(zip(eqn.outvars, self.equation(eqn, wide, inputs, iteration), strict=True))
+            result = eqn.outvars[0] if eqn.outvars else None
+            if result in written[0] and wide.outvars[0] in written[1]:
+                found = ByHand(written[0][result], written[1][wide.outvars[0]], inputs)
+                if self.contracts(found):
+                    sums[found.small.total.outvars[0]] = found
+                    values[result] = Activation((_shape(result.aval), _shape(wide.outvars[0].aval)))
+                    continue
+            outputs = [self.by_hand(sums[result], iteration)] if result in sums else None
+            values.update(zip(eqn.outvars, outputs or self.equation(eqn, wide, inputs, iteration), strict=True))
         self.address = outer
         return [read(*pair) for pair in zip(bodies[0].outvars, bodies[1].outvars, strict=True)]
 
@@ -167,6 +187,29 @@ class _Walk(Branches):
             # Integers and truth values follow no small change.
             return [Activation(shape, chosen=self.picks(name, inputs, shape)) for shape in shapes]
         return self.rule(name, eqn, wide, inputs, shapes)
+
+    def contracts(self, found: ByHand) -> bool:
+        """Whether a product of entries that is summed is one of two activations, or a layer's."""
+        if all(isinstance(each, Activation) for each in found.factors):
+            return True
+        weights = [each for each in found.factors if isinstance(each, Weight)]
+        plain = len(weights) == 1 and bool(weights[0].terms) and weights[0].obstacle is None and not weights[0].gains
+        return plain and any(isinstance(each, Activation) for each in found.factors) and self.fan_of(found).grows
+
+    def fan_of(self, found: ByHand) -> Fan:
+        """How many entries are summed."""
+        return self.graph.fan(found.small.entries, found.large.entries)
+
+    def by_hand(self, found: ByHand, iteration: tuple[int, ...]) -> Value:
+        """A product of entries that is summed, as the dot that it is."""
+        eqn, wide = found.small.dot, found.large.dot
+        shape = (_shape(eqn.outvars[0].aval), _shape(wide.outvars[0].aval))
+        whole = (_shape(eqn.invars[0].aval), _shape(wide.invars[0].aval))
+        factors = [self.spread(value, whole) for value in found.factors]
+        if all(isinstance(value, Activation) for value in factors):
+            name = "sum" + "".join(f"[{index}]" for index in iteration)
+            return self.product(eqn, wide, *factors, shape, name)  # type: ignore[arg-type]
+        return self.contraction(eqn, wide, factors, shape, iteration)
 
     def computed(self, eqn: JaxprEqn, wide: JaxprEqn, inputs: list[Constant], shapes: list[Shapes]) -> list[Value]:
         """The results of an equation among constants, worked out when they are asked for."""
