@@ -120,6 +120,7 @@ def test_the_shares_are_all_of_the_time() -> None:
     assert limits[0] <= 160.0
 
 
+@pytest.mark.slow
 def test_every_step_works_at_toy_size(tmp_path: Path) -> None:
     """From the project's folder, by a Python that need not have it installed; in under two minutes on two cores."""
     command = [sys.executable, "-m", "benchmarks.accelerator", "--check", "--out", str(tmp_path)]

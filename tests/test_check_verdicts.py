@@ -94,9 +94,9 @@ def test_zeros_and_what_diverged_are_told_apart():
     ("name", "at", "quantity"),
     [
         ("embedding rate scaled", "in", "delta_z"),
-        ("hidden rate unscaled", "w", "delta_z"),
+        pytest.param("hidden rate unscaled", "w", "delta_z", marks=pytest.mark.slow),
         ("decay with the rate", "parameter w", "decay"),
-        ("biases at 1/sqrt(fan_in)", "parameter b", "size"),
+        pytest.param("biases at 1/sqrt(fan_in)", "parameter b", "size", marks=pytest.mark.slow),
         ("1/sqrt(d) attention, growing heads", "product dot", "product change"),
     ],
 )

@@ -77,9 +77,8 @@ def test_two_processes_measure_what_one_does(whole: Path, tmp_path: Path) -> Non
         assert value == pytest.approx(expected, rel=SAME), name
 
 
-@pytest.mark.parametrize(
-    "which", [1, pytest.param(0, marks=pytest.mark.slow)], ids=["a process", "the process that others join"]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("which", [1, 0], ids=["a process", "the process that others join"])
 def test_one_that_dies_ends_the_other_with_a_line_and_both_go_on(which: int, whole: Path, tmp_path: Path) -> None:
     kept = ("--checkpoint", str(tmp_path / "kept"), "--checkpoint-every", "2")
     port = free_port()

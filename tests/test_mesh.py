@@ -64,6 +64,7 @@ def test_no_device_has_a_whole_weight_when_it_measures(multilayer: dict[str, Any
         assert not whole(name), name
 
 
+@pytest.mark.slow
 def test_a_scanned_transformer_with_remat_too() -> None:
     assert_same(on_mesh("transformer", "adam", "4x2"), "4x2")
 
@@ -127,6 +128,7 @@ def memory(trainer: Trainer) -> tuple[int, int, int, int]:
     )
 
 
+@pytest.mark.slow
 def test_measuring_adds_one_set_of_activations_and_no_third_copy_of_weights() -> None:
     prescription = solve_kinds(prescribe("adam", "mup", "full").problem)
 

@@ -45,8 +45,15 @@ def error(row: Row) -> float:
     return abs(row.measured.value - float(numerator) / float(denominator or 1))
 
 
-@pytest.mark.parametrize("scheme", SCHEMES)
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+FAST = {("adam", "sp"), ("sgd", "mup")}
+EVERY = [
+    pytest.param(optimizer, scheme, marks=() if (optimizer, scheme) in FAST else pytest.mark.slow)
+    for optimizer in ("adam", "sgd", "adam-ps")
+    for scheme in ("sp", "ntk", "mup", "mfp")
+]
+
+
+@pytest.mark.parametrize(("optimizer", "scheme"), EVERY)
 def test_the_first_step(optimizer: str, scheme: str) -> None:
     check_the_first_step(study(optimizer, scheme, "full"))
 

@@ -78,6 +78,7 @@ def test_matrix_rules_are_those_of_theory() -> None:
     assert {row.name for row in REGISTRY if row.is_spectral} == named - {"normalised-sgd", "mars"}
 
 
+@pytest.mark.slow
 def test_muons_operator_norm_and_gain_hold() -> None:
     found = judged("muon")
     assert set(found) == {
