@@ -109,7 +109,6 @@ def test_ten_steps_under_full_alignment(optimizer: str, scheme: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.slow
 def test_the_error_of_sgd_shrinks_with_width() -> None:
     """Update sizes after the first step, at 128 to 1024 and at 512 to 4096: SGD's constants settle as n grows."""
     prescription = solve_kinds(prescribe("sgd", "sp", "full").problem)
@@ -123,7 +122,7 @@ def test_the_error_of_sgd_shrinks_with_width() -> None:
     assert errors[1] < errors[0]
 
 
-@pytest.mark.parametrize("scheme", ["sp", "mup"])
+@pytest.mark.parametrize("scheme", SCHEMES)
 def test_none_is_unstable_at_the_first_step(scheme: str) -> None:
     """alpha = 1 against the assumed 1/2: hidden changes grow, as n^(1/2) by theory and nearly so as measured."""
     found = rows(study("adam", scheme, "none"), 1)
