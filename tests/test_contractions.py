@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import verify
+from derive.errors import UserError
 from verify.measuring.contractions import contractions
 
 KEY = jax.random.key(0)
@@ -74,6 +75,51 @@ def test_a_vector_of_weights_that_is_summed_by_hand_is_a_layer(form: str) -> Non
     assert answers(graph_attention(True))[0]["a"][1] == 1
 
 
+@pytest.mark.parametrize("first", [True, False])
+def test_a_layer_that_is_summed_by_hand_is_a_layer(first: bool) -> None:
+    """With its fan-out: (z[:, :, None] * w).sum(1) is z @ w."""
+
+    def layer(z: Any, w: Any) -> Any:
+        return (z[:, :, None] * w).sum(1) if first else (w.T[:, None] * z[None]).sum(-1).T
+
+    def made(multiply: Callable[[Any, Any], Any]) -> Callable[[int], Any]:
+        def make(width: int) -> Any:
+            shapes = {"in": (6, width), "w": (width, width), "out": (width, 2)}
+            params = {name: drawn(place, *shape) for place, (name, shape) in enumerate(shapes.items())}
+
+            def apply(p: Any, x: Any) -> Any:
+                return multiply(jnp.tanh(multiply(jnp.tanh(x @ p["in"]), p["w"])), p["out"])
+
+            return params, apply, drawn(9, 5, 6)
+
+        return make
+
+    assert answers(made(layer)) == answers(made(jnp.matmul))
+    params, apply, inputs = made(layer)(16)
+    traced = verify.trace(apply, params, inputs)
+    assert [(op.path, op.fan_in, op.fan_out) for op in traced.ops] == [("in", 6, 16), ("w", 16, 16), ("out", 16, 2)]
+    outputs, _ = traced.run(params, inputs, evaluate=lambda op, each: traced.product(op, *each))
+    np.testing.assert_allclose(outputs, apply(params, inputs), rtol=1e-4, atol=1e-5)
+
+
+def test_a_matrix_that_activations_make_of_a_parameter_is_refused() -> None:
+    """Modulated, mixed or chosen weights: no rule tells how they go, and the way out is said."""
+    forms: list[Callable[[Any, Any, Any], Any]] = [
+        lambda p, x, z: jnp.einsum("bi,bio->bo", z, p["w"] * x[:, :1, None]),
+        lambda p, x, z: (z[:, :, None] * (p["w"] * x[:, :1, None])).sum(1),
+        lambda p, x, z: z @ jnp.where(x.mean() > 0, p["w"], -p["w"]),
+    ]
+    for form in forms:
+
+        def make(width: int, form: Any = form) -> Any:
+            shapes = {"in": (6, width), "w": (width, width), "out": (width, 2)}
+            params = {name: drawn(place, *shape) for place, (name, shape) in enumerate(shapes.items())}
+            return params, lambda p, x: jnp.tanh(form(p, x, jnp.tanh(x @ p["in"]))) @ p["out"], drawn(9, 5, 6)
+
+        with pytest.raises(UserError, match="a matrix that activations make of parameter w"):
+            verify.prescribe(make, base_width=16, width=64)
+
+
 def test_the_multiplier_is_put_behind_the_sum() -> None:
     wrapped = []
     for by_hand in (True, False):
@@ -112,8 +158,12 @@ def test_a_graph_attention_is_checked() -> None:
     ("function", "count"),
     [
         (lambda x, y: (x * y).sum(-1), 1),
-        (lambda x, y: (x * y).mean(), 1),
+        (lambda x, y: (x * y).sum(), 1),
         (lambda x, y: (x[:, None] * y[None]).sum(-1), 1),
+        (lambda x, y: (x[None] * y[:, None]).sum(-1), 1),
+        (lambda x, y: (x[:, :, None] * y[:, None]).sum(0), 1),
+        (lambda x, y: (y[:, None, :] * x[:, :, None]).sum(0), 1),
+        (lambda x, y: (x[None, :, None] * y[None]).sum((0, 3)), 1),
         (lambda x, y: (x * x).sum(-1) + y[:, 0], 0),
         (lambda x, y: (x * y[:, :1]).sum(-1), 0),  # the same along the axis: y times the sum of x
         (lambda x, y: (3.0 * x).sum(-1) + y[:, 0], 0),
@@ -126,7 +176,8 @@ def test_what_is_a_contraction(function: Callable[[Any, Any], Any], count: int) 
     found = list(contractions(program.jaxpr).values())
     assert len(found) == count
     for each in found:
-        shape: Any = each.total.invars[0].aval.shape  # type: ignore[union-attr, attr-defined]
-        factors = [jnp.broadcast_to(f, shape) for f in ((x, y) if len(shape) == 2 else (x[:, None], y[None]))]
+        ordered = (x, y) if each.factors[0].source is program.jaxpr.invars[0] else (y, x)
+        factors = [array.reshape(each.operand(place)) for place, array in enumerate(ordered)]
         (dot,) = [each.dot.primitive.bind(*factors, **each.dot.params)]
-        np.testing.assert_allclose(dot, (factors[0] * factors[1]).sum(each.total.params["axes"]), rtol=1e-5)
+        np.testing.assert_allclose(each.from_dot(dot), function(x, y), rtol=1e-4, atol=1e-5)
+        np.testing.assert_array_equal(each.to_dot(each.from_dot(dot)), dot)

@@ -67,7 +67,7 @@ class Walk:
             outputs = self.equation(eqn, [read(atom) for atom in eqn.invars], iteration)
             if eqn.primitive.name == "reduce_sum" and eqn.outvars[0] in written:
                 found = written[eqn.outvars[0]]
-                factors = [read(atom) for atom in found.product.invars]
+                factors = [values[factor.source] for factor in found.factors]
                 outputs = [self.by_hand(found, factors, outputs[0], iteration)]
             values.update(zip(eqn.outvars, outputs, strict=True))
         return [read(atom) for atom in jaxpr.outvars]
@@ -147,12 +147,9 @@ class Walk:
         if not weights:
             self.note_product("sum", factors[0], factors[1], output.value, iteration)
             return output
-        shape = found.total.invars[0].aval.shape  # type: ignore[union-attr]
-        left, right = (
-            Tagged(jnp.broadcast_to(each.value, shape), each.origin, each.parts and _spread(each.parts, shape))
-            for each in factors
-        )
-        return Tagged(self.note("dot", found.dot.params, left, right, output.value, iteration), output.origin)
+        left, right = (_reshaped(each, found.operand(place)) for place, each in enumerate(factors))
+        result = self.note("dot", found.dot.params, left, right, found.to_dot(output.value), iteration)
+        return Tagged(found.from_dot(result), output.origin)
 
     def settled(self, value: Tagged) -> Tagged:
         """Matrices that were looked up, as rows of a table."""
@@ -259,8 +256,9 @@ def by_rows(eqn: JaxprEqn, left: Tagged, right: Tagged, sizes: Tagged) -> tuple[
     return left, Tagged(matrices(right.value), right.origin, parts), program.jaxpr.eqns[0].params
 
 
-def _spread(parts: Mapping[str, Any], shape: Shape) -> dict[str, Any]:
-    return {path: jnp.broadcast_to(part, shape) for path, part in parts.items()}
+def _reshaped(value: Tagged, shape: Shape) -> Tagged:
+    parts = value.parts and {path: part.reshape(shape) for path, part in value.parts.items()}
+    return Tagged(value.value.reshape(shape), value.origin, parts)
 
 
 def _holds_product(eqn: JaxprEqn) -> bool:

@@ -73,6 +73,21 @@ class Products(Rules):
                 waiting += [*(edge.source for edge in node.edges), node.use and node.use.input_node]
         return False
 
+    def matrix_in(self, value: Activation) -> str | None:
+        """The path of a parameter as many of whose entries as a matrix has are in a value one by one."""
+        waiting, seen = [value.node], set[int]()
+        while waiting:
+            index = waiting.pop()
+            if index is None or index in seen:
+                continue
+            seen.add(index)
+            node = self.graph.nodes[index]
+            if node.use is not None and node.use.fan_out.power >= 2:
+                return node.use.path
+            if node.use is None and node.product is None:
+                waiting += [edge.source for edge in node.edges]
+        return None
+
     def lookup(self, eqn: JaxprEqn, wide: JaxprEqn, inputs: list[Value], shape: Shapes, indices: str) -> Value:
         """Rows at indices that depend on the inputs; of whole matrices it is left open what they are."""
         source, places = inputs[0], inputs[1]
@@ -315,6 +330,13 @@ class Products(Rules):
                 self.graph.problem(
                     f"a factor of {name}, {shape_text(value.shapes)}, may be a matrix that is computed from parameters "
                     "alone, of which no rule tells; make it a parameter"
+                )
+            path = self.matrix_in(value) if fan.grows and free.grows else None
+            if path is not None:
+                self.graph.problem(
+                    f"a factor of {name}, {shape_text(value.shapes)}, is a matrix that activations make of parameter "
+                    f"{path}, of which no rule tells; multiply by the parameter itself and let activations scale, "
+                    "choose or mix what goes into the product or comes out of it"
                 )
         coherent = left.nonnegative and right.nonnegative
         asked = self.asked.get(len(self.graph.nodes))

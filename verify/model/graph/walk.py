@@ -136,7 +136,8 @@ class _Walk(Branches):
             inputs = [read(*pair) for pair in zip(eqn.invars, wide.invars, strict=True)]
             result = eqn.outvars[0] if eqn.outvars else None
             if result in written[0] and wide.outvars[0] in written[1]:
-                found = ByHand(written[0][result], written[1][wide.outvars[0]], inputs)
+                both = written[0][result], written[1][wide.outvars[0]]
+                found = ByHand(*both, [values[factor.source] for factor in both[0].factors])
                 if self.contracts(found):
                     sums[found.small.total.outvars[0]] = found
                     values[result] = Activation((_shape(result.aval), _shape(wide.outvars[0].aval)))
@@ -203,13 +204,23 @@ class _Walk(Branches):
     def by_hand(self, found: ByHand, iteration: tuple[int, ...]) -> Value:
         """A product of entries that is summed, as the dot that it is."""
         eqn, wide = found.small.dot, found.large.dot
-        shape = (_shape(eqn.outvars[0].aval), _shape(wide.outvars[0].aval))
-        whole = (_shape(eqn.invars[0].aval), _shape(wide.invars[0].aval))
-        factors = [self.spread(value, whole) for value in found.factors]
+        shape = (_shape(found.small.total.outvars[0].aval), _shape(found.large.total.outvars[0].aval))
+        factors = [
+            self.reshaped(value, (found.small.operand(place), found.large.operand(place)))
+            for place, value in enumerate(found.factors)
+        ]
         if all(isinstance(value, Activation) for value in factors):
             name = "sum" + "".join(f"[{index}]" for index in iteration)
             return self.product(eqn, wide, *factors, shape, name)  # type: ignore[arg-type]
         return self.contraction(eqn, wide, factors, shape, iteration)
+
+    def reshaped(self, value: Value, shapes: Shapes) -> Value:
+        """A factor without its axes of one entry."""
+        if isinstance(value, Weight):
+            return self.made(
+                Operation("reshape", lambda which, arrays: arrays[0].reshape(shapes[which])), [value], shapes
+            )
+        return replace(value, shapes=shapes)
 
     def computed(self, eqn: JaxprEqn, wide: JaxprEqn, inputs: list[Constant], shapes: list[Shapes]) -> list[Value]:
         """The results of an equation among constants, worked out when they are asked for."""
