@@ -13,15 +13,15 @@ from jax.extend.core import JaxprEqn
 
 from verify.measuring.jaxpr import LABELS, RAGGED, DensePrimitive, Shape, bind_equation, dot_numbers, fans
 from verify.model.graph.axes import matrix_axes
+from verify.model.graph.computed import Computed
 from verify.model.graph.drawn import DrawnExponent
 from verify.model.graph.graph import ZERO, Edge, Fan, Node, Product, Use, power
 from verify.model.graph.rules.constants import as_matrix, entries, is_random, nonnegative
-from verify.model.graph.rules.rules import Rules
 from verify.model.graph.value import Activation, Constant, Lookup, Term, Value, Weight, growth, settle, sizes
 from verify.model.graph.weights import Operation, Shapes, UnreadableError, shape_text, unreadable
 
 
-class Products(Rules):
+class Products(Computed):
     """The rules with those of dot_general, convolutions and lookups."""
 
     def contraction(
@@ -59,34 +59,6 @@ class Products(Rules):
         found = [self.vector(value) if fits else value for value, fits in zip(inputs, fixed, strict=True)]  # type: ignore[arg-type]
         self.turned |= {*range(before, len(self.graph.nodes))}
         return found
-
-    def of_turned(self, value: Activation) -> bool:
-        """Whether parameters that met others as vectors enter a value."""
-        waiting, seen = [value.node], set[int]()
-        while self.turned and waiting:
-            index = waiting.pop()
-            if index in self.turned:
-                return True
-            if index is not None and index not in seen:
-                seen.add(index)
-                node = self.graph.nodes[index]
-                waiting += [*(edge.source for edge in node.edges), node.use and node.use.input_node]
-        return False
-
-    def matrix_in(self, value: Activation) -> str | None:
-        """The path of a parameter as many of whose entries as a matrix has are in a value one by one."""
-        waiting, seen = [value.node], set[int]()
-        while waiting:
-            index = waiting.pop()
-            if index is None or index in seen:
-                continue
-            seen.add(index)
-            node = self.graph.nodes[index]
-            if node.use is not None and node.use.fan_out.power >= 2:
-                return node.use.path
-            if node.use is None and node.product is None:
-                waiting += [edge.source for edge in node.edges]
-        return None
 
     def lookup(self, eqn: JaxprEqn, wide: JaxprEqn, inputs: list[Value], shape: Shapes, indices: str) -> Value:
         """Rows at indices that depend on the inputs; of whole matrices it is left open what they are."""
@@ -190,16 +162,6 @@ class Products(Rules):
                 by = self.vector(replace(gain, shapes=shape))
                 found = self.multiplied("mul", found, by, shape, [found, gain])
         return found
-
-    def computed_weight(self, weight: Weight, label: str, what: str) -> None:
-        """Say of which parameters a weight is computed, and how."""
-        paths = {*weight.terms, *(path for gain in weight.gains for path in gain.terms)}
-        made = " and ".join(f"parameter {each}" for each in sorted(paths))
-        self.graph.problem(
-            f"the weight of a {label}, {shape_text(weight.shapes)}, is computed from {made} by {what}; a weight "
-            "has to be parameters times constants, side by side or added, times vectors or divided by their norms: "
-            "multiply by one at a time, or make the computed weight the parameter"
-        )
 
     def dense(
         self,
@@ -325,19 +287,10 @@ class Products(Rules):
         chosen = left.chosen or right.chosen
         if fan.grows and chosen:
             self.uncounted(name, fan)
-        for value, (_, free) in zip((left, right), both, strict=True):
-            if fan.grows and free.grows and self.of_turned(value):
-                self.graph.problem(
-                    f"a factor of {name}, {shape_text(value.shapes)}, may be a matrix that is computed from parameters "
-                    "alone, of which no rule tells; make it a parameter"
-                )
-            path = self.matrix_in(value) if fan.grows and free.grows else None
-            if path is not None:
-                self.graph.problem(
-                    f"a factor of {name}, {shape_text(value.shapes)}, is a matrix that activations make of parameter "
-                    f"{path}, of which no rule tells; multiply by the parameter itself and let activations scale, "
-                    "choose or mix what goes into the product or comes out of it"
-                )
+        if fan.grows:
+            for value, (_, free) in zip((left, right), both, strict=True):
+                if free.grows:
+                    self.no_matrix(name, value)
         coherent = left.nonnegative and right.nonnegative
         asked = self.asked.get(len(self.graph.nodes))
         product = Product(name, fan, len(self.graph.nodes), size, self.address, asked, coherent=coherent)
