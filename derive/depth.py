@@ -32,15 +32,22 @@ KAPPAS: Mapping[str, Expr] = {"full": S.One, "none": HALF}
 class Residual:
     """How branches enter the stream: N^-delta, as a multiplier, or of the standard deviation of what writes into it.
 
-    `at_start` is the second; DeriveError for a delta whose sum diverges at the start.
+    `at_start` is the second; `normed` says that a norm stands before every branch and after the last, which divides by
+    whatever the stream has grown to. DeriveError for a delta whose sum diverges at the start with no norm to hide it.
     """
 
     delta: Expr
     at_start: bool = False
+    normed: bool = False
+
+    @property
+    def growth(self) -> Expr:
+        """x of the stream's size N^x at the start, which norms divide by: 1/2 - delta, or 0 where that is negative."""
+        return largest(S.Zero, HALF - self.delta) if self.normed else S.Zero
 
     def __post_init__(self) -> None:
         """Refuse what is unstable at initialisation."""
-        if (self.delta - HALF).is_negative:
+        if not self.normed and (self.delta - HALF).is_negative:
             raise DeriveError(
                 f"--residual {text(self.delta)}: the sum of N independent branches at the start grows as "
                 f"N^{text(HALF - self.delta)}; give 1/2 or more (a norm before each branch hides that growth from the "
@@ -48,7 +55,7 @@ class Residual:
             )
 
 
-def read_residual(given: str) -> Residual:
+def read_residual(given: str, normed: bool = False) -> Residual:
     """delta, depth-mup (1/2), completep (1), init (1/2 at initialisation), or init:DELTA."""
     word, colon, rest = given.partition(":")
     at_start = canonical(word) == "init"
@@ -56,7 +63,7 @@ def read_residual(given: str) -> Residual:
         raise DeriveError(f"--residual {shorten(given)} is not known; give depth-mup, completep, delta, or init:delta")
     wanted = (rest if colon else "1/2") if at_start else given
     named = NAMED.get(canonical(wanted))
-    return Residual(parse_expression(wanted, "--residual") if named is None else named, at_start)
+    return Residual(parse_expression(wanted, "--residual") if named is None else named, at_start, normed)
 
 
 def read_kappa(given: str) -> Expr:
@@ -103,14 +110,17 @@ def _branch_row(optimizer: Optimizer, residual: Residual, kappa: Expr, decay: De
     """The largest stable rate of a matrix in a branch; `writes` where it is the one that writes into the stream.
 
     What a change of it is multiplied by on its way into the stream, N^-delta, it meets in its gradient too; where
-    that factor is the start of the writing matrix itself, a change of this one meets neither.
+    that factor is the start of the writing matrix itself, a change of this one meets neither. A gradient meets also the
+    norm that divides by a stream that grows.
     """
     drawn_small = residual.at_start and writes
-    met = S.Zero if drawn_small else residual.delta
+    passed = S.Zero if drawn_small else residual.delta
+    met = passed + residual.growth
     weight = residual.delta if drawn_small else S.Zero
     s = optimizer.size(FIXED, met, weight)
-    r = largest(kappa, residual.delta)
-    c = (r - met - s).expand()
+    # What norms divide by, the stream's changes may grow with.
+    r = largest(kappa, residual.delta + residual.growth) - residual.growth
+    c = (r - passed - s).expand()
     epsilons = {
         name: optimizer.epsilon(FIXED, met, weight, symbol) if optimizer.scaled_epsilon else S.Zero
         for name, symbol in _epsilons(optimizer).items()
@@ -135,6 +145,7 @@ def _epsilons(optimizer: Optimizer) -> dict[str, Symbol]:
 def _lines(residual: Residual, kappa: Expr, inside: AxisRow, out: AxisRow) -> tuple[tuple[str, str], ...]:
     """The derivation, as formula and remark."""
     delta, needed = text(residual.delta), text(inside.r or S.Zero)
+    bound = "max(kappa, 1/2) - (1/2 - delta)" if residual.growth.is_positive else "max(kappa, delta)"
     where = (
         "what writes into the stream is drawn N^-delta smaller" if residual.at_start else "branch multiplier N^-delta"
     )
@@ -146,10 +157,10 @@ def _lines(residual: Residual, kappa: Expr, inside: AxisRow, out: AxisRow) -> tu
         (f"kappa = {text(kappa)}", "changes of N blocks add up to N^kappa times one"),
         (f"g' = {text(inside.g or S.Zero)}, s' = {text(inside.s or S.Zero)}", "gradient and update inside a branch"),
         (
-            f"r' = g' + c' + s' >= max(kappa, delta) = {needed}",
+            f"r' = delta + c' + s' >= {bound} = {needed}",
             "the sum of the changes, and each branch by itself, stay finite",
         ),
-        (f"c' = {needed} - {text(inside.g or S.Zero)} - {_in_sum(inside.s or S.Zero)} = {text(inside.c)}", "hidden"),
+        (f"c' = {needed} - {delta} - {_in_sum(inside.s or S.Zero)} = {text(inside.c)}", "hidden"),
     ]
     if residual.at_start:
         found.append((f"c' = {needed} - {_in_sum(out.s or S.Zero)} = {text(out.c)}", "what writes into the stream"))
@@ -163,6 +174,11 @@ def _in_sum(value: Expr) -> str:
 
 def _notes(residual: Residual, kappa: Expr) -> tuple[str, ...]:
     """What a reader should know of this delta and kappa."""
+    if residual.growth.is_positive:
+        return (
+            f"the stream grows as N^{text(residual.growth)} at the start and norms divide it out: rates are those of "
+            "delta = 1/2 and right for the last blocks, and the first outweigh them",
+        )
     lazy = (kappa - residual.delta).is_positive
     faint = (residual.delta - kappa).is_positive
     if lazy:

@@ -19,11 +19,13 @@ from verify.fit.judging import Quantity, Row
 STEPS: Mapping[str, tuple[Quantity, ...]] = {
     "1 optimizer": ("delta_w", "operator_norm", "gain", "epsilon"),
     "2 propagation": ("weight", "size", "cancellation", "nonlinearity", "gradient"),
-    "3 assumption": ("alpha", "omega", "u"),
+    "3 assumption": ("alpha", "omega", "u", "kappa", "scatter"),
     "4 result": ("delta_z", "largest"),
     "4 consistent": ("consistent",),
 }
 """Which quantities make which step, the two sides of the fourth apart."""
+BLAMED = ("alpha", "kappa")
+"""What of the assumption fixes a rate: c = t + alpha - a - s, and along depth c' = kappa - delta - s'."""
 ASSUMPTION, RESULT = "3 assumption", "4 result"
 REJECTING = ("1 optimizer", "2 propagation", RESULT)
 
@@ -57,13 +59,13 @@ def counts(rows: Sequence[Row]) -> dict[str, Count]:
 def rejected_by(rows: Sequence[Row]) -> dict[str, list[Row]]:
     """The failing rows of the steps that reject a theory, by step; empty where it is not rejected.
 
-    Where the result fails and alpha does too, step 3 is named with it: alpha fixes the rate, c = t + alpha - a - s, so
-    that the assumption is what is wrong. The step that fails after the fewest training steps comes first: what fails
+    Where the result fails and alpha or kappa does too, step 3 is named with it: they fix the rate, so that the
+    assumption is what is wrong. The step that fails after the fewest training steps comes first: what fails
     later may follow from it.
     """
     failing = {name: [row for row in of_step(rows, name) if row.verdict == "fails"] for name in REJECTING}
     if failing[RESULT]:
-        assumed = [row for row in of_step(rows, ASSUMPTION) if row.verdict == "fails" and row.quantity == "alpha"]
+        assumed = [row for row in of_step(rows, ASSUMPTION) if row.verdict == "fails" and row.quantity in BLAMED]
         failing = {ASSUMPTION: assumed, **failing}
     found = {name: sorted(each, key=lambda row: row.step) for name, each in failing.items() if each}
     return dict(sorted(found.items(), key=lambda item: item[1][0].step))

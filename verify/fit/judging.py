@@ -25,6 +25,8 @@ Quantity = Literal[
     "largest",
     "consistent",
     "gradient",
+    "kappa",
+    "scatter",
 ]
 Verdict = Literal["holds", "fails", "open", "not measured"]
 
@@ -44,6 +46,8 @@ TOLERANCES: Mapping[Quantity, float] = {
     "delta_z": 0.15,
     "largest": 0.1,
     "consistent": 0.15,
+    "kappa": 0.1,
+    "scatter": 0.15,
 }
 """How far a slope may be from its prediction after the first step, at widths of hundreds; all tell 1/2 from 0."""
 LATER_TOLERANCES: Mapping[Quantity, float] = {

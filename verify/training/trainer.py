@@ -12,7 +12,8 @@ import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding
 
-from derive.emit import layer_names
+from derive.axes import OUT
+from derive.emit import layer_names, parts
 from derive.exponents import Kind
 from derive.solve import Prescription
 from verify.measuring.forward import gradient_sizes, initial_inputs, matrix_ops, measure
@@ -29,7 +30,7 @@ from verify.training.mesh import (
     replicated,
     weight_sharding,
 )
-from verify.training.networks import Model, Scaling, computed_in, loss, stacks
+from verify.training.networks import Model, Scaling, computed_in, label_writers, loss, stacks
 from verify.training.networks.mlp import MLP
 from verify.training.networks.transformer import Transformer
 from verify.training.rules.transforms import label_layers, optimizer
@@ -64,7 +65,15 @@ class Config:
         """The model at that width, with the prescription's multipliers and initialisation; ModelError for bad sizes."""
         scheme = self.prescription.problem.parameterization
         scaling = Scaling(width, self.base_width, scheme.a, scheme.b)  # type: ignore[arg-type]
-        return build(self.model, scaling, {**self.sizes, **placed})
+        return build(self.model, scaling, {**self.sizes, **self._branches(), **placed})
+
+    def _branches(self) -> dict[str, float]:
+        """The factors that the prescription's depth has on branches, by the names that the transformer has for them."""
+        axis = next((each for each in self.prescription.axes if each.name == "depth"), None)
+        if axis is None:
+            return {}
+        out = axis.row("hidden", OUT)
+        return {"branch_multiplier": axis.factor(out.a), "out_factor": axis.factor(out.b)}
 
     @property
     def targets(self) -> Callable[..., Any]:
@@ -116,6 +125,8 @@ class Trainer:
         shapes = jax.eval_shape(self.model.init, jax.random.key(0))
         kinds = self.model.labels(shapes)
         labels = label_layers(layer_names(config.prescription), kinds)
+        if any(part for _, _, part in parts(config.prescription)):
+            labels = label_writers(self.model.parameters(), labels)
         self.stacked = stacks(self.model.parameters(), labels)
         self.transform = optimizer(
             config.prescription,

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
+from derive.axes import OUT
 from derive.errors import UserError
 from derive.exponents import Kind
 
@@ -84,12 +85,13 @@ def standard_normal(key: Key[Array, ""], shape: tuple[int, ...]) -> Float[Array,
 
 @dataclass(frozen=True)
 class Parameter:
-    """How one parameter is drawn: W = std N(0, 1), from a key of its own."""
+    """How one parameter is drawn: W = std N(0, 1), from a key of its own; `writes` says that into a residual stream."""
 
     index: int
     kind: Kind
     shape: tuple[int, ...]
     std: float
+    writes: bool = False
 
     def draw(self, key: Key[Array, ""]) -> Float[Array, "..."]:
         """Draw the parameter, the same bits alone and inside any compiled function; `key` is the whole model's."""
@@ -111,6 +113,11 @@ class Stack:
     def kind(self) -> Kind:
         """The kind that all of them have."""
         return self.each.kind
+
+    @property
+    def writes(self) -> bool:
+        """Whether all of them write into a residual stream."""
+        return self.each.writes
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -161,6 +168,15 @@ def draw(parameters: Params, key: Key[Array, ""]) -> Params:
 def label(parameters: Params, params: Params) -> Params:
     """The kinds of a tree of Parameter and Stack, checked to have the structure of `params`."""
     return jax.tree.map(lambda parameter, _: parameter.kind, parameters, params)
+
+
+def label_writers(parameters: Params, labels: Params) -> Params:
+    """The labels, with that of hidden.out for what writes into the stream: it has a rate of its own there."""
+    return jax.tree.map(
+        lambda parameter, name: f"{name}.{OUT}" if parameter.writes else name,
+        parameters,
+        labels,
+    )
 
 
 def stacks(parameters: Params, labels: Params) -> dict[str, str]:

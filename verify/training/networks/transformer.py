@@ -1,5 +1,6 @@
 """A decoder transformer: every matrix of its blocks is a hidden layer of the theory, at a fixed head dimension."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import jax
@@ -21,6 +22,8 @@ from verify.training.networks import (
 
 # The matrices of a block, (fan in, fan out) in widths.
 MATRICES = {"q": (1, 1), "k": (1, 1), "v": (1, 1), "o": (1, 1), "up": (1, 4), "down": (4, 1)}
+WRITERS = tuple(order for order, name in enumerate(MATRICES) if name in ("o", "down"))
+"""Those that write into the stream."""
 
 
 def rms_norm(z: Float[Array, "*batch features"]) -> Float[Array, "*batch features"]:
@@ -39,6 +42,9 @@ def causal_attention(
     visible = jnp.tril(jnp.ones((time, time), dtype=bool))
     weights = jax.nn.softmax(jnp.where(visible, scores, -jnp.inf))
     return jnp.einsum("bhts,bshf->bthf", weights, v)
+
+
+Branch = Callable[[Params, Float[Array, "batch time width"]], Float[Array, "batch time width"]]
 
 
 @jax.custom_vjp
@@ -62,6 +68,9 @@ class Transformer:
         z = m_1 (W_token + W_position),  z += m o(attention(m q(y), m k(y), m v(y))),  z += m down(gelu(m up(y)))
         logits = m_{L+1} W_{L+1} y      y = z / RMS(z): RMS norm without gain and bias      m_l = n^-a_l
 
+    with every branch times `branch_multiplier`, N^-delta, and o and down drawn `out_factor` times their size, relative
+    to a base depth (docs/theory.md, section 9). `normed` leaves the RMS norms out where it is False.
+
     Width / head_dimension heads; `qk_norm` puts an RMS norm on every head's q and k. Params: embedding.tokens
     [vocabulary, width], embedding.positions [context, width], blocks.0.q, k, v, o, up, down, ..., each [fan in,
     fan out], readout [width, vocabulary]. ModelError for sizes out of range and a width without whole heads.
@@ -80,6 +89,9 @@ class Transformer:
     qk_norm: bool = False
     scan: bool = False
     remat: bool = False
+    branch_multiplier: float = 1.0
+    out_factor: float = 1.0
+    normed: bool = True
     place: Place = field(default=anywhere, compare=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -102,7 +114,9 @@ class Transformer:
 
         def matrix(block: int, order: int, fan_in: int, fan_out: int) -> Parameter:
             shape = (fan_in * width, fan_out * width)
-            return Parameter(index(block, order), "hidden", shape, std("hidden", (fan_in * base) ** -0.5))
+            factor = self.out_factor if order in WRITERS else 1.0
+            scale = std("hidden", factor * (fan_in * base) ** -0.5)
+            return Parameter(index(block, order), "hidden", shape, scale, order in WRITERS)
 
         def blocks() -> Params:
             if not self.scan:
@@ -135,24 +149,47 @@ class Transformer:
         return label(self.parameters(), params)
 
     def apply(self, params: Params, tokens: Int[Array, "batch time"]) -> Float[Array, "batch time vocabulary"]:
-        """The logits of the token after every position; ModelError for more than `context` tokens."""
-        time = tokens.shape[-1]
-        if time > self.context:
-            raise ModelError(f"the transformer reads up to {self.context} tokens and was given {time}")
-        multiplier = self.scaling.multiplier("embedding")
-        embedding = params["embedding"]
-        z = self.place(multiplier * embedding["tokens"][tokens] + multiplier * embedding["positions"][:time])
+        """The logits of the token after every position."""
+        z = self.enter(params, tokens)
         block = jax.checkpoint(self._block) if self.remat else self._block
         if self.scan:
             z, _ = jax.lax.scan(lambda z, weights: (block(weights, z), None), z, params["blocks"])
         else:
             for each in range(self.blocks):
                 z = block(params["blocks"][str(each)], z)
-        return self.scaling.multiplier("readout") * (rms_norm(z) @ params["readout"])
+        return self.leave(params, z)
+
+    def enter(self, params: Params, tokens: Int[Array, "batch time"]) -> Float[Array, "batch time width"]:
+        """The stream as it begins; ModelError for more than `context` tokens."""
+        time = tokens.shape[-1]
+        if time > self.context:
+            raise ModelError(f"the transformer reads up to {self.context} tokens and was given {time}")
+        multiplier = self.scaling.multiplier("embedding")
+        embedding = params["embedding"]
+        return self.place(multiplier * embedding["tokens"][tokens] + multiplier * embedding["positions"][:time])
+
+    def leave(self, params: Params, z: Float[Array, "batch time width"]) -> Float[Array, "batch time vocabulary"]:
+        """The logits, of the stream as it ends."""
+        return self.scaling.multiplier("readout") * (self._norm(z) @ params["readout"])
+
+    @property
+    def branches(self) -> dict[str, Branch]:
+        """What a block adds to the stream, one after the other: (its weights, the stream) -> what is added."""
+        multiplier = self.branch_multiplier
+        return {
+            "attention": lambda weights, z: multiplier * self._attention(weights, self._norm(z)),
+            "dense": lambda weights, z: (
+                multiplier * self._dense(weights["down"], jax.nn.gelu(self._dense(weights["up"], self._norm(z))))
+            ),
+        }
+
+    def _norm(self, z: Float[Array, "batch time width"]) -> Float[Array, "batch time width"]:
+        return rms_norm(z) if self.normed else z
 
     def _block(self, weights: Params, z: Float[Array, "batch time width"]) -> Float[Array, "batch time width"]:
-        z = self.place(z + self._attention(weights, rms_norm(z)))
-        return self.place(z + self._dense(weights["down"], jax.nn.gelu(self._dense(weights["up"], rms_norm(z)))))
+        for branch in self.branches.values():
+            z = self.place(z + branch(weights, z))
+        return z
 
     def _dense(
         self, weight: Float[Array, "fan_in fan_out"], z: Float[Array, "... fan_in"]

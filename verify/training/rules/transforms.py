@@ -17,7 +17,7 @@ import optax.contrib
 from jaxtyping import Array, Float
 from sympy import Expr, Rational
 
-from derive.emit import layer_names
+from derive.emit import parts
 from derive.errors import DeriveError, unknown_name
 from derive.exponents import KINDS
 from derive.matrix_functions import by_side
@@ -177,6 +177,8 @@ BASE_EPSILON: Mapping[str, float] = {
 }
 
 
+SCALED = ("c", "epsilon", "decay")
+"""What of a layer, and of a row along another axis, is a power of the size."""
 TYPICAL_WIDTH, TYPICAL_GRADIENT, TYPICAL_STEP = 128, 0.01, 1e-3
 
 
@@ -249,14 +251,19 @@ def optimizer(
 ) -> optax.GradientTransformation:
     """The transform with the prescribed rates; `labels` is a tree like the parameters, of layer names.
 
-    Labels are embedding, hidden and readout, or embedding, hidden.0, ... where the prescription lists its layers; those
-    in `stacked` are of parameters stacked on a leading axis. `base_rate` may be a traced value. DeriveError for
-    optimizers without a transform and exponents with symbols.
+    Labels are embedding, hidden and readout, or embedding, hidden.0, ... where the prescription lists its layers, and
+    hidden.out where what writes into the stream has a row of its own along depth. Axes beside the width come with their
+    sizes, and what they scale is multiplied. Those in `stacked` are of parameters stacked on a leading axis.
+    `base_rate` may be a traced value. DeriveError for optimizers without a transform and exponents with symbols.
     """
     scaled = []
-    for label, layer in zip(layer_names(prescription), prescription.layers, strict=True):
+    for label, layer, part in parts(prescription):
         rule = spelled(prescription.problem.optimizers[layer.kind])
-        rate, eps, decay = (width_ratio ** -float(each) for each in exact(label, layer.c, layer.epsilon, layer.decay))
+        along = [(axis, axis.row(layer.kind, part)) for axis in prescription.axes]
+        rate, eps, decay = (
+            math.prod([width_ratio ** -float(each), *(axis.factor(getattr(row, name)) for axis, row in along)])
+            for name, each in zip(SCALED, exact(label, layer.c, layer.epsilon, layer.decay), strict=True)
+        )
         start = base_epsilon(rule) if epsilon is None else epsilon
         scaled.append(ScaledRule(label, rule, base_rate * rate, start * eps, weight_decay * decay, label in stacked))
     return per_layer(scaled, labels)

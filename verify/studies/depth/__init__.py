@@ -1,0 +1,1 @@
+"""Networks of growing depth, measured and judged against the prediction."""
