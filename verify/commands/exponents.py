@@ -7,11 +7,15 @@ from typing import Annotated, Any
 import typer
 
 from derive.errors import DeriveError, canonical, check_positive, shorten
+from derive.options import KAPPA_HELP, RESIDUAL_HELP
 from derive.terminal import wrapped
 from verify.commands import updates as cli_updates
+from verify.commands.depth import DEPTHS, Asked, along_depth, refuse_width_options
 from verify.commands.options import Progress, read_choice, read_corpus, read_numbers, write_error, write_out
 from verify.files import make_folder
 from verify.training import hosts as hosts
+
+WIDTHS, BATCH = "128,256,512,1024", 256
 
 
 def exponents(
@@ -21,17 +25,33 @@ def exponents(
         str, typer.Option(help="The assumption to test: full, none, ... as in derive; global: one rate for all layers.")
     ] = "full",
     model: Annotated[str, typer.Option(help="mlp or transformer.")] = "mlp",
-    widths: Annotated[str, typer.Option(help="Growing widths.")] = "128,256,512,1024",
+    axis: Annotated[str, typer.Option(help="What grows: width, or depth, the blocks of a transformer.")] = "width",
+    widths: Annotated[
+        str | None, typer.Option(help="Growing widths.  [default: 128,256,512,1024; along depth 64]")
+    ] = None,
+    depths: Annotated[str, typer.Option(help="Growing depths, along depth.")] = DEPTHS,
+    residual: Annotated[str | None, typer.Option(help=f"{RESIDUAL_HELP}  [default: depth-mup]")] = None,
+    depth_alignment: Annotated[str | None, typer.Option(help=f"{KAPPA_HELP}  [default: full]")] = None,
+    base_depth: Annotated[
+        int | None, typer.Option(help="Where the rate is the base rate and multipliers are 1.  [default: 1]")
+    ] = None,
+    no_norm: Annotated[
+        bool, typer.Option("--no-norm", help="Along depth: no norms before branches and readout.")
+    ] = False,
     seeds: Annotated[int, typer.Option(help="Networks per width, trained side by side.")] = 3,
     steps: Annotated[int, typer.Option(help="Training steps; measured at 1, 2, 5, 10, ...")] = 10,
     base_width: Annotated[
         int | None, typer.Option(help="Where all parameterizations agree.  [default: the first]")
     ] = None,
     base_rate: Annotated[float | None, typer.Option(help="Learning rate at the base width.")] = None,
-    batch: Annotated[int, typer.Option(help="Examples per training step.")] = 256,
+    batch: Annotated[
+        int | None, typer.Option(help="Examples per training step.  [default: 256; along depth 16]")
+    ] = None,
     corpus: Annotated[Path | None, typer.Option(help="Text file, folder, or *.bin token shards.")] = None,
     vocab: Annotated[int | None, typer.Option(help="Vocabulary of token shards; 16 reads text as half bytes.")] = None,
-    context: Annotated[int | None, typer.Option(help="Tokens read at once.  [default: 16; transformer 64]")] = None,
+    context: Annotated[
+        int | None, typer.Option(help="Tokens read at once.  [default: 16; transformer 64; along depth 32]")
+    ] = None,
     depth: Annotated[
         int | None, typer.Option(help="Hidden layers, or blocks of the transformer.  [default: 2]")
     ] = None,
@@ -51,7 +71,39 @@ def exponents(
     out: Annotated[Path | None, typer.Option(help="Folder for measured.json, sizes.csv and pictures.")] = None,
     output_format: Annotated[str, typer.Option("--format", help="table or json.")] = "table",
 ) -> int:
-    """Train networks of growing width, measure alignments and update sizes, and say which exponents hold."""
+    """Train networks of growing width or depth, measure how they change, and say which exponents hold."""
+    if read_choice("--axis", axis, ("width", "depth")) == "depth":
+        refuse_width_options(
+            alignment=alignment != "full",
+            parameterization=parameterization != "sp",
+            base_width=base_width,
+            depth=depth,
+            scan=scan,
+            remat=remat,
+            dtype=dtype != "float32",
+            mesh=mesh,
+            coordinator=coordinator,
+            processes=processes,
+            process=process,
+            checkpoint=checkpoint,
+        )
+        asked = Asked(
+            optimizer,
+            widths,
+            depths,
+            residual,
+            depth_alignment,
+            base_depth,
+            base_rate,
+            no_norm,
+            seeds,
+            steps,
+            batch,
+            context,
+        )
+        return along_depth(asked, corpus, vocab, out, output_format)
+    if any(each is not None for each in (residual, depth_alignment, base_depth)) or no_norm or depths != DEPTHS:
+        raise DeriveError("--depths, --residual, --depth-alignment, --base-depth and --no-norm go with --axis depth")
     again = (
         f"start all of them again, and they go on from --checkpoint {shorten(str(checkpoint))}"
         if checkpoint
@@ -83,9 +135,10 @@ def exponents(
     compute = read_choice("--dtype", dtype, ("float32", "bfloat16"))
     check_positive(seeds=seeds, steps=steps, base_width=base_width, base_rate=base_rate, batch=batch, context=context)
     check_positive(depth=depth, checkpoint_every=checkpoint_every)
+    examples = BATCH if batch is None else batch
     if name == "mlp" and (scan or remat):
         raise DeriveError("--scan and --remat are for blocks, which the mlp has not; give --model transformer")
-    sizes = read_numbers("--widths", widths, int, "128,256,512")
+    sizes = read_numbers("--widths", WIDTHS if widths is None else widths, int, "128,256,512")
     check_widths(sizes)
     raw = canonical(alignment) == GLOBAL
     # One rate leaves every hidden layer an r of its own.
@@ -106,7 +159,7 @@ def exponents(
         base_width or sizes[0],
         base_rate or usual_rate(*rules.values()),
         model=name,  # type: ignore[arg-type]
-        batch=batch,
+        batch=examples,
         dtype=compute,
         sizes={"vocabulary": text.vocabulary}
         | ({"context": context} if context else {})

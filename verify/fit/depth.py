@@ -7,7 +7,7 @@ weights do adds up over N blocks as N^kappa, and what the stream brings goes thr
 2. the propagation: weights, branches N^-delta, the stream N^gamma and gradients N^-g' at the start; terms do not cancel
 3. the assumption: kappa of the own changes, and scatter, 1/2, of those that are passed on
 4. the result: own changes are the largest that keep the stream finite, N^-r' in every branch and N^-(r' - kappa) in
-   sum; the stream, the branches and the logits change as N^-r; consistent: the stream's change is what was measured before
+   sum; stream, branches and logits change as N^-r; consistent: the stream's change is what was measured before
 
 As along the width, only `consistent` makes use of what was measured for its prediction.
 """

@@ -1,6 +1,6 @@
 """The study behind `verify exponents --axis depth`: transformers of growing depth, one unit for each of their sizes."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from math import isfinite
@@ -14,12 +14,10 @@ from derive.depth import depth_axis, read_kappa, read_residual
 from derive.exponents import Kind
 from derive.registry import spelled
 from derive.solve import Prescription, prescribe, solve_kinds
-from verify.fit.depth import DepthClaim, verdicts
-from verify.fit.judging import Row
-from verify.fit.terms import Table
+from verify.fit.depth import DepthClaim
 from verify.measuring.forward import gradient_sizes
 from verify.measuring.stream import measure_stream
-from verify.studies.study import Part, Study, StudyError, Unit
+from verify.studies.study import Study, Unit
 from verify.training.data import Corpus
 from verify.training.rules.transforms import check_trainable
 from verify.training.runs import for_each
@@ -157,65 +155,3 @@ def _train_unit(conditions: Conditions, unit: Unit, corpus: Corpus, progress: Ca
 
 
 DEPTH = Study("exponents --axis depth", __name__, Network, file_name, _train_unit, digits=7)
-
-
-@dataclass(frozen=True)
-class DepthResult:
-    """A finished study of one width: networks by depth, and every prediction judged."""
-
-    conditions: Conditions
-    width: int
-    networks: Mapping[int, Network]
-
-    @property
-    def depths(self) -> tuple[int, ...]:
-        """Growing."""
-        return tuple(self.networks)
-
-    def tables(self) -> dict[int, Table]:
-        """By step, as table[layer][quantity][depth, seed]; NaN for what has diverged by then."""
-        seeds = self.conditions.seeds
-        steps = sorted({step for network in self.networks.values() for step in network.sizes})
-        first = next((network.sizes[steps[0]] for network in self.networks.values() if steps and network.sizes), None)
-        if first is None:
-            raise StudyError("every run diverged in its first step; give a smaller --base-rate")
-
-        def row(network: Network, step: int, layer: str, quantity: str) -> Any:
-            values = network.sizes.get(step, {}).get(layer, {}).get(quantity, np.full(seeds, np.nan))
-            alive = [network.diverged.get(seed, step + 1) > step for seed in range(seeds)]
-            return np.where(alive, values, np.nan)
-
-        return {
-            step: {
-                layer: {each: np.array([row(n, step, layer, each) for n in self.networks.values()]) for each in sizes}
-                for layer, sizes in first.items()
-            }
-            for step in steps
-        }
-
-    def rows(self, claim: DepthClaim | None = None) -> list[Row]:
-        """Every prediction of the theory that was trained by, or of another one."""
-        judged_by = claim or self.conditions.claim()
-        return [
-            row
-            for step, table in self.tables().items()
-            for row in verdicts(judged_by, self.depths, step, table, PARAMETERS, WRITERS)
-        ]
-
-    @property
-    def divergences(self) -> list[str]:
-        """One line per run that diverged."""
-        return [
-            f"width {self.width}, depth {depth}, seed {seed}: the loss was not finite at step {step}"
-            for depth, network in self.networks.items()
-            for seed, step in sorted(network.diverged.items())
-        ]
-
-
-def results(
-    conditions: Conditions, widths: Sequence[int], depths: Sequence[int], parts: Mapping[Unit, Part[Network]]
-) -> list[DepthResult]:
-    """The study of every width."""
-    return [
-        DepthResult(conditions, width, {depth: parts[unit(width, depth)].found for depth in depths}) for width in widths
-    ]
