@@ -138,7 +138,8 @@ def _table(result: "DepthResult") -> str:
     norms = "norms before branches" if conditions.normed else "no norms"
     lines = [
         f"{conditions.optimizer}, residual {conditions.residual}, depth alignment {conditions.depth_alignment}, "
-        f"{norms}; transformer of width {result.width}, depths {','.join(map(str, result.depths))}, {conditions.seeds} seeds; "
+        f"{norms}; transformer of width {result.width}, depths "
+        f"{','.join(map(str, result.depths))}, {conditions.seeds} seeds; "
         f"{conditions.corpus}",
         "Sizes are N^-x; kappa and scatter, how changes of N blocks add up, N^+x; largest: a branch's change by its "
         "own weights, and of the stream the sum of them; a row fails where its interval, widened by the tolerance, "
