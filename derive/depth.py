@@ -107,27 +107,36 @@ def depth_axis(
 
 
 def _branch_row(optimizer: Optimizer, residual: Residual, kappa: Expr, decay: Decay, writes: bool) -> AxisRow:
-    """The largest stable rate of a matrix in a branch; `writes` where it is the one that writes into the stream.
-
-    What a change of it is multiplied by on its way into the stream, N^-delta, it meets in its gradient too; where
-    that factor is the start of the writing matrix itself, a change of this one meets neither. A gradient meets also the
-    norm that divides by a stream that grows.
-    """
+    """The largest stable rate of a matrix in a branch; `writes` where it is the one that writes into the stream."""
     drawn_small = residual.at_start and writes
-    passed = S.Zero if drawn_small else residual.delta
-    met = passed + residual.growth
-    weight = residual.delta if drawn_small else S.Zero
+    row = branch_row(
+        optimizer, residual.delta, residual.delta if drawn_small else S.Zero, kappa, decay, residual.growth
+    )
+    weight = residual.delta if drawn_small else S.Zero if residual.at_start else None
+    return replace(row, a=S.Zero if residual.at_start else residual.delta, b=weight)
+
+
+def branch_row(
+    optimizer: Optimizer, delta: Expr, weight: Expr, kappa: Expr, decay: Decay, growth: Expr = S.Zero
+) -> AxisRow:
+    """The largest stable rate of a parameter of a branch N^-delta, of which N^-weight is its own start.
+
+    What else a change of it is multiplied by on its way into the stream, N^-(delta - weight), it meets in its gradient
+    too; where all of that factor is its own start, a change of it meets nothing. A gradient meets also the norm that
+    divides by a stream of size N^growth, and the stream's changes may be larger by as much.
+    """
+    passed = delta - weight
+    met = passed + growth
     s = optimizer.size(FIXED, met, weight)
-    # What norms divide by, the stream's changes may grow with.
-    r = largest(kappa, residual.delta + residual.growth) - residual.growth
+    r = largest(kappa, delta + growth) - growth
     c = (r - passed - s).expand()
     epsilons = {
         name: optimizer.epsilon(FIXED, met, weight, symbol) if optimizer.scaled_epsilon else S.Zero
         for name, symbol in _epsilons(optimizer).items()
     }
     return AxisRow(
-        a=S.Zero if residual.at_start else residual.delta,
-        b=weight if residual.at_start else None,
+        a=passed,
+        b=weight,
         g=met,
         s=s,
         c=c,

@@ -40,6 +40,9 @@ def prescribe(
     frozen: Sequence[str] = (),
     apart: Mapping[str, int] | None = None,
     forward_only: bool = False,
+    base_depth: int | None = None,
+    depth: int | None = None,
+    depth_alignment: str = "full",
 ) -> ModelPrescription:
     """The prescription for make(width) -> (params, apply, inputs), tuned at `base_width` and wanted at `width`.
 
@@ -51,11 +54,32 @@ def prescribe(
     A matrix rule, such as Muon, takes [in, heads, d] as one matrix; `apart` names axes along which every index is a
     matrix of its own, by paths as in `frozen`: `{"*.query": 1}` for one per head. `forward_only` says that multipliers,
     those in the code and the parameterization's, are in no gradient of the parameter that they multiply, as in unit
-    scaling. DeriveError, or TraceError of the same kind, for what cannot be decided: nothing is guessed.
+    scaling. With `base_depth` and `depth` it is make(width, depth), whose blocks match by their paths without numbers
+    or by the leading axis of a scan, and rates follow depth too: `depth_alignment` as in derive (docs/theory.md,
+    section 9). DeriveError, or TraceError of the same kind, for what cannot be decided: nothing is guessed.
     """
     decay = read_decay(decay)
     if loss not in LOSSES or gauge not in GAUGES:
         raise DeriveError(f"loss is one of {LOSSES}, gauge of {GAUGES}; got {loss}, {gauge}")
+    if base_depth is not None or depth is not None:
+        from verify.model.depth.prescribe import Deeper, at_depth
+
+        deeper = Deeper(make, base_width, base_depth, depth, depth_alignment, decay)
+        wide = prescribe(
+            at_depth(make, deeper.depth),
+            base_width=base_width,
+            width=width,
+            optimizer=optimizer,
+            parameterization=parameterization,
+            alignment=alignment,
+            loss=loss,
+            decay=decay,
+            gauge=gauge,
+            frozen=frozen,
+            apart=apart,
+            forward_only=forward_only,
+        )
+        return deeper.along_depth(wide)
     graph, model, shapes = graph_of(make, base_width, width, frozen)
     measured: Mapping[str, Ratios] = {}
     if isinstance(alignment, str) and alignment.strip().lower().startswith("measured:"):

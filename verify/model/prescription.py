@@ -52,7 +52,8 @@ class ParameterRow:
     `mean` and `std` are None where the model at the base width had shapes instead of numbers. One that is "not trained"
     has that for its role and its rule, no rate, and starts as in the model. `in_axes` and `out_axes` are those that
     make the fan-in and fan-out of the matrices that its rule takes; the other axes count matrices. Both are empty where
-    its rule takes none, or they could not be told.
+    its rule takes none, or they could not be told. `depth` are exponents x of N^-x along depth, by name: a, that of the
+    branch's multipliers in the code, b, c, g, s, epsilon, decay and r; empty where depth was not asked for.
     """
 
     path: str
@@ -75,6 +76,7 @@ class ParameterRow:
     uses: tuple[str, ...]
     in_axes: tuple[int, ...] = ()
     out_axes: tuple[int, ...] = ()
+    depth: Mapping[str, Fraction] = field(default_factory=dict)
 
     @property
     def is_trained(self) -> bool:
@@ -142,10 +144,18 @@ class ModelPrescription:
     places: Mapping[str, str] = field(default_factory=dict, repr=False)
     structure: Any = field(default=None, repr=False, compare=False)
     proof: Certificate | None = field(default=None, repr=False, compare=False)
+    base_depth: int | None = None
+    depth: int | None = None
 
     def factor(self, exponent: Fraction | None) -> float:
         """(width / base width)^-exponent; 1 for none."""
         return 1.0 if exponent is None else (self.width / self.base_width) ** -float(exponent)
+
+    def scaled(self, row: ParameterRow, name: str) -> float:
+        """The factor of that name, b, c, epsilon or decay, from the base to the size that is wanted."""
+        along = row.depth.get(name, Fraction(0))
+        deeper = (self.depth / self.base_depth) ** -float(along) if self.depth and self.base_depth else 1.0
+        return self.factor(getattr(row, name)) * deeper
 
     def at(self, width: int) -> "ModelPrescription":
         """The same exponents at another width; shapes stay those of the width they were derived for."""
@@ -187,7 +197,7 @@ class ModelPrescription:
             raise DeriveError("a prescription read from JSON has no shapes; give init(key, like=params)")
 
         def draw(row: ParameterRow, leaf: Any) -> Array:
-            start, scale = row.start, self.factor(row.b)
+            start, scale = row.start, self.scaled(row, "b")
             own = jax.random.fold_in(key, zlib.crc32(row.path.encode()) & 0x7FFFFFFF)
             normal = jax.random.normal(own, leaf.shape, jnp.float32)
             return (scale * (start.mean + start.std * normal)).astype(leaf.dtype)
@@ -203,7 +213,7 @@ class ModelPrescription:
         def scale(row: ParameterRow, leaf: Any) -> Any:
             if not row.is_trained:
                 return leaf
-            target = row.start.size * self.factor(row.b)
+            target = row.start.size * self.scaled(row, "b")
             size = jnp.sqrt(jnp.mean(jnp.square(leaf.astype(jnp.float32))))
             if not isinstance(size, Tracer) and target > 0 and float(size) == 0:
                 raise DeriveError(
@@ -231,15 +241,15 @@ class ModelPrescription:
 
     def rates(self, params: Tree) -> Tree:
         """n^-c of every parameter, in a tree like the parameters: what its rate is times the base rate; 0 untrained."""
-        return self._each(lambda row, _: self.factor(row.c) if row.is_trained else 0.0, params)
+        return self._each(lambda row, _: self.scaled(row, "c") if row.is_trained else 0.0, params)
 
     def epsilons(self, params: Tree) -> Tree:
         """n^-e of every parameter, in a tree like the parameters; 1 where its rule has no epsilon."""
-        return self._each(lambda row, _: self.factor(row.epsilon), params)
+        return self._each(lambda row, _: self.scaled(row, "epsilon"), params)
 
     def decays(self, params: Tree) -> Tree:
         """n^-decay of every parameter, in a tree like the parameters: its weight decay over that of the base."""
-        return self._each(lambda row, _: self.factor(row.decay) if row.is_trained else 0.0, params)
+        return self._each(lambda row, _: self.scaled(row, "decay") if row.is_trained else 0.0, params)
 
     def __str__(self) -> str:
         """The table that `verify prescribe` prints."""
@@ -272,9 +282,10 @@ class ModelPrescription:
                 continue
             start = base_epsilon(row.rule) if epsilon is None else epsilon
             decayed = decays_vectors or len(row.shape) > 1
-            decay = weight_decay * self.factor(row.decay) if weight_decay and decayed else 0.0
-            numbers = (self.factor(row.c), start * self.factor(row.epsilon), decay)
-            group = (row.rule, row.c, row.epsilon, row.decay, decayed, axes := self._axes(row))
+            decay = weight_decay * self.scaled(row, "decay") if weight_decay and decayed else 0.0
+            numbers = (self.scaled(row, "c"), start * self.scaled(row, "epsilon"), decay)
+            along = tuple(sorted(row.depth.items()))
+            group = (row.rule, row.c, row.epsilon, row.decay, along, decayed, axes := self._axes(row))
             if group not in rules:
                 scheduled = _scheduled(base_rate, numbers[0], schedule)
                 name = f"group {len(rules)}"
@@ -346,6 +357,10 @@ class ModelPrescription:
             each.name: getattr(self, each.name) for each in fields(self) if each.name not in ("structure", "proof")
         }
         content |= {name: [asdict(row) for row in content[name]] for name in ("parameters", "ops")}
+        if self.depth is None:  # as it was before there was depth
+            del content["depth"], content["base_depth"]
+            for row in content["parameters"]:
+                del row["depth"]
         head = {"schema": SCHEMA, "command": "prescribe", "version": __version__}
         return json.dumps({**head, **content}, indent=1, default=str) + "\n"
 

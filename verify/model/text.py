@@ -21,6 +21,7 @@ def _grouped(rows: Sequence[ParameterRow], every: bool) -> list[list[ParameterRo
             row.b,
             row.c,
             row.epsilon,
+            tuple(sorted(row.depth.items())),
         )
         groups.setdefault(row.path if every else alike, []).append(row)
     return list(groups.values())
@@ -39,17 +40,18 @@ def table(answer: ModelPrescription, base_rate: float | None = None, every: bool
                 row.role,
                 _start(group, answer),
                 _number(answer.factor(row.a)),
-                _number(answer.factor(row.c) * (base_rate or 1.0)) if row.is_trained else "-",
-                "-" if row.epsilon is None else _number(answer.factor(row.epsilon)),
-                _number(answer.factor(row.decay)) if row.is_trained else "-",
+                _number(answer.scaled(row, "c") * (base_rate or 1.0)) if row.is_trained else "-",
+                "-" if row.epsilon is None else _number(answer.scaled(row, "epsilon")),
+                _number(answer.scaled(row, "decay")) if row.is_trained else "-",
                 row.why,
             ]
         )
+    deeper = "" if answer.depth is None else f", depth {answer.base_depth} -> {answer.depth}"
     rate = "rate" if base_rate else "rate x"
     columns = ["parameter", "shape", "role", "initial std", "multiplier", rate, "epsilon x", "decay x", "why"]
     lines = [
         f"{answer.optimizer_name}, {answer.parameterization}, alignment {answer.alignment}: "
-        f"width {answer.base_width} -> {answer.width}; x: times what the base width has",
+        f"width {answer.base_width} -> {answer.width}{deeper}; x: times what the base width has",
         terminal_table(columns, cells),
         *dict.fromkeys(
             f"multiply {every_turn(name)} by {answer.factor(x):.6g} (n^{-x}): wrap(apply) does"
@@ -71,9 +73,9 @@ def _start(group: Sequence[ParameterRow], answer: ModelPrescription) -> str:
     """The initial std at the width; a constant by its value."""
     starts = {(row.mean, row.std) for row in group}
     if any(None in start for start in starts):
-        return f"x {answer.factor(group[0].b):.4g}"
+        return f"x {answer.scaled(group[0], 'b'):.4g}"
     drawn = [row.start for row in group]
-    factor = answer.factor(group[0].b)
+    factor = answer.scaled(group[0], "b")
     if all(each.std == 0 for each in drawn):
         values = sorted({factor * each.mean for each in drawn})
         return "constant " + ", ".join(f"{value:.3g}" for value in values[:2])
