@@ -22,6 +22,12 @@ class Reader(eqx.Module):
         return self.mlp(jax.nn.one_hot(tokens, 256).ravel())
 
 
+def next_byte(logits: Array, tokens: Int[Array, "batch tokens"]) -> Array:
+    """The mean cross-entropy of the last byte of every window, in nats."""
+    own = jax.nn.log_softmax(logits)
+    return -own[jax.numpy.arange(len(tokens)), tokens[:, -1]].mean()
+
+
 def make(width: int) -> tuple:
     """(params, apply, inputs, loss) at that width."""
     params, static = eqx.partition(Reader(width), eqx.is_inexact_array)
@@ -29,8 +35,4 @@ def make(width: int) -> tuple:
     def apply(params: Reader, tokens: Int[Array, "batch tokens"]) -> Array:
         return jax.vmap(eqx.combine(params, static))(tokens[:, :-1])
 
-    def loss(logits: Array, tokens: Int[Array, "batch tokens"]) -> Array:
-        own = jax.nn.log_softmax(logits)
-        return -own[jax.numpy.arange(len(tokens)), tokens[:, -1]].mean()
-
-    return params, apply, batches(64, CONTEXT), loss
+    return params, apply, batches(64, CONTEXT), next_byte

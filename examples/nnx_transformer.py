@@ -27,10 +27,10 @@ class Block(nnx.Module):
 class Transformer(nnx.Module):
     """Bytes to the logits of the next one."""
 
-    def __init__(self, width: int, rngs: nnx.Rngs) -> None:
+    def __init__(self, width: int, depth: int, rngs: nnx.Rngs) -> None:
         self.tokens = nnx.Embed(256, width, rngs=rngs)
         self.positions = nnx.Embed(CONTEXT, width, rngs=rngs)
-        self.blocks = nnx.List([Block(width, rngs) for _ in range(BLOCKS)])
+        self.blocks = nnx.List([Block(width, rngs) for _ in range(depth)])
         self.norm, self.head = nnx.LayerNorm(width, rngs=rngs), nnx.Linear(width, 256, use_bias=False, rngs=rngs)
 
     def __call__(self, tokens: Int[Array, "batch time"]) -> Array:
@@ -41,9 +41,9 @@ class Transformer(nnx.Module):
         return self.head(self.norm(z))
 
 
-def make(width: int) -> tuple:
-    """(params, apply, inputs, loss) at that width."""
-    graph, params, rest = nnx.split(Transformer(width, nnx.Rngs(0)), nnx.Param, ...)
+def make(width: int, depth: int = BLOCKS) -> tuple:
+    """(params, apply, inputs, loss) at that width and depth."""
+    graph, params, rest = nnx.split(Transformer(width, depth, nnx.Rngs(0)), nnx.Param, ...)
 
     def apply(params: nnx.State, tokens: Int[Array, "batch tokens"]) -> jax.Array:
         return nnx.merge(graph, params, rest)(tokens[:, :-1])

@@ -33,14 +33,14 @@ def apply(params: dict, tokens: Int[Array, "batch tokens"]) -> Array:
     return norm(z) @ params["readout"]
 
 
-def make(width: int) -> tuple:
-    """(params, apply, inputs, loss) at that width."""
+def make(width: int, depth: int = BLOCKS) -> tuple:
+    """(params, apply, inputs, loss) at that width and depth."""
     keys = iter(jax.random.split(jax.random.key(0), 9))
 
     def normal(std: float, *shape: int) -> Array:
         return std * jax.random.normal(next(keys), shape)
 
-    blocks = {n: normal((i * width) ** -0.5, BLOCKS, i * width, o * width) for n, (i, o) in MATRICES.items()}
+    blocks = {n: normal((i * width) ** -0.5, depth, i * width, o * width) for n, (i, o) in MATRICES.items()}
     tables = {"tokens": normal(0.7, 256, width), "positions": normal(0.7, CONTEXT, width)}
     return (
         {**tables, "blocks": blocks, "readout": normal(width**-0.5, width, 256)},

@@ -17,7 +17,14 @@ WRAPPED = {"scan_layers": {f"dot[{turn}]" for turn in range(4)}, "tied_embedding
 
 
 def test_what_was_promised_is_there():
-    assert EXAMPLES == ["equinox_mlp", "gated_mlp", "nnx_transformer", "scan_layers", "tied_embeddings"]
+    assert EXAMPLES == [
+        "equinox_mlp",
+        "equinox_residual",
+        "gated_mlp",
+        "nnx_transformer",
+        "scan_layers",
+        "tied_embeddings",
+    ]
 
 
 @pytest.mark.parametrize("name", EXAMPLES)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from derive.errors import DeriveError, check_positive, shorten
-from derive.options import DECAY_HELP
+from derive.options import DECAY_HELP, KAPPA_HELP
 from derive.terminal import wrapped
 from verify.commands.options import Progress, read_choice, read_numbers, write_out
 from verify.files import make_folder
@@ -59,6 +59,9 @@ def prescribe(
     forward_only: ForwardOption = False,
     framework: FrameworkOption = "jax",
     example: ExampleOption = None,
+    base_depth: Annotated[int | None, typer.Option(help="Blocks at which you tuned; make(width, depth).")] = None,
+    depth: Annotated[int | None, typer.Option(help="Blocks that you want.")] = None,
+    depth_alignment: Annotated[str, typer.Option(help=KAPPA_HELP)] = "full",
     every: Annotated[bool, typer.Option("--every", help="List every parameter, blocks that are alike too.")] = False,
     out: Annotated[Path | None, typer.Option(help="File for the prescription as JSON.")] = None,
     certificate: Annotated[
@@ -77,6 +80,10 @@ def prescribe(
 
     chosen = read_choice("--format", output_format, ("table", "json", "torch"))
     check_positive(base_width=base_width, width=width, base_rate=base_rate)
+    if (base_depth is not None or depth is not None) and (framework != "jax" or chosen == "torch"):
+        raise DeriveError("--depth is for make(width, depth) in JAX; leave it out with torch")
+    if base_depth is None and depth is None and depth_alignment != "full":
+        raise DeriveError("--depth-alignment goes with --base-depth and --depth; give both")
     answer = prescribed(
         _load(model, framework, example, None),
         base_width=base_width,
@@ -90,6 +97,9 @@ def prescribe(
         frozen=_paths(frozen),
         apart=_axes(apart),
         forward_only=forward_only,
+        base_depth=base_depth,
+        depth=depth,
+        depth_alignment=depth_alignment,
     )
     if certificate is not None and answer.proof is not None:
         write(answer.proof, certificate)
