@@ -27,6 +27,8 @@ def _alignments(optimizer: str, parameterization: str, alignment: str) -> Mappin
     }
 
 
+_DEPTH = "exponents --axis depth"
+
 STUDIES: Mapping[str, Mapping[Scale, str]] = {
     "transfer_mlp": {
         "cpu": f"{_TRANSFER} --alignment global,full,none,prior --widths 64,128,256,512 --seeds 5 --steps 150 "
@@ -97,6 +99,14 @@ STUDIES: Mapping[str, Mapping[Scale, str]] = {
             ("gated_mlp", "--seeds 4 --drift-steps 80"),
             ("nnx_transformer", "--seeds 3 --drift-steps 60"),
         )
+    },
+    **{
+        f"depth_{optimizer}": {
+            "cpu": f"{_DEPTH} --depths 2,8,32 --widths 32 --batch 8 --context 16 --steps 5 {given}",
+            "gpu": f"{_DEPTH} --depths 2,4,8,16,32,64 --widths 256 {given}",
+        }
+        for optimizer in ("adam", "muon", "sgd")
+        for given in (f"--optimizer {optimizer} --residual {'1/2' if optimizer == 'sgd' else '1'}",)
     },
     "update_exponents": {
         "cpu": f"{_UPDATES} --widths 128,256,512,1024,2048",
