@@ -48,7 +48,10 @@ def test_a_multiplier_and_a_start_are_relative_to_the_base_depth() -> None:
 class Scalars:
     """z <- z + w z twice in a block, one entry; logits are u z."""
 
-    branches = {name: lambda weights, z, name=name: weights[name] * z for name in ("first", "second")}
+    @property
+    def branches(self) -> dict[str, Any]:
+        """What a block adds."""
+        return {name: lambda weights, z, name=name: weights[name] * z for name in ("first", "second")}
 
     def enter(self, params: Any, _: Any) -> Any:
         """The stream as it begins."""
