@@ -136,7 +136,7 @@ def chain(width: int, depth: int) -> Any:
         (residual(), {"base_depth": 8, "depth": 2}, "--base-depth 8 is not below --depth 2"),
         (residual(), {"depth": None}, "--base-depth and --depth belong together"),
         (residual(), {"depth_alignment": "1/4"}, "give full, none, or 1/2 to 1"),
-        (odd, {}, "blocks do not match: more is there at only one of depths 2 and 8"),
+        (odd, {}, "blocks do not match: 'more' is there at only one of depths 2 and 8"),
         (chain, {}, "there is no residual stream h \\+ f\\(h\\)"),
         (residual(shared=True, scan=False), {}, "change neither a parameter nor its shape"),
         (residual(normed=False), {}, "grows as N\\^1/2 at the start, and no norm divides by it"),
