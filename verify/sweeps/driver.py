@@ -192,17 +192,19 @@ class Grid:
     share: tuple[int, int] = (0, 1)
 
     def tuned(self, driver: Driver, trials: int, report: Callable[[str], None]) -> "Grid":
-        """The same grid with the constants of every optimizer tuned at the base width."""
-        constants: dict[str, tuple[float, float, float]] = {}
+        """The same grid with the constants of every optimizer tuned at the base width, for every horizon."""
+        constants: dict[tuple[str, int | None], tuple[float, float, float]] = {}
         for each in self.settings:
             name = each.setting.optimizer
-            if name not in constants:
-                constants[name] = tune_constants(driver, each.setting, self.searches[name], trials, report)
+            if (name, each.setting.steps) not in constants:
+                found = tune_constants(driver, each.setting, self.searches[name], trials, report)
+                constants[name, each.setting.steps] = found
         return replace(
             self,
             settings=tuple(
-                replace(each, setting=replace(each.setting, constants=constants[each.setting.optimizer]))
+                replace(each, setting=replace(each.setting, constants=constants[each.setting.optimizer, steps]))
                 for each in self.settings
+                for steps in (each.setting.steps,)
             ),
         )
 

@@ -38,8 +38,8 @@ class Group:
 
 
 def short(setting: Setting) -> str:
-    """The setting's name without its optimizer: "muP full"."""
-    return setting.name.removeprefix(f"{setting.optimizer} ")
+    """The setting's name without what all of a comparison share, optimizer and horizon: "muP full"."""
+    return setting.name.removeprefix(f"{setting.optimizer} ").removesuffix(f", {setting.steps} steps")
 
 
 def variant(setting: Setting) -> str:

@@ -69,7 +69,8 @@ class Transformer:
     With `scan` the blocks are one loop, compiled once whatever the depth, over blocks.q, k, v, o, up, down, each
     [blocks, fan in, fan out]: the same network from the same bits. With `remat` a block keeps its input alone and is
     computed again on the way back: a third more work, and the memory of one block's activations instead of all.
-    `place` is applied to z between blocks.
+    `place` is applied to z between blocks. With `zero_init` queries and readout start at 0: all keys then weigh alike
+    and all tokens are as likely, whatever the width.
     """
 
     scaling: Scaling
@@ -80,6 +81,7 @@ class Transformer:
     qk_norm: bool = False
     scan: bool = False
     remat: bool = False
+    zero_init: bool = False
     place: Place = field(default=anywhere, compare=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -102,7 +104,9 @@ class Transformer:
 
         def matrix(block: int, order: int, fan_in: int, fan_out: int) -> Parameter:
             shape = (fan_in * width, fan_out * width)
-            return Parameter(index(block, order), "hidden", shape, std("hidden", (fan_in * base) ** -0.5))
+            zero = self.zero_init and order == list(MATRICES).index("q")
+            size = 0.0 if zero else std("hidden", (fan_in * base) ** -0.5)
+            return Parameter(index(block, order), "hidden", shape, size)
 
         def blocks() -> Params:
             if not self.scan:
@@ -123,7 +127,9 @@ class Transformer:
                 "positions": Parameter(2, "embedding", (self.context, width), embedding),
             },
             "blocks": blocks(),
-            "readout": Parameter(1, "readout", (width, self.vocabulary), std("readout", base**-0.5)),
+            "readout": Parameter(
+                1, "readout", (width, self.vocabulary), 0.0 if self.zero_init else std("readout", base**-0.5)
+            ),
         }
 
     def init(self, key: Key[Array, ""]) -> Params:
