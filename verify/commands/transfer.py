@@ -25,7 +25,7 @@ from verify.files import make_folder
 if TYPE_CHECKING:
     from verify.sweeps.records import Setting
 
-TRIALS = "constants.sqlite"
+TRIALS, CONSTANTS = "constants.sqlite", "constants.json"
 SMALLEST_RATE = 1e-12
 WATCH_SECONDS = 2
 DTYPES = ("float32", "bfloat16")
@@ -77,7 +77,7 @@ def transfer(
     constants: Annotated[
         str | None, typer.Option(help="Factors on embedding, hidden and readout rates: 5.3,1.26,11.7")
     ] = None,
-    tune_constants: Annotated[int | None, typer.Option(help="Find such factors by N random trials.")] = None,
+    tune_constants: Annotated[int | None, typer.Option(help="Find such factors by N trials at the base width.")] = None,
     clip_global_norm: Annotated[float | None, typer.Option(help="Clip the whole gradient's norm there.")] = None,
     epsilon: Annotated[float | None, typer.Option(help="epsilon at the base width.  [default: by optimizer]")] = None,
     weight_decay: Annotated[float, typer.Option(help="lambda at the base width.", min=0)] = 0.0,
@@ -110,6 +110,7 @@ def transfer(
     from verify.studies.study import check_widths
     from verify.studies.transfer.analysis import analyse
     from verify.studies.transfer.text import as_json, table
+    from verify.sweeps.constants import tuned
     from verify.sweeps.driver import Driver, Grid, check_trains
     from verify.sweeps.records import Conditions
     from verify.sweeps.search import Search
@@ -193,7 +194,10 @@ def transfer(
 
             if tune_constants:
                 with Store(out / TRIALS, conditions) as store:
-                    grid = grid.tuned(driver(store), tune_constants, write_error)
+                    grid, found = tuned(grid, driver(store), tune_constants, write_error)
+                kinds = [{"optimizer": name, "steps": horizon or horizons[0]} for name, horizon in found]
+                rows = [kind | each.json() for kind, each in zip(kinds, found.values(), strict=True)]
+                (out / CONSTANTS).write_text(dump({"schema": 1, "rows": rows}), encoding="utf-8")
             with Store(out / STORE, conditions) as store:
                 grid.train(driver(store))
                 study = store.study()
