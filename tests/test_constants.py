@@ -102,7 +102,7 @@ def _spans(found: Tuned) -> list[tuple[float, float]]:
 
 
 class Planted:
-    """An engine that trains nothing: a run's loss is the planted one at its rates. It may be killed after some tasks."""
+    """An engine that trains nothing: a run has the planted loss of its rates. It may be killed after some tasks."""
 
     capacity = 3
 
