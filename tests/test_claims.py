@@ -9,6 +9,7 @@ import pytest
 from derive.solve import prescribe
 from paper_figures.table_7_measured_exponents import UPDATES
 from verify.fit.forward import Slope
+from verify.fit.equivalence import relation
 from verify.fit.optimum import over_seeds
 from verify.studies.epsilon.results import read_result
 from verify.studies.epsilon.text import width_text
@@ -84,13 +85,14 @@ def test_the_differences_to_the_best(results: list[SettingResult]) -> None:
 
 
 def test_sp_against_mup_directly(results: list[SettingResult]) -> None:
-    stated = {}
-    for optimizer in ("adafactor", "sgd"):
+    stated, adam = {}, ""
+    for optimizer in ("adafactor", "sgd", "adam"):
         own = {short(each.setting): each.widths[-1] for each in results if each.setting.optimizer == optimizer}
         ends = [dict(zip(own[name].seeds, own[name].best_losses, strict=True)) for name in ("muP full", "SP full")]
-        stated[optimizer] = interval(over_seeds(np.array([ends[0][seed] - ends[1][seed] for seed in ends[0]])))
+        difference = over_seeds(np.array([ends[0][seed] - ends[1][seed] for seed in ends[0]]))
+        stated[optimizer], adam = interval(difference), relation(difference).value
     joined = " ".join(PAGES.split())
-    assert f"paired over seeds: {stated['adafactor']} and {stated['sgd']} nats), not told apart for Adam" in joined
+    assert f"paired over seeds: {stated['adafactor']} and {stated['sgd']} nats), {adam} for Adam" in joined
 
 
 def test_the_size_of_the_study() -> None:
