@@ -8,8 +8,8 @@ import pytest
 
 from derive.solve import prescribe
 from paper_figures.table_7_measured_exponents import UPDATES
-from verify.fit.forward import Slope
 from verify.fit.equivalence import relation
+from verify.fit.forward import Slope
 from verify.fit.optimum import over_seeds
 from verify.studies.epsilon.results import read_result
 from verify.studies.epsilon.text import width_text
