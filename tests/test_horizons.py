@@ -125,7 +125,7 @@ def test_a_study_of_horizons_keeps_them_apart_and_comes_back(tmp_path: Path, cor
     rows = as_json(study, analyse(study))["rows"]
     assert [row["steps"] for row in rows] == [3, 9]
     uses = study.uses()
-    assert uses[9] == 3 * uses[3] == 9 * 16 / corpus.windows(4)
+    assert (uses[3], uses[9]) == pytest.approx((3 * 16 / corpus.windows(4), 9 * 16 / corpus.windows(4)))
 
 
 def test_what_has_none_of_it_is_written_as_before(tmp_path: Path) -> None:
@@ -239,12 +239,12 @@ def test_every_search_ends_and_never_tries_what_lies_beyond_its_end(values: list
 
 
 def test_the_fit_is_the_same_with_and_without_the_end(tmp_path: Path, corpus: Corpus) -> None:
-    """A full grid of real networks, widths 16 and 32, two horizons: best rates and losses agree, in fewer runs."""
+    """A full grid of real networks, widths 16 and 32: best rates and losses agree, in nine tenths of the runs."""
     found: dict[float | None, Study] = {}
     for stop in (None, 1.2):
         search = {"adam": Search(0.04, count=9, halvings=1, stop=stop)}
-        grid = Grid(at_horizons((FULL, prescribed("adam", "sp", "global")), (10, 40)), (16, 32), (0, 1, 2), search)
-        conditions = replace(CONDITIONS, steps=10, batch=32)
+        grid = Grid((FULL, prescribed("adam", "sp", "global")), (16, 32), (0, 1, 2), search)
+        conditions = replace(CONDITIONS, steps=30, batch=32)
         with Store(tmp_path / f"{stop}.sqlite", conditions) as store:
             grid.train(Driver(store, InProcess(corpus), conditions, (0, 1, 2), lambda _setting, _width: 1))
             found[stop] = store.study()
@@ -253,7 +253,7 @@ def test_the_fit_is_the_same_with_and_without_the_end(tmp_path: Path, corpus: Co
     for name in full.settings:
         for width in (16, 32):
             one, other = (optimum(*_with_inf(study, name, width)) for study in (full, ended))
-            assert one.fitted and other.fitted
+            assert one.fitted == other.fitted and not (one.at_edge or other.at_edge)
             assert other.best_rate == pytest.approx(one.best_rate, rel=1e-9)
             assert other.best_losses == pytest.approx(one.best_losses, rel=1e-9)
 
