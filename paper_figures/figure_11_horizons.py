@@ -15,8 +15,13 @@ from verify.studies.transfer.headline import interval
 from verify.studies.transfer.horizons import Gap, crossing, family, gaps
 from verify.studies.transfer.plots import LOOK, plain_numbers
 
-STUDIES: Mapping[str, str] = {"transfer_mlp": "MLP", "transfer_transformer": "transformer"}
-"""By the name of the study, the model as it is called here."""
+STUDIES: Mapping[str, str] = {
+    "transfer_mlp": "MLP",
+    "transfer_transformer": "transformer",
+    "horizons_mlp": "MLP, longer",
+    "horizons_transformer": "transformer, longer",
+}
+"""By the name of the study, the model as it is called here; the first is needed, others are shown where they are."""
 SCHEMES = ("SP", "muP")
 COLOURS = ("#56b4e9", "#009e73", "#e69f00", "#d55e00", "#cc79a7", "#000000")
 Key = tuple[str, str]
@@ -25,7 +30,8 @@ Key = tuple[str, str]
 
 def item(data: Path) -> Item:
     """A curve per width, Adam, gamma = 1: below 0, full alignment has the lower loss."""
-    studies = {name: transfer(data, name) for name in STUDIES}
+    first, *others = STUDIES
+    studies = {name: transfer(data, name) for name in (first, *(name for name in others if (data / name).exists()))}
     found = {(STUDIES[name], scheme): compared(each, scheme) for name, each in studies.items() for scheme in SCHEMES}
     return Item(
         title="Where full and none cross",
