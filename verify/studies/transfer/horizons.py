@@ -13,8 +13,7 @@ import numpy as np
 
 from verify.fit.equivalence import Relation, relation
 from verify.fit.optimum import UNKNOWN, Estimate, Losses, Optimum, Rates, optimum, over_seeds
-from verify.sweeps.records import Record, Setting, Study
-from verify.training.schedules import CONSTANT
+from verify.sweeps.records import Conditions, Record, Setting, Study
 
 FIRST_MARK = 10
 """Steps before which nothing is compared: the loss has hardly moved."""
@@ -51,7 +50,7 @@ def family(study: Study, like: Setting) -> list[str]:
 def marks(study: Study, names: Sequence[str], width: int) -> list[int]:
     """The steps from FIRST_MARK on at which curves of those settings have a loss."""
     kept = {step for record in _runs(study, names, width) for step, _ in record.curve}
-    if study.conditions.schedule != CONSTANT:  # a shorter run would have had another schedule
+    if study.conditions.schedule != Conditions.schedule:  # a shorter run would have had another schedule
         kept &= set(study.horizons)
     return sorted(step for step in kept if step >= FIRST_MARK)
 
