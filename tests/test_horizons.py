@@ -59,8 +59,11 @@ def by_hand(corpus: Corpus, conditions: Conditions, rate: float) -> float:
     params: Any = model.init(jax.random.key(1))
     schedule = read_schedule(conditions.schedule)
 
+    def factor(count: Any) -> Any:
+        return schedule.factor(count + 1, conditions.steps)
+
     def rule(scale: float, epsilon: float) -> optax.GradientTransformation:
-        return optax.adam(lambda count: rate * scale * schedule.factor(count + 1, conditions.steps), eps=epsilon)
+        return optax.adam(lambda count: rate * scale * factor(count), eps=epsilon)
 
     rules: Any = {"embedding": rule(1, 1e-8 / 2**0.5), "hidden": rule(0.5, 1e-8 / 2**0.5), "readout": rule(0.5, 1e-8)}
     transform = optax.multi_transform(rules, model.labels(params))
@@ -95,8 +98,8 @@ def test_a_settings_own_horizon_is_what_the_conditions_would_be(corpus: Corpus) 
     assert own.name == "adam SP full, 9 steps" and short(own) == "SP full"
     one, other = trained(own, corpus, steps=6), trained(FULL.setting, corpus, steps=9)
     assert (one.loss, one.curve) == (other.loss, other.curve) and one.curve[-1][0] == 9
-    schedule = {"schedule": "cosine"}
-    assert trained(own, corpus, **schedule).loss == trained(FULL.setting, corpus, steps=9, **schedule).loss
+    one, other = trained(own, corpus, schedule="cosine"), trained(FULL.setting, corpus, steps=9, schedule="cosine")
+    assert one.loss == other.loss
 
 
 def test_horizons_are_never_taken_for_one_another() -> None:
