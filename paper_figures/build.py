@@ -36,6 +36,7 @@ ITEMS: tuple[str, ...] = (
     "figure_8_equivalence",
     "figure_9_phase",
     "figure_10_accelerators",
+    "figure_11_horizons",
 )
 """The scripts in the order of the gallery; each has `item(data)`, which gives its Item from the results in `data`."""
 

@@ -13,11 +13,12 @@ from pathlib import Path
 from paper_figures.items import Cell, Item, Table
 from verify.planning.counts import Network, training_flops, transformer
 
-WIDTHS = (128, 256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096, 6144, 8192, 12288, 16384)
 HEAD_DIMENSION = 128
+HEADS = (1, 2, 4, 6, 8, 12, 16, 20, 24, 32, 48, 64, 96, 128)
+WIDTHS = tuple(HEAD_DIMENSION * heads for heads in HEADS)
 BLOCKS = 8
 CONTEXT = 512
-VOCABULARY = 32_100
+VOCABULARY = 32_101
 ADAM_BYTES = 16
 
 
@@ -52,8 +53,7 @@ def item(data: Path) -> Item:  # noqa: ARG001
         f"{VOCABULARY:,}, learned positions, no biases, untied readout. FLOPs of a training step: 6 per token and "
         "weight that multiplies, and attention over the whole context. Memory: parameters, gradients and Adam's "
         "moments in float32.",
-        "The smallest and the largest width are the paper's; those between them are ours, multiples of the head "
-        "dimension at ratios of 4/3 to 2.",
+        "Heads, and with them widths, are the paper's fourteen; so are blocks, context and vocabulary.",
     ]
     columns = ["width D", "heads", "parameters", "GFLOP per token", "training memory (GiB)"]
     smallest, largest = parameters(WIDTHS[0]), parameters(WIDTHS[-1])

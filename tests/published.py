@@ -60,6 +60,12 @@ PARAMETERIZATIONS = {
 LARGEST_MODEL = ("26.8", 16_384)
 """Parameters in billions and width of the largest model, section 4."""
 
+MODEL_HEADS = (1, 2, 4, 6, 8, 12, 16, 20, 24, 32, 48, 64, 96, 128)
+"""Heads of 128 units of the fourteen models; VOCABULARY is that of their tokenizer, section 4."""
+MODEL_MILLIONS = (9.8, 22.7, 58, 106, 166, 325, 534, 794, 1100, 1870, 4020, 6970, 15_300, 26_800)
+"""Their parameters without positions, 96 D^2 + 2 VOCABULARY D, as given."""
+VOCABULARY = 32_101
+
 DEPTH_RATES = {
     # (optimizer, delta): c of a matrix in a branch, kappa = 1
     ("adam", "1/2"): "1/2",  # Depth-muP, Yang et al. 2023, 2310.02244

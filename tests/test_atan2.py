@@ -11,7 +11,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from verify.training.rules.atan2 import adam_atan2, angle, root_mean, scale_by_adam_atan2
+from verify.training.rules.atan2 import (
+    PAPER_SCALES,
+    adam_atan2,
+    angle,
+    paper_form,
+    root_mean,
+    scale_by_adam_atan2,
+)
 
 B1, B2 = 0.9, 0.999
 
@@ -213,3 +220,25 @@ def test_many_at_once_and_in_a_loop() -> None:
 
     alone = [trained(np.asarray(gradients[:, index])) for index in range(3)]
     assert np.allclose(jax.vmap(last, in_axes=1)(gradients), alone, rtol=1e-6)
+
+
+@pytest.mark.parametrize("scale", PAPER_SCALES)
+def test_the_papers_form(scale: float) -> None:
+    """(4/pi) scale atan2(m, scale sqrt(v)), by numpy; small ratios take 4/pi of Adam's step whatever the scale."""
+    gradients = np.random.default_rng(2).normal(size=(5, 64)).astype(np.float32)
+    m, v = moments(gradients)
+    transform = scale_by_adam_atan2(B1, B2, scale=scale)
+    state, found = transform.init(jnp.zeros(64)), None
+    for gradient in gradients:
+        found, state = transform.update(jnp.asarray(gradient), state)
+    assert np.allclose(found, 4 / np.pi * scale * np.arctan2(m, scale * np.sqrt(v)), rtol=1e-5, atol=1e-6)
+    a, b = paper_form(scale)
+    assert a / b == pytest.approx(4 / np.pi) and a * np.pi / 2 == pytest.approx(2 * scale)
+    assert paper_form(1.0) == (4 / np.pi, 1.0), "the other account: a = 4/pi, b = 1, by which the ratio 1 steps 1"
+    assert a * np.arctan(1 / b) == pytest.approx(1.0) or scale != 1
+
+
+@pytest.mark.parametrize("wrong", [{"scale": 0.0}, {"scale": float("nan")}, {"scale": 8.0, "a": 2.0}])
+def test_the_papers_form_refuses(wrong: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match="scale"):
+        adam_atan2(1e-3, **wrong)  # type: ignore[arg-type]

@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 
 from derive.solve import prescribe
+from paper_figures import claims, networks
 from paper_figures.table_7_measured_exponents import UPDATES
+from verify.fit.equivalence import relation
 from verify.fit.forward import Slope
-from verify.fit.optimum import over_seeds
+from verify.fit.optimum import Estimate, over_seeds
 from verify.studies.epsilon.results import read_result
 from verify.studies.epsilon.text import width_text
 from verify.studies.transfer.analysis import analyse, comparisons
@@ -84,13 +86,14 @@ def test_the_differences_to_the_best(results: list[SettingResult]) -> None:
 
 
 def test_sp_against_mup_directly(results: list[SettingResult]) -> None:
-    stated = {}
-    for optimizer in ("adafactor", "sgd"):
+    stated, adam = {}, ""
+    for optimizer in ("adafactor", "sgd", "adam"):
         own = {short(each.setting): each.widths[-1] for each in results if each.setting.optimizer == optimizer}
         ends = [dict(zip(own[name].seeds, own[name].best_losses, strict=True)) for name in ("muP full", "SP full")]
-        stated[optimizer] = interval(over_seeds(np.array([ends[0][seed] - ends[1][seed] for seed in ends[0]])))
+        difference = over_seeds(np.array([ends[0][seed] - ends[1][seed] for seed in ends[0]]))
+        stated[optimizer], adam = interval(difference), relation(difference).value
     joined = " ".join(PAGES.split())
-    assert f"paired over seeds: {stated['adafactor']} and {stated['sgd']} nats), not told apart for Adam" in joined
+    assert f"paired over seeds: {stated['adafactor']} and {stated['sgd']} nats), {adam} for Adam" in joined
 
 
 def test_the_size_of_the_study() -> None:
@@ -232,3 +235,34 @@ def test_checks_of_the_users_models(name: str) -> None:
     assert abs(content["drift"][1]["drift"]) < 0.15 < abs(content["drift"][0]["drift"])
     line = f"| {' | '.join(cells)} |"
     assert line in PAGES, line
+
+
+def test_the_page_of_claims_is_what_its_command_prints() -> None:
+    rows = claims.claims()
+    page = claims.text(rows, networks.counted())
+    assert (ROOT / "docs" / "claims.md").read_text(encoding="utf-8") == page, "run python -m paper_figures.claims"
+    verdicts = [row.verdict for row in rows]
+    assert verdicts == sorted(verdicts, key=("failed", "held", "not decided").index)
+    assert all(row.why for row in rows if row.verdict != "held")
+    assert "nan" not in page
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "verdict"),
+    [(0.02, 0.04, "held"), (-0.04, -0.02, "failed"), (-0.004, 0.004, "failed"), (-0.2, 0.3, "not decided")],
+)
+def test_a_claimed_difference_holds_fails_or_is_open(low: float, high: float, verdict: str) -> None:
+    assert claims._signed("", "", Estimate((low + high) / 2, low, high), "why").verdict == verdict
+
+
+def test_networks_are_counted_from_what_studies_store(tmp_path: Path) -> None:
+    """By hand: rows of runs, widths times seeds, points of the plane; and what says nothing is refused."""
+    found = networks.counted()
+    assert found["transfer_mlp"] == 4410 and found["transfer_transformer"] == 584
+    assert found["exponents_adam_sp_full_4096"] == 6 * 3
+    assert found["phase_adam_sp"] == 81 * 4 * 2
+    assert found["update_exponents_sgd"] == 3 * 5 * 32
+    assert found["decay"] == 24 * 3
+    assert f"| all | {sum(found.values()):,} |" in networks.text(found)
+    with pytest.raises(LookupError, match="says how many"):
+        networks.networks(tmp_path)

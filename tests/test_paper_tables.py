@@ -27,9 +27,18 @@ from paper_figures.build import ITEMS, build
 from paper_figures.items import Table
 from paper_figures.paths import DATA, MissingResultError
 from paper_figures.table_7_measured_exponents import UPDATES
-from tests.published import GRADIENTS, LARGEST_MODEL, PARAMETERIZATIONS, RATES
+from tests.published import (
+    GRADIENTS,
+    LARGEST_MODEL,
+    MODEL_HEADS,
+    MODEL_MILLIONS,
+    PARAMETERIZATIONS,
+    RATES,
+    VOCABULARY,
+)
 from tests.test_epsilon import RATES as BASE_RATES
 from tests.test_epsilon import made_up, made_up_study
+from verify.commands.plan import WIDTHS as PLANNED
 from verify.studies.epsilon.onsets import Result
 from verify.studies.epsilon.text import as_json
 from verify.training.networks import Scaling
@@ -263,7 +272,7 @@ def products(jaxpr: Any) -> Iterator[int]:
 def model(width: int) -> Transformer:
     none = (0.0, 0.0, 0.0)
     scaling = Scaling(width, 128, none, none)
-    return Transformer(scaling, vocabulary=32_100, context=512, blocks=8, head_dimension=128)
+    return Transformer(scaling, vocabulary=VOCABULARY, context=512, blocks=8, head_dimension=128)
 
 
 @pytest.mark.parametrize("place", [0, 3, 8, 13])
@@ -284,14 +293,18 @@ def test_table_6_counts_our_own_transformer(data: Path, place: int) -> None:
     assert float(row["GFLOP per token"]) == pytest.approx(sum(products(step.jaxpr)) / 512 / 1e9, rel=1e-3)
 
 
-def test_table_6_ends_at_the_published_model(data: Path) -> None:
+def test_table_6_has_the_published_models(data: Path) -> None:
     rows = table(data, "table_6_model_sizes")
     billions, width = LARGEST_MODEL
     widths = [int(row["width D"].replace(",", "")) for row in rows]
-    assert len(rows) == 14 and (widths[0], widths[-1]) == (128, width)
-    assert all(each % 128 == 0 for each in widths)
-    assert all(1.3 < after / before <= 2 for before, after in pairwise(widths))
+    assert (
+        widths == [128 * heads for heads in MODEL_HEADS] == list(map(int, PLANNED.split(","))) and widths[-1] == width
+    )
     assert f"{int(rows[-1]['parameters'].replace(',', '')) / 1e9:.1f}" == billions
+    for row, each, millions in zip(rows, widths, MODEL_MILLIONS, strict=True):
+        without_positions = int(row["parameters"].replace(",", "")) - 512 * each
+        assert without_positions == 96 * each**2 + 2 * VOCABULARY * each
+        assert without_positions / 1e6 == pytest.approx(millions, rel=6e-3)
 
 
 def power(widths: list[int], sizes: Any) -> float:

@@ -314,7 +314,7 @@ def rows(capsys: Capture, *arguments: str) -> list[dict[str, Any]]:
 def test_the_largest_mesh_that_fits_is_chosen(capsys: Capture) -> None:
     """Held against every mesh there is: none of more devices fits, and no longer data axis on as many."""
     for row in rows(capsys, "--widths", "128,1024,4096,16384", "--devices", "8,24,512", "--remat"):
-        sizes = {"context": 512, "vocabulary": 32_100, "blocks": 8, "head_dimension": 128}
+        sizes = {"context": 512, "vocabulary": 32_101, "blocks": 8, "head_dimension": 128}
         plain, laid = counted("transformer", row["width"], sizes), share("transformer", row["width"], sizes, ADAM)
         training = Training(ADAM, 256, 64, 50_000, 15, 1, "bfloat16", remat=True)
         fitting = [
@@ -413,10 +413,10 @@ def test_time_and_cost(capsys: Capture) -> None:
     options = ["--widths", "1024", "--devices", "4", "--steps", "1000", "--rates", "5", "--seeds", "3", "--batch", "32"]
     (row,) = rows(capsys, *options, "--flops", "100", "--utilisation", "0.5", "--dtype", "bfloat16")
     tokens, width = 32 * 512, 1024
-    weights = 12 * 8 * width**2 + 32_100 * width
+    weights = 12 * 8 * width**2 + 32_101 * width
     step = tokens * (6 * weights + 12 * 8 * 512 * width)
     assert row["flops_per_step"] == step
-    measured = 10 * 64 * 512 * (2 * (weights - 32_100 * width + 2 * 8 * 512 * width) + 6 * weights)
+    measured = 10 * 64 * 512 * (2 * (weights - 32_101 * width + 2 * 8 * 512 * width) + 6 * weights)
     assert row["flops"] == 1000 * step + measured
     assert row["device_hours"] == pytest.approx(15 * row["flops"] / 50e12 / 3600)
     assert row["hours_per_run"] == pytest.approx(row["flops"] / 4 / 50e12 / 3600)
@@ -503,7 +503,7 @@ def test_the_largest_model_on_64_devices() -> None:
 
     Arguments to the byte. Beside them 0.88 of the plan in float32.
     """
-    sizes = {"context": 512, "vocabulary": 32_100, "blocks": 8, "head_dimension": 128}
+    sizes = {"context": 512, "vocabulary": 32_101, "blocks": 8, "head_dimension": 128}
     found, planned = on_devices(64, 1, 16_384, 256, "float32", sizes)
     tokens = 2 * 4 * 256 * 512 // 64
     assert found["arguments"] == planned.parameters + planned.optimizer_state + tokens

@@ -1,7 +1,7 @@
 """Sweeps: a run equals a plain loop, batches repeat bit for bit, settings that are proved alike train alike."""
 
 import math
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import optax
 import pytest
 
 from verify.provenance import code_version
-from verify.sweeps.driver import Cell, Driver, Grid, tune_constants
+from verify.sweeps.driver import Cell, Driver, Grid
 from verify.sweeps.engines import Engine, EngineError, InProcess, Processes, Task, perform
 from verify.sweeps.loop import Loop, Structure, layer_rates, train
 from verify.sweeps.records import Batch, Conditions, Record, Setting, Study
@@ -317,26 +317,6 @@ def test_the_best_rate_of_the_smallest_width_is_tried_at_every_other(tmp_path: P
         best = small.best(SEEDS)[0]
         rates, found = store.study().losses(setting.name, 32)
     assert rates.min() < best < rates.max() and np.isfinite(found).all()
-
-
-@pytest.fixture
-def driver(tmp_path: Path, corpus: Corpus) -> Iterator[Driver]:
-    with Store(tmp_path / "study.sqlite", CONDITIONS) as store:
-        yield Driver(store, InProcess(corpus), CONDITIONS, SEEDS, lambda _setting, _width: 2)
-
-
-def test_tuned_constants_are_the_best_of_those_tried(driver: Driver) -> None:
-    said: list[str] = []
-    setting = prescribed("adam", "mup", "full").setting
-    constants = tune_constants(driver, setting, SEARCH, 4, said.append)
-    found = driver.store.study()
-    trials = {each.constants: found.losses(each.name, 16)[1].mean(axis=1).min() for each in found.settings.values()}
-    assert len(trials) == 5 and trials[constants] == min(trials.values())
-    assert all(1 / 16 <= each <= 16 for triple in trials for each in triple)
-    assert len({each for triple in trials for each in triple}) > 10
-    before = len(found.records)
-    assert tune_constants(driver, setting, SEARCH, 4, said.append) == constants
-    assert len(driver.store.study().records) == before and said[0] == said[1]
 
 
 def test_workers_refuse_a_text_that_is_not_the_drivers(tmp_path: Path, names: Grid) -> None:

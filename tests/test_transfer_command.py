@@ -84,7 +84,13 @@ def test_constants_are_tuned_apart_and_used(tmp_path: Path, capsys: Capture) -> 
     rows = json.loads(out)["rows"]
     constants = [row["constants"] for row in rows]
     assert len(rows) == 2 and constants[0] == constants[1], "at the base width all settings are one network"
-    assert len({setting.constants for setting in read(tmp_path / "constants.sqlite").settings.values()}) == 4
+    assert len({setting.constants for setting in read(tmp_path / "constants.sqlite").settings.values()}) == 3
+    (found,) = json.loads((tmp_path / "constants.json").read_text())["rows"]
+    assert found["constants"] == constants[0] and (found["optimizer"], found["steps"], found["trials"]) == (
+        "adam",
+        3,
+        3,
+    )
 
 
 def test_a_part_without_work_says_so_and_widths_are_told_apart(tmp_path: Path, capsys: Capture) -> None:

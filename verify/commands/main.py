@@ -14,7 +14,7 @@ from derive.help_text import HELP_OPTIONS, Commands, examples
 from derive.options import VersionOption
 from derive.running import INTERRUPTED, run
 from derive.streams import prepare
-from verify.commands import decay, epsilon, exponents, fit, model, phase, plan, shapes, transfer, updates
+from verify.commands import decay, epsilon, exponents, fit, model, phase, plan, shapes, stores, transfer, updates
 from verify.commands.options import answer_alone
 from verify.training import hosts
 
@@ -47,9 +47,9 @@ def commands(context: typer.Context, version: VersionOption = False) -> None:  #
 COMMANDS = (
     (exponents.exponents, "verify exponents --optimizer sgd --widths 64,128,256 --out study"),
     (transfer.transfer, "verify transfer --optimizer adam --widths 64,128,256 --out study"),
-    (transfer.status, "verify status study"),
-    (transfer.report, "verify report study --out report"),
-    (transfer.merge, "verify merge study.sqlite part1.sqlite part2.sqlite"),
+    (stores.status, "verify status study"),
+    (stores.report, "verify report study --out report"),
+    (stores.merge, "verify merge study.sqlite part1.sqlite part2.sqlite"),
     (fit.fit, "verify fit sweep.csv --rate lr --loss val_loss --predict adam/sp/global"),
     (updates.updates, "verify updates --out updates"),
     (decay.decay, "verify decay --out decay"),

@@ -13,7 +13,8 @@ from derive.terminal import wrapped
 from verify.commands.options import read_choice, read_numbers, write_out
 from verify.files import write_new
 
-WIDTHS = "128,256,384,512,768,1024,1536,2048,3072,4096,6144,8192,12288,16384"
+WIDTHS = "128,256,512,768,1024,1536,2048,2560,3072,4096,6144,8192,12288,16384"
+"""The paper's fourteen: 1 to 128 heads of 128."""
 USUAL = {"transformer": {"depth": 8, "context": 512}, "mlp": {"depth": 2, "context": 16}}
 HEAD_DIMENSION = 128
 STEPS = 50_000
@@ -41,7 +42,7 @@ def plan(
     depth: Annotated[int | None, typer.Option(help="Blocks, or hidden layers.  [default: 8; mlp 2]")] = None,
     batch: Annotated[int, typer.Option(help="Sequences per step.")] = 256,
     context: Annotated[int | None, typer.Option(help="Tokens read at once.  [default: 512; mlp 16]")] = None,
-    vocab: Annotated[int, typer.Option(help="Vocabulary.")] = 32_100,
+    vocab: Annotated[int, typer.Option(help="Vocabulary.")] = 32_101,
     head_dimension: Annotated[int | None, typer.Option(help="Of the transformer.  [default: 128]")] = None,
     probe: Annotated[int, typer.Option(help="Sequences on which is measured, after steps 1, 2, 5, 10, ...")] = 64,
     steps: Annotated[int | None, typer.Option(help="Training steps.  [default: 50000]")] = None,

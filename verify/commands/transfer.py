@@ -1,10 +1,9 @@
-"""`verify transfer` and what goes with it: sweeps of the base rate over widths, stored as they go."""
+"""`verify transfer`: sweeps of the base rate over widths and horizons, stored as they go."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
-from time import sleep
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -26,7 +25,7 @@ from verify.files import make_folder
 if TYPE_CHECKING:
     from verify.sweeps.records import Setting
 
-TRIALS = "constants.sqlite"
+TRIALS, CONSTANTS = "constants.sqlite", "constants.json"
 SMALLEST_RATE = 1e-12
 WATCH_SECONDS = 2
 DTYPES = ("float32", "bfloat16")
@@ -56,7 +55,16 @@ def transfer(
     ] = None,
     halvings: Annotated[int, typer.Option(help="How often to halve the spacing around the best.", min=0, max=6)] = 1,
     seeds: Annotated[int, typer.Option(help="Networks per rate.")] = 3,
-    steps: Annotated[int, typer.Option(help="Training steps.")] = 100,
+    steps: Annotated[str, typer.Option(help="Training steps; several numbers for as many horizons: 150,1500.")] = "100",
+    schedule: Annotated[
+        str, typer.Option(help="Of the rate: constant, cosine or wsd, or cosine:0.05 with the share that warms up.")
+    ] = "constant",
+    stop_above: Annotated[
+        float | None, typer.Option(help="Try no rate above one that ends this many times above the best loss: 1.2.")
+    ] = None,
+    disjoint: Annotated[
+        bool, typer.Option("--disjoint", help="Use every window of text once before any is used again.")
+    ] = False,
     batch: Annotated[int | None, typer.Option(help="Examples per step.  [default: 256; transformer 16]")] = None,
     context: Annotated[int | None, typer.Option(help="Tokens read at once.  [default: 8; transformer 64]")] = None,
     depth: Annotated[int, typer.Option(help="Hidden layers, or blocks of the transformer.")] = 2,
@@ -69,11 +77,14 @@ def transfer(
     constants: Annotated[
         str | None, typer.Option(help="Factors on embedding, hidden and readout rates: 5.3,1.26,11.7")
     ] = None,
-    tune_constants: Annotated[int | None, typer.Option(help="Find such factors by N random trials.")] = None,
+    tune_constants: Annotated[int | None, typer.Option(help="Find such factors by N trials at the base width.")] = None,
     clip_global_norm: Annotated[float | None, typer.Option(help="Clip the whole gradient's norm there.")] = None,
     epsilon: Annotated[float | None, typer.Option(help="epsilon at the base width.  [default: by optimizer]")] = None,
     weight_decay: Annotated[float, typer.Option(help="lambda at the base width.", min=0)] = 0.0,
     decay: Annotated[str, typer.Option(help=DECAY_HELP)] = "independent",
+    zero_init: Annotated[
+        bool, typer.Option("--zero-init", help="Queries and readout of the transformer start at 0.")
+    ] = False,
     dtype: Annotated[str, typer.Option(help="float32, or bfloat16 with parameters in float32.")] = "float32",
     train_equivalents: Annotated[
         bool,
@@ -99,12 +110,14 @@ def transfer(
     from verify.studies.study import check_widths
     from verify.studies.transfer.analysis import analyse
     from verify.studies.transfer.text import as_json, table
+    from verify.sweeps.constants import tuned
     from verify.sweeps.driver import Driver, Grid, check_trains
     from verify.sweeps.records import Conditions
     from verify.sweeps.search import Search
-    from verify.sweeps.settings import UNTUNED, check_effect, prescribed
+    from verify.sweeps.settings import UNTUNED, at_horizons, check_effect, check_starts, prescribed
     from verify.sweeps.storage.export import STORE
     from verify.sweeps.storage.store import Store
+    from verify.training.schedules import read_schedule
 
     model = read_choice("model", model, tuple(SIZES))
     shown = read_choice("--format", output_format, ("table", "json"))
@@ -117,14 +130,16 @@ def transfer(
         raise DeriveError(
             f"--processes {processes} goes with --engine local; Ray counts the cores of its cluster itself"
         )
-    check_positive(rates=rates, seeds=seeds, steps=steps, base_width=base_width, batch=batch, context=context)
+    check_positive(rates=rates, seeds=seeds, base_width=base_width, batch=batch, context=context)
     check_positive(depth=depth, head_dimension=head_dimension, evaluation=evaluation, tune_constants=tune_constants)
     check_positive(clip_global_norm=clip_global_norm, epsilon=epsilon, processes=processes)
     check_positive(weight_decay=weight_decay or None)
-    if head_dimension and model != "transformer":
-        raise DeriveError(
-            f"--head-dimension {head_dimension} goes with --model transformer; give both, or leave it out"
-        )
+    for option, value in (("--head-dimension", head_dimension), ("--zero-init", zero_init or None)):
+        if value and model != "transformer":
+            raise DeriveError(f"{option} goes with --model transformer; give both, or leave it out")
+    horizons, factor = _horizons(steps), read_schedule(schedule)
+    if stop_above is not None and not 1 < stop_above < float("inf"):
+        raise DeriveError(f"--stop-above {stop_above:g} is not allowed; give a number above 1, such as 1.2")
     growing = read_numbers("--widths", widths, int, "128,256,512")
     check_widths(growing)
     factors = UNTUNED if constants is None else _constants(constants)
@@ -141,16 +156,19 @@ def transfer(
     )
     for each in settings:
         check_effect(each, epsilon=epsilon is not None)
+        check_starts(each, zero_init=zero_init)
     for note in dict.fromkeys(note for each in settings for note in each.prescription.notes):
         write_error(f"note: {note}")
+    settings = at_horizons(settings, horizons)
     text = read_corpus(corpus, vocab)
     usual = SIZES[model]
     lengths = {"vocabulary": text.vocabulary, "context": context or usual["context"], DEPTH[model]: depth}
+    own = {"head_dimension": head_dimension, "zero_init": zero_init}
     conditions = Conditions(
         model=model,
-        sizes=lengths | ({"head_dimension": head_dimension} if head_dimension else {}),
+        sizes=lengths | {name: size for name, size in own.items() if size},
         base_width=base_width or growing[0],
-        steps=steps,
+        steps=horizons[0],
         batch=batch or usual["batch"],
         evaluation=evaluation or usual["evaluation"],
         corpus=f"{text.name} {text.fingerprint}",
@@ -159,9 +177,11 @@ def transfer(
         weight_decay=weight_decay,
         clip=clip_global_norm,
         dtype=precision,
+        schedule=factor.text,
+        windows=text.windows(lengths["context"]) if disjoint else None,
     )
     centres = _base_rates(base_rate, [each.setting for each in settings])
-    searches = {name: Search(centre, rates, halvings) for name, centre in centres.items()}
+    searches = {name: Search(centre, rates, halvings, stop=stop_above) for name, centre in centres.items()}
     grid = Grid(settings, tuple(growing), tuple(range(seeds)), searches, train_equivalents, _share(part))
     check_trains(conditions, [each.setting for each in settings], growing, text)
     make_folder(out)
@@ -174,7 +194,10 @@ def transfer(
 
             if tune_constants:
                 with Store(out / TRIALS, conditions) as store:
-                    grid = grid.tuned(driver(store), tune_constants, write_error)
+                    grid, found = tuned(grid, driver(store), tune_constants, write_error)
+                kinds = [{"optimizer": name, "steps": horizon or horizons[0]} for name, horizon in found]
+                rows = [kind | each.json() for kind, each in zip(kinds, found.values(), strict=True)]
+                (out / CONSTANTS).write_text(dump({"schema": 1, "rows": rows}), encoding="utf-8")
             with Store(out / STORE, conditions) as store:
                 grid.train(driver(store))
                 study = store.study()
@@ -195,6 +218,13 @@ def _constants(text: str) -> tuple[float, float, float]:
             f"--constants {shorten(text)} is not allowed; give three numbers above 0, such as 5.3,1.26,11.7"
         )
     return (values[0], values[1], values[2])
+
+
+def _horizons(text: str) -> list[int]:
+    numbers = read_numbers("--steps", text, int, "150,1500")
+    if numbers[0] < 1 or any(later <= earlier for earlier, later in pairwise(numbers)):
+        raise DeriveError(f"--steps {shorten(text)} is not allowed; give growing numbers from 1, such as 150,1500")
+    return numbers
 
 
 def _share(text: str) -> tuple[int, int]:
@@ -273,77 +303,3 @@ def _at_once(conditions: Any, seeds: int) -> Callable[[Any, int], int]:
     from verify.sweeps.loop import Structure
 
     return cache(lambda setting, width: rates_at_once(Structure.of(conditions, setting, width), seeds))
-
-
-SalvageOption = Annotated[
-    bool, typer.Option("--salvage", help="Read what is sound of a damaged study, and say what is left out.")
-]
-
-
-@contextmanager
-def salvaging(wanted: bool) -> Iterator[list[str] | None]:
-    """A list for what is damaged, which is said once reading is over; None where damage is to be refused."""
-    left_out: list[str] | None = [] if wanted else None
-    yield left_out
-    for each in left_out or ():
-        write_error(f"left out: {each}")
-
-
-def status(
-    study: Annotated[Path, typer.Argument(help="The study's folder, or its store.")],
-    watch: Annotated[bool, typer.Option("--watch", help="Go on showing it until Ctrl-C.")] = False,
-    salvage: SalvageOption = False,
-) -> None:
-    """Show what a study has done so far: runs and the best loss of every setting at every width."""
-    from rich.console import Console
-    from rich.live import Live
-
-    from verify.studies.transfer.text import progress_table
-    from verify.sweeps.storage.export import load
-
-    if not watch:
-        with salvaging(salvage) as left_out:
-            write_out(wrapped(progress_table(load(study, left_out))))
-        return
-    with Live(console=Console(), auto_refresh=False) as live:
-        while True:
-            live.update(progress_table(load(study, [] if salvage else None)), refresh=True)
-            sleep(WATCH_SECONDS)
-
-
-def report(
-    study: Annotated[Path, typer.Argument(help="The study's folder, its store, or an export of it.")],
-    out: Annotated[Path, typer.Option(help="Folder for report.html, pictures, runs.csv and transfer.json.")],
-    salvage: SalvageOption = False,
-) -> None:
-    """Write a study as one self-contained page with its pictures, and as CSV and JSON."""
-    from derive.emit import dump
-    from verify.checksums import sealed
-    from verify.studies.transfer.analysis import analyse
-    from verify.studies.transfer.report import write_report
-    from verify.studies.transfer.text import as_json
-    from verify.sweeps.storage.export import DESCRIPTION, export, load
-
-    with salvaging(salvage) as left_out:
-        found = load(study, left_out)
-    if (out / DESCRIPTION).exists():
-        raise DeriveError(f"--out {shorten(str(out))} already holds a report; give another folder, or move that one")
-    make_folder(out)
-    files = write_report(found, out)
-    export(found, out)
-    (out / "transfer.json").write_text(dump(sealed(as_json(found, analyse(found)))), encoding="utf-8")
-    write_out(f"written to {out}: {', '.join(path.name for path in files)}, runs.csv, study.json, transfer.json\n")
-
-
-def merge(
-    target: Annotated[Path, typer.Argument(help="The new store, such as study/study.sqlite.")],
-    stores: Annotated[list[Path], typer.Argument(help="The stores of the parts.")],
-    salvage: SalvageOption = False,
-) -> None:
-    """Unite the stores of job array tasks in one; a store of an earlier version, or what is sound of a damaged one."""
-    from verify.sweeps.storage.store import merge as unite
-
-    make_folder(target.parent)
-    with salvaging(salvage) as left_out:
-        unite(target, stores, left_out)
-    write_out(f"written to {target}\n")

@@ -15,12 +15,10 @@ from verify.sweeps.engines import Engine, Task
 from verify.sweeps.loop import Loop, Structure
 from verify.sweeps.records import Batch, Conditions, Record, Setting
 from verify.sweeps.search import Search
-from verify.sweeps.settings import UNTUNED, Prescribed, representatives
+from verify.sweeps.settings import Prescribed, representatives
 from verify.sweeps.storage.store import Store
 from verify.training.data import Corpus
 from verify.training.trainer import TARGETS
-
-CONSTANT_OCTAVES = 4
 
 
 @dataclass
@@ -149,36 +147,6 @@ def check_trains(conditions: Conditions, settings: Sequence[Setting], widths: Se
     corpus.batch("held_out", conditions.evaluation, context, 0, 0, targets)
 
 
-def tune_constants(
-    driver: Driver, setting: Setting, search: Search, trials: int, report: Callable[[str], None]
-) -> tuple[float, float, float]:
-    """Constants of embedding, hidden and readout rates by random search at the base width, as the paper tuned its own.
-
-    First the base rate alone, then at the best one `trials` triples, log-uniform within four octaves of 1; the
-    triple with the lowest mean loss, (1, 1, 1) included. The draw is the same every time. At the base width all
-    settings of an optimizer are one network, so that one of them speaks for all.
-    """
-    base = driver.conditions.base_width
-    driver.store.add_settings([setting], {})
-    plain = Cell(setting, base, search)
-    driver.run([plain])
-    rate, lowest = plain.best(driver.seeds)
-    words = np.random.Philox(key=np.array([0, trials], dtype=np.uint64)).random_raw(3 * trials)
-    octaves = CONSTANT_OCTAVES * (2.0 * words / 2.0**64 - 1)
-    triples = [tuple(float(f"{2.0**each:.3g}") for each in row) for row in octaves.reshape(trials, 3)]
-    at_best = Search(rate, count=1, halvings=0, extension=0)
-    cells = [Cell(replace(setting, constants=triple), base, at_best) for triple in triples]  # type: ignore[arg-type]
-    driver.store.add_settings([cell.setting for cell in cells], {})
-    driver.run(cells)
-    outcomes = [(lowest, UNTUNED)] + [(cell.best(driver.seeds)[1], cell.setting.constants) for cell in cells]
-    best, constants = min(outcomes)
-    report(
-        f"{setting.name}: constants {','.join(f'{each:g}' for each in constants)} at base rate {rate:g}, "
-        f"loss {best:.4f} at width {base} ({lowest:.4f} untuned, {trials} tried)"
-    )
-    return constants
-
-
 @dataclass(frozen=True)
 class Grid:
     """What a study trains; `share` = (i, n): only the settings i, i + n, i + 2n, ... of those that are trained."""
@@ -190,21 +158,8 @@ class Grid:
     """By optimizer."""
     train_equivalents: bool = False
     share: tuple[int, int] = (0, 1)
-
-    def tuned(self, driver: Driver, trials: int, report: Callable[[str], None]) -> "Grid":
-        """The same grid with the constants of every optimizer tuned at the base width."""
-        constants: dict[str, tuple[float, float, float]] = {}
-        for each in self.settings:
-            name = each.setting.optimizer
-            if name not in constants:
-                constants[name] = tune_constants(driver, each.setting, self.searches[name], trials, report)
-        return replace(
-            self,
-            settings=tuple(
-                replace(each, setting=replace(each.setting, constants=constants[each.setting.optimizer]))
-                for each in self.settings
-            ),
-        )
+    factors: Mapping[tuple[str, int | None], float] = field(default_factory=dict)
+    """By optimizer and horizon, what the middle of its rates is multiplied by where its constants were tuned."""
 
     def train(self, driver: Driver) -> None:
         """Train what is missing of it; settings that train alike are trained once, under the first one's name."""
@@ -218,8 +173,12 @@ class Grid:
         part, parts = self.share
         cells: list[Cell] = []
         for name in list(dict.fromkeys(sources.values()))[part::parts]:
-            search, smallest = self.searches[known[name].optimizer], None
+            search, smallest = self._search(known[name]), None
             for width in self.widths:
                 cells.append(Cell(known[name], width, search, smallest))
                 smallest = smallest or cells[-1]
         driver.run(cells)
+
+    def _search(self, setting: Setting) -> Search:
+        search = self.searches[setting.optimizer]
+        return replace(search, centre=search.centre * self.factors.get((setting.optimizer, setting.steps), 1.0))

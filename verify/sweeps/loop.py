@@ -28,6 +28,7 @@ from verify.training.data import Corpus
 from verify.training.networks import Model, Scaling, computed_in, loss
 from verify.training.rules.transforms import ScaledRule, base_epsilon, label_layers, per_layer
 from verify.training.runs import for_each
+from verify.training.schedules import read_schedule
 from verify.training.trainer import TARGETS, build, log_spaced
 
 SEGMENT = 50
@@ -67,6 +68,7 @@ class Structure:
     def of(cls, conditions: Conditions, setting: Setting, width: int) -> "Structure":
         """The structure that the setting shares with others of its optimizer and parameterization."""
         decays = conditions.weight_decay > 0
+        conditions = replace(conditions, steps=setting.steps or conditions.steps)
         online = None if setting.online is None else Plan(setting.online, setting.decay if decays else "independent")
         layers = (
             replace(layer, c=layer.c if online else "", decay=layer.decay if decays else "0")
@@ -96,6 +98,7 @@ class Loop:
         self.labels = label_layers((layer.label for layer in structure.layers), self.model.labels(self.shapes))
         plan, layers = structure.online, structure.layers
         self.online = plan and Online(plan, layers, self.conditions, self.model, self.shapes, self.labels)
+        self.schedule = read_schedule(self.conditions.schedule)
         self.start = jax.jit(self._start)
         self.advance = jax.jit(self._advance, donate_argnums=(0, 1))
         self.evaluate = jax.jit(self._evaluate)
@@ -147,7 +150,8 @@ class Loop:
         def run(params: Any, state: Any, rates: Any, inputs: Any, targets: Any) -> Any:
             def body(index: Any, carry: Any) -> Any:
                 params, (state, followed), losses = carry
-                now = self.online.scaled(rates, followed) if self.online else (rates,)
+                scheduled = rates * self.schedule.factor(first + index, self.conditions.steps)
+                now = self.online.scaled(scheduled, followed) if self.online else (scheduled,)
                 value, gradients = jax.value_and_grad(lambda p: loss(self.apply(p, inputs[index]), targets[index]))(
                     params
                 )
@@ -176,10 +180,9 @@ def _segments(
 ) -> Any:
     """Training batches of `count` steps from step `first` on, padded to SEGMENT: [seeds, SEGMENT, batch, ...]."""
     steps = [*range(first, first + count), *[first] * (SEGMENT - count)]
-    drawn = [
-        [corpus.batch("train", conditions.batch, context, step, seed, TARGETS[conditions.model]) for step in steps]
-        for seed in seeds
-    ]
+    draw = partial(corpus.batch, "train") if conditions.windows is None else corpus.disjoint_batch
+    targets = TARGETS[conditions.model]
+    drawn = [[draw(conditions.batch, context, step, seed, targets) for step in steps] for seed in seeds]
     return [np.stack([[pair[which] for pair in row] for row in drawn]) for which in (0, 1)]
 
 
@@ -232,7 +235,7 @@ def trajectory(
         raise DeriveError(f"{setting.name} measures nothing while training; give a setting of alignment {ONLINE}")
     marks, layers = loop.online.steps.tolist(), [layer.label for layer in setting.layers]
     found = [(0, loop.online.solver.full, loop.online.full_c)]
-    ends = _ends(conditions.steps, *marks)
+    ends = _ends(loop.conditions.steps, *marks)
     with jax.default_matmul_precision("highest"):
         for end, (_, (_, followed), _) in zip(ends, _advances(loop, setting, batch, corpus, ends), strict=True):
             if end in marks:

@@ -20,6 +20,8 @@ GLOBAL = "global"
 """The alignment's name where one raw rate is used for all layers at every width: c = 0."""
 ONLINE = "measured-online"
 """The alignment's name where it is measured while training, and the rates follow it."""
+LATER: Mapping[str, Any] = {"schedule": "constant", "windows": None, "steps": None}
+"""Entries of conditions and settings that earlier versions did not have, with the values that these stand for."""
 GROWTH = 3
 """By what the step grows after which alignments are measured online, if nothing else is said: 1, 3, 9, 27, ..."""
 
@@ -31,6 +33,8 @@ class Conditions:
     `epsilon` and `weight_decay` are values at the base width (None: the rule's usual one), `clip` is a threshold on the
     whole gradient's norm, the same at every width; `evaluation` is the number of held-out windows on which the final
     loss is taken; `dtype` is that of activations and of the weights that meet them, parameters are float32.
+    `schedule` is a text of `verify.training.schedules`; `windows` is the number of disjoint windows of the training
+    text where each is used once before any is used again, None where they are drawn anywhere.
     """
 
     model: str
@@ -45,6 +49,12 @@ class Conditions:
     weight_decay: float = 0.0
     clip: float | None = None
     dtype: str = "float32"
+    schedule: str = "constant"
+    windows: int | None = None
+
+    def content(self) -> dict[str, Any]:
+        """All entries by name, but for those that came later and are as everything was before them."""
+        return {name: value for name, value in asdict(self).items() if name not in LATER or value != LATER[name]}
 
     def differences(self, other: "Conditions") -> list[str]:
         """One "name: this, not that" for every entry in which the two differ."""
@@ -78,6 +88,7 @@ class Setting:
     layers' decay exponents come from; `epsilon` is the value at the base width where the setting has one of its own,
     and `epsilon_rule` says whether it follows the layers' gradients or is constant. `online` is k where alignments are
     measured while training, after steps 1, k, k^2, ..., and the rates follow; the exponents are then the first ones.
+    `steps` is the horizon of this setting's runs, None where it is that of the conditions.
     """
 
     optimizer: str
@@ -89,17 +100,23 @@ class Setting:
     epsilon: float | None = None
     epsilon_rule: str = "per layer"
     online: int | None = None
+    steps: int | None = None
 
     @property
     def name(self) -> str:
-        """Such as "adam muP full", with constants, decay and epsilon where they are not the usual ones."""
+        """Such as "adam muP full", with constants, decay, epsilon and horizon where they are not the usual ones."""
         tuned = "" if self.constants == (1.0, 1.0, 1.0) else " x " + ",".join(f"{each:g}" for each in self.constants)
         decay = "" if self.decay == "independent" else f", {self.decay} decay"
         value = "" if self.epsilon is None else f" {self.epsilon:g}"
         usual = self.epsilon is None and self.epsilon_rule == "per layer"
         epsilon = "" if usual else f", epsilon{value} {self.epsilon_rule}"
         shown = " ".join(filter(None, (self.optimizer, self.parameterization, self.alignment)))
-        return f"{shown}{tuned}{decay}{epsilon}"
+        horizon = "" if self.steps is None else f", {self.steps} steps"
+        return f"{shown}{tuned}{decay}{epsilon}{horizon}"
+
+    def stored(self) -> dict[str, Any]:
+        """All entries by name, as they are written; `steps` only where the setting has a horizon of its own."""
+        return {name: value for name, value in asdict(self).items() if name not in LATER or value != LATER[name]}
 
     def content(self) -> dict[str, Any]:
         """Everything that decides what is trained, and no name."""
@@ -107,6 +124,8 @@ class Setting:
         content = {"layers": layers, "constants": list(self.constants), "epsilon": self.epsilon}
         if self.online is not None:  # where exponents change, what decay follows does not show in them
             content["online"] = [self.online, self.decay]
+        if self.steps is not None:
+            content["steps"] = self.steps
         return content
 
 
@@ -148,7 +167,7 @@ class Record:
 def run_key(conditions: Conditions, setting: Setting, width: int, base_rate: float, seed: int) -> str:
     """The run's identity: sha256 over conditions, exponents, width, rate and seed; names do not enter."""
     content = {
-        "conditions": asdict(conditions),
+        "conditions": conditions.content(),
         "setting": setting.content(),
         "width": width,
         "base_rate": float(base_rate).hex(),
@@ -178,6 +197,16 @@ class Study:
             rates = table.setdefault(record.setting, {}).setdefault(record.width, {})
             rates.setdefault(record.base_rate, {})[record.seed] = record
         return table
+
+    @property
+    def horizons(self) -> list[int]:
+        """The numbers of steps that its settings are trained for, growing."""
+        return sorted({setting.steps or self.conditions.steps for setting in self.settings.values()})
+
+    def uses(self) -> dict[int, float]:
+        """How often every window of the training text is used, by horizon; empty where windows are drawn anywhere."""
+        windows = self.conditions.windows
+        return {steps: steps * self.conditions.batch / windows for steps in self.horizons} if windows else {}
 
     def source(self, setting: str) -> str:
         """The setting whose runs stand for this one: itself, or the equivalent one that was trained."""

@@ -1,4 +1,8 @@
-"""Which base rates to train next: a grid of octaves, extended where the best is at its edge, halved around the best."""
+"""Which base rates to train next: a grid of octaves, extended where the best is at its edge, halved around the best.
+
+A sweep may end on the right as the paper's did (Everett et al. 2024): at the first rate that diverges or ends above
+1.2 times the best loss. What lies beyond is not trained, and the fit of the best rate never sees it.
+"""
 
 import math
 from collections.abc import Mapping
@@ -12,6 +16,8 @@ class Search:
 
     Where the best rate is the smallest or the largest tried, `extension` more octaves are tried beyond it, up to
     `reach` octaves beyond the start; otherwise the spacing on both sides of it is halved, `halvings` times.
+    With `stop`, rates above one that diverges or has more than `stop` times the best loss are not tried: the lower half
+    of the start is one round, and every rate above it a round of its own.
     """
 
     centre: float
@@ -19,6 +25,7 @@ class Search:
     halvings: int = 1
     extension: int = 2
     reach: int = 8
+    stop: float | None = None
 
     @property
     def start(self) -> list[Fraction]:
@@ -38,20 +45,40 @@ class Search:
         or not.
         """
         known: dict[Fraction, float] = {}
-        offsets = self.start
-        while offsets:
+        rounds = self._first_rounds()
+        while rounds:
+            offsets = self._within(rounds.pop(0), known)
             missing = [offset for offset in offsets if offset not in losses]
             if missing:
                 return missing
             known |= {offset: losses[offset] for offset in offsets}
-            offsets = self._refine(known)
-        covering = [] if also is None else self._around(known, also)
+            if not rounds and (refined := self._refine(known)):
+                rounds.append(refined)
+        covering = [] if also is None else self._within(self._around(known, also), known)
         return [offset for offset in covering if offset not in losses]
 
     def best(self, losses: Mapping[Fraction, float]) -> Fraction | None:
         """The offset with the lowest loss, the smaller of equals; None where everything diverged."""
         finite = {offset: loss for offset, loss in losses.items() if math.isfinite(loss)}
         return min(sorted(finite), key=finite.__getitem__) if finite else None
+
+    def _first_rounds(self) -> list[list[Fraction]]:
+        if self.stop is None:
+            return [self.start]
+        return [[offset for offset in self.start if offset <= 0], *([offset] for offset in self.start if offset > 0)]
+
+    def _within(self, offsets: list[Fraction], known: Mapping[Fraction, float]) -> list[Fraction]:
+        """Those of the offsets that no rate already known to be too high lies below."""
+        if self.stop is None or not known:
+            return offsets
+        best = self.best(known)
+        limit = math.inf if best is None else self.stop * known[best]
+        high = [
+            offset
+            for offset, loss in known.items()
+            if (best is None or offset > best) and not (math.isfinite(loss) and loss <= limit)
+        ]
+        return [offset for offset in offsets if not high or offset < min(high)]
 
     def _around(self, known: Mapping[Fraction, float], also: Fraction) -> list[Fraction]:
         lowest, highest = min(known), max(known)

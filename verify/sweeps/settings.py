@@ -124,6 +124,23 @@ def check_effect(each: Prescribed, *, epsilon: bool) -> None:
         raise DeriveError(f"--epsilon has no effect on {each.setting.optimizer}, which has none; leave it out")
 
 
+def check_starts(each: Prescribed, *, zero_init: bool) -> None:
+    """Raise DeriveError where weights start at 0 and the optimizer's steps are in proportion to their size."""
+    rows = each.prescription.problem.optimizers
+    if zero_init and any(rows[kind].weight_degree.is_positive for kind in ("hidden", "readout")):
+        raise DeriveError(
+            f"--zero-init would leave queries and readout at 0 with {each.setting.optimizer}, whose steps are in "
+            "proportion to the weights; leave it out, or give another optimizer"
+        )
+
+
+def at_horizons(settings: Sequence[Prescribed], horizons: Sequence[int]) -> tuple[Prescribed, ...]:
+    """The settings once for every number of steps, the fewest first; as they are where there is only one."""
+    if len(horizons) == 1:
+        return tuple(settings)
+    return tuple(replace(each, setting=replace(each.setting, steps=steps)) for steps in horizons for each in settings)
+
+
 def train_alike(first: Prescribed, second: Prescribed, *, decays: bool, clips: bool) -> bool:
     """Whether the two train alike, step for step: the shifts of `derive equivalent` turn one into the other.
 
@@ -133,7 +150,7 @@ def train_alike(first: Prescribed, second: Prescribed, *, decays: bool, clips: b
     """
     if first.setting.content() == second.setting.content():
         return True
-    if first.setting.online != second.setting.online:
+    if (first.setting.online, first.setting.steps) != (second.setting.online, second.setting.steps):
         return False
     if decays and first.setting.online and first.setting.decay != second.setting.decay:
         return False

@@ -1,7 +1,8 @@
 """Text to token batches: bytes or half bytes of any text, or uint16 token shards; the default is Python's own sources.
 
 A corpus is one long row of tokens. Its last tenth is held out; windows are drawn wholly inside one split, by a
-pure function of (seed, step), so that any batch of any run can be drawn again alone.
+pure function of (seed, step), so that any batch of any run can be drawn again alone: anywhere, or from disjoint
+windows, each used once before any is used again.
 """
 
 import hashlib
@@ -10,7 +11,7 @@ import platform
 import sysconfig
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Literal, NoReturn
 
@@ -79,6 +80,15 @@ class Corpus:
         `targets` is `next_token` ([size], the MLP) or `sequence` ([size, context], the transformer). DataError
         where the split holds fewer than ten windows, or a number is out of range.
         """
+        tokens = self._drawn_from(split, size, context, step, seed)
+        # Raw bits, because numpy promises their stream across versions and Generator's only within one. The
+        # bias of the remainder is below 2^-32 for any corpus of fewer than 2^32 tokens.
+        bits = np.random.Philox(key=np.array([seed, step], dtype=np.uint64)).random_raw(size)
+        starts = (bits % np.uint64(len(tokens) - context)).astype(np.int64)
+        return targets(tokens[starts[:, None] + np.arange(context + 1)].astype(np.int32))
+
+    def _drawn_from(self, split: Split, size: int, context: int, step: int, seed: int) -> UInt[np.ndarray, " tokens"]:
+        """The split's tokens; DataError where they are too few, or a number is out of range."""
         if size < 1 or context < 1 or not 0 <= seed < 2**64 or not 0 <= step < 2**64:
             raise DataError(
                 f"cannot draw a batch with size {size}, context {context}, step {step}, seed {seed}; "
@@ -91,11 +101,36 @@ class Corpus:
                 f"corpus {shorten(self.name)} is too small: its {split} split has {len(tokens)} tokens and context "
                 f"{context} needs at least {needed}; give a longer text or a shorter context"
             )
-        # Raw bits, because numpy promises their stream across versions and Generator's only within one. The
-        # bias of the remainder is below 2^-32 for any corpus of fewer than 2^32 tokens.
-        bits = np.random.Philox(key=np.array([seed, step], dtype=np.uint64)).random_raw(size)
-        starts = (bits % np.uint64(len(tokens) - context)).astype(np.int64)
+        return tokens
+
+    def windows(self, context: int, split: Split = "train") -> int:
+        """How many windows whose inputs are disjoint the split holds: floor((tokens - 1) / context)."""
+        return (len(self.part(split)) - 1) // context
+
+    def disjoint_batch(
+        self, size: int, context: int, step: int, seed: int, targets: Callable[[Windows], Batch] = next_token
+    ) -> Batch:
+        """The batch of step 1, 2, ... of the training text cut into `windows`, in an order of the seed's own.
+
+        Windows (step - 1) size, ... of one endless row: all of them in random order, then all in another order, and so
+        on. DataError as in `batch`.
+        """
+        tokens = self._drawn_from("train", size, context, step, seed)
+        if step < 1:
+            raise DataError(f"cannot draw disjoint windows for step {step}; steps start at 1")
+        count = self.windows(context)
+        uses, places = np.divmod(np.arange((step - 1) * size, step * size), count)
+        starts = np.empty(size, dtype=np.int64)
+        for use in range(uses[0], uses[-1] + 1):
+            starts[uses == use] = context * _order(seed, use, count)[places[uses == use]].astype(np.int64)
         return targets(tokens[starts[:, None] + np.arange(context + 1)].astype(np.int32))
+
+
+@lru_cache(maxsize=16)
+def _order(seed: int, use: int, count: int) -> UInt[np.ndarray, " windows"]:
+    """The order in which the windows are used for the `use`-th time; keys far from those of `Corpus.batch`."""
+    bits = np.random.Philox(key=np.array([seed, 2**64 - 1 - use], dtype=np.uint64)).random_raw(count)
+    return np.argsort(bits, kind="stable").astype(np.uint32)
 
 
 def load_corpus(path: Path | None = None, vocabulary: int | None = None) -> Corpus:

@@ -13,7 +13,6 @@ epsilon that halves the update is measured at every width, and its ratio to the 
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -130,7 +129,7 @@ def measure_backward(
     StudyError where the file was made under others, StoreError where it holds something else.
     """
     prescription = solve_kinds(prescribe("adam", scheme).problem)
-    made_with = json.loads(json.dumps([scheme, asdict(conditions), base_rate, [*widths], [*seeds]]))
+    made_with = json.loads(json.dumps([scheme, conditions.content(), base_rate, [*widths], [*seeds]]))
     path = backward_path(folder, prescription.problem.parameterization.name)
     if not path.exists():
         config = Config(

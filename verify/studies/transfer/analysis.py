@@ -34,37 +34,55 @@ class Ranked:
 
 @dataclass(frozen=True)
 class Comparison:
-    """The settings of one optimizer at its largest width, best first, those without a best loss there last."""
+    """The settings of one optimizer at its largest width, best first, those without a best loss there last.
+
+    `steps` is their horizon, None in a study of one.
+    """
 
     optimizer: str
     width: int
     ranking: tuple[Ranked, ...]
+    steps: int | None = None
+
+    @property
+    def title(self) -> str:
+        """The optimizer, with the horizon where there are several."""
+        return self.optimizer if self.steps is None else f"{self.optimizer}, {self.steps} steps"
+
+    def of(self, results: Sequence[SettingResult]) -> list[SettingResult]:
+        """Those of the results that it compares."""
+        return [each for each in results if _group(each.setting) == (self.optimizer, self.steps)]
+
+
+def _group(setting: Setting) -> tuple[str, int | None]:
+    """What is compared with each other, and has one p: an optimizer's settings of one horizon."""
+    return setting.optimizer, setting.steps
 
 
 def analyse(study: Study) -> list[SettingResult]:
     """Every setting in the study's order; a study in progress gives what its complete runs allow."""
     results = {key: _analyse_setting(study, key) for key in study.settings}
-    for optimizer in dict.fromkeys(setting.optimizer for setting in study.settings.values()):
-        group = {key: each for key, each in results.items() if each.setting.optimizer == optimizer}
+    for kind in dict.fromkeys(map(_group, study.settings.values())):
+        group = {key: each for key, each in results.items() if _group(each.setting) == kind}
         results |= _with_limits(group, {key: study.source(key) for key in group})
     return list(results.values())
 
 
 def comparisons(results: Sequence[SettingResult]) -> list[Comparison]:
-    """For every optimizer, its settings ordered by the best loss at its largest width.
+    """For every optimizer and horizon, its settings ordered by the best loss at its largest width.
 
     Differences are paired over seeds, because a seed has the same data and initial key in every setting.
     """
     compared: list[Comparison] = []
-    for optimizer in dict.fromkeys(each.setting.optimizer for each in results):
-        group = [each for each in results if each.setting.optimizer == optimizer]
+    for optimizer, steps in dict.fromkeys(_group(each.setting) for each in results):
+        group = [each for each in results if _group(each.setting) == (optimizer, steps)]
         width = max((found.width for each in group for found in each.widths), default=None)
         if width is not None:
             entries = [(each.setting, *_at_width(each, width)) for each in group]
             entries.sort(key=lambda entry: np.nan_to_num(entry[1].value, nan=np.inf))
             best = entries[0][2]
             ranking = (Ranked(setting, loss, over_seeds(paired(own, best))) for setting, loss, own in entries)
-            compared.append(Comparison(optimizer, width, tuple(ranking)))
+            compared.append(Comparison(optimizer, width, tuple(ranking), steps))
     return compared
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from verify.fit.equivalence import MARGIN, Relation, relation
 from verify.fit.forward import WIDEST_INTERVAL, Slope
 from verify.fit.optimum import Estimate
 from verify.studies.transfer.analysis import Comparison, Ranked
@@ -38,8 +39,8 @@ class Group:
 
 
 def short(setting: Setting) -> str:
-    """The setting's name without its optimizer: "muP full"."""
-    return setting.name.removeprefix(f"{setting.optimizer} ")
+    """The setting's name without what all of a comparison share, optimizer and horizon: "muP full"."""
+    return setting.name.removeprefix(f"{setting.optimizer} ").removesuffix(f", {setting.steps} steps")
 
 
 def variant(setting: Setting) -> str:
@@ -132,9 +133,9 @@ def _lowest(comparison: Comparison, groups: Sequence[Group]) -> str:
     if others:
         paired = " (paired over seeds)" if math.isfinite(others[0][1].difference.low) else ""
         text += f" Next is {others[0][0].label}, {interval(others[0][1].difference)} nats higher{paired}."
-    alike = [group.label for group, entry in others if not entry.difference.low > 0]
-    if alike:
-        text += f" Not told apart from the lowest: {'; '.join(alike)}."
+    for wanted, says in ((Relation.EQUAL, f"Equal to it within {MARGIN:g} nats"), (Relation.OPEN, "Not decided")):
+        alike = [group.label for group, entry in others if relation(entry.difference) is wanted]
+        text += f" {says}: {'; '.join(alike)}." if alike else ""
     if others[1:]:
         text += f" Last is {others[-1][0].label}, {interval(others[-1][1].difference)} nats higher."
     if missing := len(entries) - len(known):

@@ -5,7 +5,6 @@ import io
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict
 from html import escape
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from verify.studies.transfer.outcomes import SettingResult
 from verify.studies.transfer.plots import LOOK, best_loss_against_width, best_rate_against_width, loss_lost_by_transfer
 from verify.studies.transfer.rate_plots import loss_against_rate
 from verify.studies.transfer.report_table import columns_of, definitions, table
+from verify.studies.transfer.text import used_text
 from verify.sweeps.records import Study
 
 PAGE = "report.html"
@@ -63,9 +63,9 @@ def write_report(study: Study, folder: Path) -> list[Path]:
     written: list[Path] = []
     said: list[str] = []
     drawn: list[str] = []
-    for slug, comparison in zip(_slugs([each.optimizer for each in compared]), compared, strict=True):
-        own = [each for each in results if each.setting.optimizer == comparison.optimizer]
-        name = escape(comparison.optimizer)
+    for slug, comparison in zip(_slugs([each.title for each in compared]), compared, strict=True):
+        own = comparison.of(results)
+        name = escape(comparison.title)
         found = (f"<li><b>{escape(topic)}.</b> {escape(answer)}</li>" for topic, answer in answers(comparison, own))
         said.append(f"<h3>{name}</h3><ul>{''.join(found)}</ul>")
         drawn.append(f"<h2>Pictures: {name}</h2>")
@@ -75,7 +75,7 @@ def write_report(study: Study, folder: Path) -> list[Path]:
                 figure.draw_without_rendering()
                 figure.set_layout_engine("none")  # laid out once, and written three times
                 save(figure, path)
-                drawn.append(_inline(figure, f"{comparison.optimizer}: {caption}", path.name))
+                drawn.append(_inline(figure, f"{comparison.title}: {caption}", path.name))
             written += [path.with_suffix(".png"), path.with_suffix(".pdf")]
     columns = columns_of(results)
     optimizers = dict.fromkeys(setting.optimizer for setting in study.settings.values())
@@ -152,7 +152,10 @@ def _inline(figure: Figure, caption: str, name: str) -> str:
 
 
 def _conditions(study: Study) -> str:
-    given = asdict(study.conditions)
+    given = study.conditions.content()
+    given["steps"] = ", ".join(map(str, study.horizons))
+    if used := study.uses():
+        given["windows"] = f"{given['windows']} disjoint ones; {used_text(used)}"
     table_of_runs = given["model"]
     sizes = ", ".join(f"{name.replace('_', ' ')} {size}" for name, size in given.pop("sizes").items())
     records = study.records

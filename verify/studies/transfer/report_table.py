@@ -7,6 +7,7 @@ from html import escape
 
 import numpy as np
 
+from verify.fit.equivalence import MARGIN
 from verify.fit.forward import WIDEST_INTERVAL, Slope
 from verify.fit.optimum import UNKNOWN, Estimate
 from verify.studies.transfer.headline import SMALL_DRIFT, interval
@@ -163,6 +164,8 @@ def definitions(columns: Sequence[Column], study: Study) -> str:
         f"{study.conditions.base_width})^-c of it at width n.",
         "intervals": "Student's 95 % interval over seeds; for the drift of a single seed, from the fit's residuals. "
         "Differences between settings are paired over seeds, which share data and initial key.",
+        f"equal within {MARGIN:g} nats": "The whole interval of the paired difference lies within the margin: two "
+        "one-sided tests, each at 2.5 %. Not decided: it does not, and contains 0.",
         "transfers": f"A drift's interval contains 0, or |drift| <= {SMALL_DRIFT:g}. Undecided: no interval, or one "
         f"around 0 wider than {2 * WIDEST_INTERVAL:g}.",
     }

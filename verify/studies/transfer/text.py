@@ -1,7 +1,6 @@
 """A transfer study as text: the JSON contract, the table of results, and the table of what is done so far."""
 
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -13,14 +12,18 @@ from verify.sweeps.records import Record, Study
 
 def as_json(study: Study, results: Sequence[SettingResult]) -> dict[str, Any]:
     """The JSON contract of every verify command, with the study's conditions and one row per setting."""
+    rows = rows_json(results)
+    if any(each.setting.steps for each in results):
+        usual = study.conditions.steps
+        rows = [{**row, "steps": each.setting.steps or usual} for row, each in zip(rows, results, strict=True)]
     return {
         "schema": 1,
         "command": "transfer",
         "device": "; ".join(dict.fromkeys(record.device for record in study.records)),
         "corpus": study.conditions.corpus,
-        "conditions": asdict(study.conditions),
+        "conditions": study.conditions.content(),
         "runs": len(study.records),
-        "rows": rows_json(results),
+        "rows": rows,
     }
 
 
@@ -32,7 +35,8 @@ def table(study: Study, results: Sequence[SettingResult]) -> str:
     first, last = widths[0], widths[-1]
     rows, sections = [], []
     for index, each in enumerate(results):
-        if not index or results[index - 1].setting.optimizer != each.setting.optimizer:
+        before, setting = results[max(0, index - 1)].setting, each.setting
+        if not index or (before.optimizer, before.steps) != (setting.optimizer, setting.steps):
             sections.append(len(rows))
         at = {found.width: found for found in each.widths}
         rows.append(
@@ -54,12 +58,20 @@ def table(study: Study, results: Sequence[SettingResult]) -> str:
     columns, rows = [columns[index] for index in kept], [[row[index] for index in kept] for row in rows]
     seeds, conditions = len({record.seed for record in study.records}), study.conditions
     heading = (
-        f"{conditions.model}, widths {','.join(map(str, widths))}, {seeds} seeds, {conditions.steps} steps, "
-        f"{len(study.records)} runs; {conditions.corpus}\n"
+        f"{conditions.model}, widths {','.join(map(str, widths))}, {seeds} seeds, "
+        f"{', '.join(map(str, study.horizons))} steps, {len(study.records)} runs; {conditions.corpus}\n"
         f"drift: best rate ~ n^drift, 0 is perfect transfer; lost: nats paid at {last} for using the best rate of "
         f"{first}\n"
     )
+    used = study.uses()
+    heading += f"{used_text(used)}\n" if used else ""
     return heading + terminal_table(columns, rows, sections) + "\n"
+
+
+def used_text(uses: Mapping[int, float]) -> str:
+    """Such as "the training text is used 0.43 times in 1500 steps, 4.3 in 15000"."""
+    times = ", ".join(f"{use:.2g} in {steps}" for steps, use in uses.items())
+    return f"the training text is used {times.replace(' in', ' times in', 1)} steps"
 
 
 def _rate(found: WidthResult | None) -> str:

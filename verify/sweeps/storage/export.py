@@ -8,7 +8,7 @@ import json
 import zlib
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict, fields, replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -50,8 +50,8 @@ def export(study: Study, folder: Path, compress: bool = False) -> None:
     rows = table.getvalue().encode()
     content = {
         "schema": SCHEMA,
-        "conditions": asdict(study.conditions),
-        "settings": [asdict(setting) for setting in study.settings.values()],
+        "conditions": study.conditions.content(),
+        "settings": [setting.stored() for setting in study.settings.values()],
         "trained_as": dict(study.trained_as),
         "planned": study.planned,
         "runs": {"rows": len(study.records), "sha256": hashlib.sha256(rows).hexdigest()},

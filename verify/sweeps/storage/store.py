@@ -12,7 +12,7 @@ import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +55,7 @@ class Store:
         with explained(path), ExitStack() as stack:
             stack.enter_context(closing(lock(path)))
             if not path.exists():
-                first = with_checksum("study", (json.dumps(asdict(conditions)),))
+                first = with_checksum("study", (json.dumps(conditions.content()),))
                 create(path, first, Seal().plus(first[-1]))
             # Keys are made from the conditions as stored: 0 and 0.0 are equal and yet written differently.
             snapshot(path, lambda connection: check_current(connection, path))
@@ -143,7 +143,7 @@ class Store:
         new = {setting.name: setting for setting in given if setting.name not in self._settings}
         with self._writing():
             for name, setting in new.items():
-                self._insert("settings", (name, json.dumps(asdict(setting)), sources[name]))
+                self._insert("settings", (name, json.dumps(setting.stored()), sources[name]))
         self._settings |= new
         self._sources = sources
         return {setting.name: sources[setting.name] for setting in given}

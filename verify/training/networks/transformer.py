@@ -78,7 +78,8 @@ class Transformer:
     With `scan` the blocks are one loop, compiled once whatever the depth, over blocks.q, k, v, o, up, down, each
     [blocks, fan in, fan out]: the same network from the same bits. With `remat` a block keeps its input alone and is
     computed again on the way back: a third more work, and the memory of one block's activations instead of all.
-    `place` is applied to z between blocks.
+    `place` is applied to z between blocks. With `zero_init` queries and readout start at 0: all keys then weigh alike
+    and all tokens are as likely, whatever the width.
     """
 
     scaling: Scaling
@@ -92,6 +93,7 @@ class Transformer:
     branch_multiplier: float = 1.0
     out_factor: float = 1.0
     normed: bool = True
+    zero_init: bool = False
     place: Place = field(default=anywhere, compare=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -114,8 +116,9 @@ class Transformer:
 
         def matrix(block: int, order: int, fan_in: int, fan_out: int) -> Parameter:
             shape = (fan_in * width, fan_out * width)
+            zero = self.zero_init and order == list(MATRICES).index("q")
             factor = self.out_factor if order in WRITERS else 1.0
-            scale = std("hidden", factor * (fan_in * base) ** -0.5)
+            scale = 0.0 if zero else std("hidden", factor * (fan_in * base) ** -0.5)
             return Parameter(index(block, order), "hidden", shape, scale, order in WRITERS)
 
         def blocks() -> Params:
@@ -137,7 +140,9 @@ class Transformer:
                 "positions": Parameter(2, "embedding", (self.context, width), embedding),
             },
             "blocks": blocks(),
-            "readout": Parameter(1, "readout", (width, self.vocabulary), std("readout", base**-0.5)),
+            "readout": Parameter(
+                1, "readout", (width, self.vocabulary), 0.0 if self.zero_init else std("readout", base**-0.5)
+            ),
         }
 
     def init(self, key: Key[Array, ""]) -> Params:

@@ -1,8 +1,10 @@
 """Adam-atan2: Adam whose division is an angle, so that it needs no epsilon (Everett et al. 2024, section 5).
 
-    U = a atan2(m, b sqrt(v))      m, v: Adam's moments, debiased
+    U = a atan2(m, b sqrt(v))                          m, v: Adam's moments, debiased
+    U = (4/pi) scale atan2(m, scale sqrt(v))           the paper's form: a = 4 scale / pi, b = scale
 
-Of degree 0 in the gradient at any size of it; for small ratios Adam's step times a / b, and never above a pi / 2.
+Of degree 0 in the gradient at any size of it; for small ratios Adam's step times a / b, and never above a pi / 2. In
+the paper's form small ratios take 4/pi of Adam's step whatever the scale, and the limit is 2 scale.
 """
 
 import math
@@ -59,6 +61,17 @@ def root_mean(root: Float[Array, "..."], new: Float[Array, "..."], decay: float)
     return jnp.sqrt(decay * root * root + (1 - decay) * new * new) * scale
 
 
+PAPER_SCALES = (1.0, 8.0)
+"""What public accounts say the paper's experiments used: 1 (a = 4/pi, b = 1; the ratio 1 gives the step 1), or 8."""
+
+
+def paper_form(scale: float) -> tuple[float, float]:
+    """(a, b) = (4 scale / pi, scale) of U = (4/pi) scale atan2(m, scale sqrt(v)); ValueError for no number above 0."""
+    if not 0 < scale < math.inf:
+        raise ValueError(f"scale = {scale} is not allowed: (4/pi) scale atan2(m, scale sqrt(v)) needs it above 0")
+    return 4 / math.pi * scale, scale
+
+
 class AdamAtan2State(NamedTuple):
     """The number of steps, the first moment, and the root of the second, both in float32."""
 
@@ -68,16 +81,20 @@ class AdamAtan2State(NamedTuple):
 
 
 def scale_by_adam_atan2(
-    b1: float = 0.9, b2: float = 0.999, a: float = 1.0, b: float = 1.0
+    b1: float = 0.9, b2: float = 0.999, a: float = 1.0, b: float = 1.0, *, scale: float | None = None
 ) -> optax.GradientTransformation:
-    """U = a atan2(m, b sqrt(v)) with debiased moments; zero where all gradients were.
+    """U = a atan2(m, b sqrt(v)) with debiased moments; zero where all gradients were. `scale`: the paper's form.
 
     The second moment is kept as its root, so that gradients from 1e-36 to 1e37 give the same U as those near 1. The
     moments are float32 whatever the gradient's type is: a second moment in bfloat16 would never decay, since
-    0.999 rounds to 1. Constants a = b = 1, or a = 4/pi, b = 1, which gives the ratio 1 a step of 1. ValueError for b
-    below or at 0.
+    0.999 rounds to 1. Constants a = b = 1, or those of `scale`, such as PAPER_SCALES. ValueError for b below or at 0,
+    and for `scale` beside a or b.
     """
 
+    if scale is not None:
+        if (a, b) != (1.0, 1.0):
+            raise ValueError(f"scale = {scale} says what a and b are; leave out a = {a} and b = {b}, or the scale")
+        a, b = paper_form(scale)
     if b <= 0:
         raise ValueError(f"b = {b} is not allowed: atan2(m, b sqrt(v)) needs b above 0")
 
@@ -110,10 +127,12 @@ def adam_atan2(
     a: float = 1.0,
     b: float = 1.0,
     weight_decay: float = 0.0,
+    *,
+    scale: float | None = None,
 ) -> optax.GradientTransformation:
     """W <- W - rate (U + weight_decay W) with U of `scale_by_adam_atan2`; a rate may be a schedule."""
     return optax.chain(
-        scale_by_adam_atan2(b1, b2, a, b),
+        scale_by_adam_atan2(b1, b2, a, b, scale=scale),
         optax.add_decayed_weights(weight_decay),
         optax.scale_by_learning_rate(learning_rate),
     )
