@@ -9,7 +9,8 @@ import typer
 from derive.errors import DeriveError, canonical, check_positive, shorten
 from derive.terminal import wrapped
 from verify.commands import updates as cli_updates
-from verify.commands.options import Progress, read_choice, read_corpus, read_numbers, write_error, write_out
+from verify.commands.options import read_choice, read_corpus, read_numbers, write_error, write_out
+from verify.commands.progress import Progress
 from verify.files import make_folder
 from verify.training import hosts as hosts
 

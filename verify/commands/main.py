@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import typer
@@ -16,6 +17,7 @@ from derive.running import INTERRUPTED, run
 from derive.streams import prepare
 from verify.commands import decay, epsilon, exponents, fit, model, phase, plan, shapes, transfer, updates
 from verify.commands.options import answer_alone
+from verify.commands.progress import said
 from verify.training import hosts
 
 AGAIN_SECONDS = 0.05
@@ -44,7 +46,7 @@ def commands(context: typer.Context, version: VersionOption = False) -> None:  #
         sys.stdout.write(f"{context.get_help().rstrip()}\n")
 
 
-COMMANDS = (
+COMMANDS: tuple[tuple[Callable[..., None], str], ...] = (
     (exponents.exponents, "verify exponents --optimizer sgd --widths 64,128,256 --out study"),
     (transfer.transfer, "verify transfer --optimizer adam --widths 64,128,256 --out study"),
     (transfer.status, "verify status study"),
@@ -63,7 +65,7 @@ COMMANDS = (
 """Each with an example for its help."""
 
 for _command, _example in COMMANDS:
-    app.command(epilog=examples(_example))(_command)
+    app.command(epilog=examples(_example))(_command if _command is transfer.status else said(_command))
 
 
 def interrupt_again(unraisable: "sys.UnraisableHookArgs") -> None:

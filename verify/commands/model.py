@@ -9,7 +9,8 @@ import typer
 from derive.errors import DeriveError, check_positive, shorten
 from derive.options import DECAY_HELP
 from derive.terminal import wrapped
-from verify.commands.options import Progress, read_choice, read_numbers, write_out
+from verify.commands.options import read_choice, read_numbers, write_out
+from verify.commands.progress import Progress
 from verify.files import make_folder
 
 if TYPE_CHECKING:

@@ -13,7 +13,6 @@ from derive.errors import DeriveError, check_positive, shorten
 from derive.options import DECAY_HELP
 from derive.terminal import wrapped
 from verify.commands.options import (
-    Progress,
     read_choice,
     read_corpus,
     read_numbers,
@@ -21,6 +20,7 @@ from verify.commands.options import (
     write_error,
     write_out,
 )
+from verify.commands.progress import Progress
 from verify.files import make_folder
 
 if TYPE_CHECKING:
@@ -332,7 +332,8 @@ def report(
     files = write_report(found, out)
     export(found, out)
     (out / "transfer.json").write_text(dump(sealed(as_json(found, analyse(found)))), encoding="utf-8")
-    write_out(f"written to {out}: {', '.join(path.name for path in files)}, runs.csv, study.json, transfer.json\n")
+    names = [*(path.name for path in files), "runs.csv", "study.json", "transfer.json"]
+    write_out(wrapped(f"written to {out}: {', '.join(names)}\n"))
 
 
 def merge(
