@@ -46,7 +46,7 @@ def commands(context: typer.Context, version: VersionOption = False) -> None:  #
         sys.stdout.write(f"{context.get_help().rstrip()}\n")
 
 
-COMMANDS: tuple[tuple[Callable[..., None], str], ...] = (
+COMMANDS: tuple[tuple[Callable[..., int | None], str], ...] = (
     (exponents.exponents, "verify exponents --optimizer sgd --widths 64,128,256 --out study"),
     (transfer.transfer, "verify transfer --optimizer adam --widths 64,128,256 --out study"),
     (transfer.status, "verify status study"),

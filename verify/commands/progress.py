@@ -6,11 +6,12 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
-from typing import ParamSpec
+from typing import ParamSpec, TypeVar
 
 from derive.streams import complain
 
 Given = ParamSpec("Given")
+Result = TypeVar("Result")
 EVERY_SECONDS = 30.0
 """Between two lines where standard error is no terminal."""
 COMPILING = "compiling"
@@ -129,14 +130,14 @@ def unshown() -> Iterator[None]:
         bar.start()
 
 
-def said(command: Callable[Given, None]) -> Callable[Given, None]:
+def said(command: Callable[Given, Result]) -> Callable[Given, Result]:
     """The command with its name as what it is at, from the start on."""
 
     @wraps(command)
-    def saying(*given: Given.args, **options: Given.kwargs) -> None:
+    def saying(*given: Given.args, **options: Given.kwargs) -> Result:
         with Progress(f"verify {command.__name__}") as progress:
             progress.at("loading")
-            command(*given, **options)
+            return command(*given, **options)
 
     return saying
 
