@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from derive.errors import DeriveError, check_positive, shorten
-from derive.help_text import HELP_OPTIONS, Commands, examples
+from derive.help_text import HELP_OPTIONS, App, Commands, examples
 from derive.options import (
     BETAS_HELP,
     DECAY_HELP,
@@ -42,7 +42,7 @@ from derive.options import (
 from derive.running import run
 from derive.streams import prepare
 
-app = typer.Typer(
+app = App(
     name="derive",
     help="Exact width-scaling exponents for any optimizer, parameterization and alignment.",
     epilog=examples(
@@ -283,7 +283,7 @@ def check(
     _show(tables.checked_rates(problem, rates, chosen, listed=layers is not None), chosen)
 
 
-@app.command(epilog=examples("derive certify proof.json"))
+@app.command(epilog=examples("derive --certificate proof.json", "derive certify proof.json"))
 def certify(
     file: Annotated[Path, typer.Argument(help="What derive --certificate, or verify prescribe --certificate, wrote.")],
 ) -> None:

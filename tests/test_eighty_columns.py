@@ -88,6 +88,6 @@ def test_help_fits(of: object, name: str, width: int, monkeypatch: pytest.Monkey
     monkeypatch.setenv("COLUMNS", str(width))
     for command in ("", *(each.name or getattr(each.callback, "__name__", "") for each in of.registered_commands)):  # type: ignore[attr-defined]
         run(lambda: of([*command.split(), "-h"], prog_name=name, standalone_mode=False), name)  # type: ignore[operator]  # noqa: B023
-        out, _, examples = capsys.readouterr().out.partition("Example")
+        out, _, examples = capsys.readouterr().out.partition("\n  Example")
         assert [line for line in out.splitlines() if len(line) > width] == []
         assert [line for line in examples.splitlines() if len(line) > max(width, 100)] == []
