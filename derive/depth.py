@@ -136,14 +136,16 @@ def _lines(residual: Residual, kappa: Expr, inside: AxisRow, out: AxisRow) -> tu
     """The derivation, as formula and remark."""
     delta, needed = text(residual.delta), text(inside.r or S.Zero)
     where = (
-        "what writes into the stream is drawn N^-delta smaller" if residual.at_start else "branch multiplier N^-delta"
+        "what writes into the stream is drawn `N^-delta` smaller"
+        if residual.at_start
+        else "branch multiplier `N^-delta`"
     )
     found = [
         (
             f"delta = {delta}",
-            f"h + N^-delta f(h) over N blocks; {where}; N independent terms at the start add as N^1/2",
+            f"`h + N^-delta f(h)` over N blocks; {where}; N independent terms at the start add as `N^1/2`",
         ),
-        (f"kappa = {text(kappa)}", "changes of N blocks add up to N^kappa times one"),
+        (f"kappa = {text(kappa)}", "changes of N blocks add up to `N^kappa` times one"),
         (f"g' = {text(inside.g or S.Zero)}, s' = {text(inside.s or S.Zero)}", "gradient and update inside a branch"),
         (
             f"r' = g' + c' + s' >= max(kappa, delta) = {needed}",

@@ -16,7 +16,7 @@ PANELS = {
     "Sizes": "base_width width widths base_depth base_batch base_tokens target",
     "Devices": "devices memory flops utilisation probe engine address processes process coordinator mesh scan remat "
     "part checkpoint checkpoint_every",
-    "Output": "output_format explain every predict margin measured certificate out report watch salvage",
+    "Output": "output_format explain standalone every predict margin measured certificate out report watch salvage",
 }
 """Options by what they are about, in the order in which they are shown; what is in none comes last."""
 OF_COMMANDS = {
