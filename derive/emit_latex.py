@@ -31,12 +31,15 @@ LATEX_HEADINGS = {
 }
 TEXT_WIDTH = 345.0
 """Of a line in an article at 10 pt, in points."""
-CHARACTER = 5.1
+CHARACTER = 5.2
 """Points, of one on average."""
 GAP = 12.0
 """Points between two columns of a tabular."""
 WIDEST_FORMULA = 0.55
 """Share of a line that formulas may take for their remarks to stand beside them, in columns."""
+LONG_HEADING = 90.0
+"""Points from which a heading is broken into lines."""
+STACK = r"\shortstack[r]{"
 PAGE = 40
 """Lines of a tabular that fit a page, which it cannot leave."""
 
@@ -60,7 +63,11 @@ def as_latex(prescription: Prescription, scale: Scale | None = None) -> str:
 
 def fitted(columns: Sequence[str], rows: Sequence[Sequence[str]], rules: Sequence[int] = (), keys: int = 1) -> str:
     """Tabulars that a line of text holds, one below another; each repeats the first `keys` columns."""
-    widths = [max(map(extent, cells)) + GAP for cells in zip(columns, *rows, strict=True)]
+    columns = [_stacked(column) for column in columns]
+    cells_of = [
+        [*column.removeprefix(STACK).split(r"\\"), *cells] for column, *cells in zip(columns, *rows, strict=True)
+    ]
+    widths = [max(map(extent, cells)) + GAP for cells in cells_of]
     blocks = [list(range(keys))]
     for place in range(keys, len(columns)):
         if len(blocks[-1]) > keys and sum(widths[at] for at in (*blocks[-1], place)) > TEXT_WIDTH:
@@ -70,6 +77,18 @@ def fitted(columns: Sequence[str], rows: Sequence[Sequence[str]], rules: Sequenc
         "\\noindent" + latex_text([columns[at] for at in block], [[row[at] for at in block] for row in rows], rules)
         for block in blocks
     )
+
+
+def _stacked(heading: str) -> str:
+    """A long heading in lines, broken behind commas and spaces."""
+    if extent(heading) <= LONG_HEADING:
+        return heading
+    lines = [""]
+    for word in re.split(r"(?<=[, ])", heading):
+        if lines[-1] and extent(lines[-1] + word) > LONG_HEADING:
+            lines.append("")
+        lines[-1] += word
+    return STACK + r"\\".join(line.strip() for line in lines) + "}"
 
 
 def latex_text(
@@ -93,7 +112,7 @@ def exponent_latex(value: Expr) -> str:
 
 
 def _in_line(formula: str) -> str:
-    return re.sub(r"(?<![\w}]) *- (?=[\d\\a-zA-Z])", "-", formula.replace(" / ", "/"))
+    return re.sub(r"(^|[({,] ?)- ", r"\1-", formula.replace(" / ", "/"))
 
 
 def extent(cell: str) -> float:

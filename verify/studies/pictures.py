@@ -107,7 +107,14 @@ def alignments_against_step(
                 across = [slope(widths, ratio) for ratio in ratios]
                 middle = np.array([each.value for each in across])
                 ends = np.array([[each.low, each.high] for each in across]).T
-                look: Any = {"color": "#0072b2", "capsize": 2, "markersize": 4, "linewidth": 1.8, "zorder": 3}
+                look: Any = {
+                    "color": "#0072b2",
+                    "capsize": 2,
+                    "elinewidth": 0.9,
+                    "markersize": 4,
+                    "linewidth": 1.8,
+                    "zorder": 3,
+                }
                 axis.errorbar(steps, middle, abs(ends - middle), fmt="o-", label="slope across\nwidths, 95 %", **look)
                 for level in (0.5, 1.0):
                     axis.axhline(level, color="#b0b0b0", linewidth=0.8, linestyle=":", zorder=0)
