@@ -31,7 +31,7 @@ LATEX_HEADINGS = {
 }
 TEXT_WIDTH = 345.0
 """Of a line in an article at 10 pt, in points."""
-CHARACTER = 5.2
+CHARACTER = 5.1
 """Points, of one on average."""
 GAP = 12.0
 """Points between two columns of a tabular."""

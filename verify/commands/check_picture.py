@@ -34,7 +34,7 @@ def changes_against_width(check: Check, title: str) -> Figure:
         for line, (setup, measured) in zip(axes, check.measured.items(), strict=True):
             for axis, step in zip(line, steps, strict=True):
                 _panel(axis, check, measured, step, colours)
-                axis.set_title(f"after step {step}" if line is axes[0] else "")
+                axis.set_title(f"after step {step}" if measured is first else "")
             line[0].set_ylabel(f"{SETUPS[setup]}: {measured.verdict}\nRMS of the change")
         for axis in axes[-1]:
             axis.set_xlabel("width n")
