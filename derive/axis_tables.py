@@ -3,12 +3,12 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from sympy import Expr, S, latex
+from sympy import Expr, S
 
 from derive import emit
 from derive.batch import Betas, batch_axis
 from derive.depth import Residual, depth_axis
-from derive.emit_latex import latex_escape, latex_text
+from derive.emit_latex import exponent_latex, fitted, latex_escape
 from derive.errors import DeriveError
 from derive.exponents import KINDS, text
 from derive.optimizers import Optimizer
@@ -84,10 +84,10 @@ def axis_table(axis: str, optimizers: Sequence[Optimizer], chosen: str) -> str:
         return emit.dump({"schema": 2, "command": "table", "axis": axis, "rows": rows, "notes": list(table.notes)})
     if chosen == "latex":
         written = [
-            [latex_escape(name), *("-" if x is None else f"${latex(x)}$" for x in cells)]
+            [latex_escape(name), *("-" if x is None else exponent_latex(x) for x in cells)]
             for name, cells in table.rows.items()
         ]
-        return latex_text([latex_escape(column) for column in columns], written)
+        return fitted([latex_escape(column) for column in columns], written)
     plain = [[name, *("-" if x is None else text(x) for x in cells)] for name, cells in table.rows.items()]
     if chosen == "csv":
         return emit.csv_text(columns, plain)

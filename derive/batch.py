@@ -108,9 +108,9 @@ def batch_axis(
     found = {kind: batch_row(optimizers[kind], betas, decay) for kind in KINDS}
     rows: dict[Kind, AxisRow] = {kind: found[kind][0] for kind in KINDS}
     lines = (
-        ("signal 1, noise B^-1/2", "of a gradient below the critical batch; T examples are T/B steps"),
+        ("signal 1, noise B^-1/2", "of a gradient below the critical batch; T examples are `T/B` steps"),
         *(
-            (f"c = {text(row.c)}", f"{kind}: the same path per example, rate x RMS(U) x share of signal = B")
+            (f"c = {text(row.c)}", f"{kind}: the same path per example, `rate x RMS(U)` x share of signal = B")
             for kind, row in rows.items()
         ),
     )

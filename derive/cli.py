@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from derive.errors import DeriveError, check_positive, shorten
-from derive.help_text import HELP_OPTIONS, Commands, examples
+from derive.help_text import HELP_OPTIONS, App, Commands, examples
 from derive.options import (
     BETAS_HELP,
     DECAY_HELP,
@@ -28,6 +28,7 @@ from derive.options import (
     OptimizerOption,
     ParameterizationOption,
     RankOption,
+    StandaloneOption,
     UpdateOption,
     VersionOption,
     check_width,
@@ -42,7 +43,7 @@ from derive.options import (
 from derive.running import run
 from derive.streams import prepare
 
-app = typer.Typer(
+app = App(
     name="derive",
     help="Exact width-scaling exponents for any optimizer, parameterization and alignment.",
     epilog=examples(
@@ -102,6 +103,7 @@ def prescription(
     explain: Annotated[
         bool, typer.Option("--explain", help="Show the derivation (with --format latex: as LaTeX).")
     ] = False,
+    standalone: StandaloneOption = False,
     certificate: CertificateOption = None,
     version: VersionOption = False,  # noqa: ARG001
 ) -> None:
@@ -152,14 +154,26 @@ def prescription(
             raise DeriveError("--certificate needs numbers, and symbols are left in this answer; give each a number")
         certificate_file.write(answer.certificate, certificate)
     if not explain:
-        _show(emit.FORMATS[chosen](answer, scale), chosen)
+        _show(_document(emit.FORMATS[chosen](answer, scale), chosen, standalone, emit.title(answer)), chosen)
         return
     from derive import explain as explanation
 
     writers = {"table": explanation.as_text, "latex": explanation.as_latex}
     if chosen not in writers:
         raise DeriveError(f"--explain with --format {chosen} is not offered; use --format table or latex")
-    _show(writers[chosen](answer) + ("\n" + emit.as_table(answer, scale) if chosen == "table" else ""), chosen)
+    told = writers[chosen](answer) + ("\n" + emit.as_table(answer, scale) if chosen == "table" else "")
+    _show(_document(told, chosen, standalone), chosen)
+
+
+def _document(text: str, output_format: str, standalone: bool, heading: str = "") -> str:
+    """The answer, as a document of its own where that is asked for; DeriveError where it is no LaTeX."""
+    if not standalone:
+        return text
+    if output_format != "latex":
+        raise DeriveError(f"--standalone makes a LaTeX document, and --format is {output_format}; give --format latex")
+    from derive.emit_latex import standalone as document
+
+    return document(text, heading)
 
 
 def _before(command: str) -> list[str]:
@@ -176,6 +190,7 @@ def table(
     alignment: Annotated[list[str] | None, typer.Option(help="Repeat for several.  [default: full, none]")] = None,
     axis: Annotated[str | None, typer.Option(help="depth or batch, instead of the width.")] = None,
     output_format: Annotated[str, typer.Option("--format", help="table, json, csv, markdown or latex.")] = "table",
+    standalone: StandaloneOption = False,
 ) -> None:
     """The paper's whole table: four parameterizations, three optimizers, two alignments; all derived.
 
@@ -191,7 +206,7 @@ def table(
             raise DeriveError("--axis is a table by optimizer alone; leave out --alignment and --layers")
         along = choice("--axis", axis, tuple(axis_tables.TABLES))
         rows = registry.REGISTRY if optimizer is None else [registry.optimizer(name) for name in optimizer]
-        _show(axis_tables.axis_table(along, rows, chosen), chosen)
+        _show(_document(axis_tables.axis_table(along, rows, chosen), chosen, standalone), chosen)
         return
     problems = [
         [
@@ -201,7 +216,7 @@ def table(
         ]
         for scheme in ("sp", "ntk", "mup", "mfp")
     ]
-    _show(tables.FORMATS[chosen](problems, layers is not None), chosen)
+    _show(_document(tables.FORMATS[chosen](problems, layers is not None), chosen, standalone), chosen)
 
 
 @app.command(epilog=examples("derive constraints --optimizer sgd"))
@@ -210,13 +225,14 @@ def constraints(
     update: UpdateOption = None,
     epsilon: EpsilonOption = "scaled",
     output_format: Annotated[str, typer.Option("--format", help="table, json, markdown or latex.")] = "table",
+    standalone: StandaloneOption = False,
 ) -> None:
     """The stability constraints for an optimizer, with a, b, c and the alignments as symbols."""
     from derive import tables
 
     problem = read_problem(optimizer=optimizer, update=update, epsilon=epsilon)
     chosen = choice("--format", output_format, tuple(tables.CONSTRAINT_FORMATS))
-    _show(tables.CONSTRAINT_FORMATS[chosen](problem.optimizers), chosen)
+    _show(_document(tables.CONSTRAINT_FORMATS[chosen](problem.optimizers), chosen, standalone), chosen)
 
 
 @app.command(epilog=examples("derive equivalent sp mup --optimizer adam"))
@@ -283,7 +299,7 @@ def check(
     _show(tables.checked_rates(problem, rates, chosen, listed=layers is not None), chosen)
 
 
-@app.command(epilog=examples("derive certify proof.json"))
+@app.command(epilog=examples("derive --certificate proof.json", "derive certify proof.json"))
 def certify(
     file: Annotated[Path, typer.Argument(help="What derive --certificate, or verify prescribe --certificate, wrote.")],
 ) -> None:

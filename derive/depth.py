@@ -156,14 +156,16 @@ def _lines(residual: Residual, kappa: Expr, inside: AxisRow, out: AxisRow) -> tu
     delta, needed = text(residual.delta), text(inside.r or S.Zero)
     bound = "max(kappa, 1/2) - (1/2 - delta)" if residual.growth.is_positive else "max(kappa, delta)"
     where = (
-        "what writes into the stream is drawn N^-delta smaller" if residual.at_start else "branch multiplier N^-delta"
+        "what writes into the stream is drawn `N^-delta` smaller"
+        if residual.at_start
+        else "branch multiplier `N^-delta`"
     )
     found = [
         (
             f"delta = {delta}",
-            f"h + N^-delta f(h) over N blocks; {where}; N independent terms at the start add as N^1/2",
+            f"`h + N^-delta f(h)` over N blocks; {where}; N independent terms at the start add as `N^1/2`",
         ),
-        (f"kappa = {text(kappa)}", "changes of N blocks add up to N^kappa times one"),
+        (f"kappa = {text(kappa)}", "changes of N blocks add up to `N^kappa` times one"),
         (f"g' = {text(inside.g or S.Zero)}, s' = {text(inside.s or S.Zero)}", "gradient and update inside a branch"),
         (
             f"r' = delta + c' + s' >= {bound} = {needed}",

@@ -6,15 +6,21 @@ from dataclasses import dataclass
 from sympy import Expr
 
 from derive.emit import layer_names, title, verdict
-from derive.emit_latex import latex_escape
+from derive.emit_latex import latex_escape, lines_latex
 from derive.exponents import text
 from derive.propagation import Constraint, constraints
 from derive.solve import Layer, Prescription, least_residuals
 
+TERMS = re.compile(r"\b(dW dz|dW z|W dz)\b")
+"""What a constraint's meaning names, as formulas."""
+
 
 @dataclass(frozen=True)
 class Step:
-    """One part of the derivation: what is done, and its lines of (formula, remark)."""
+    """One part of the derivation: what is done, and its lines of (formula, remark).
+
+    Formulas within a heading or a remark stand between backticks.
+    """
 
     heading: str
     lines: tuple[tuple[str, str], ...]
@@ -27,19 +33,19 @@ def derivation(prescription: Prescription) -> list[Step]:
     last = chain.depth
     steps = [
         Step(
-            f"Layers 1..{last} (L = {last - 1}); multiplier n^-a, initial standard deviation n^-b",
+            f"Layers 1..{last} (`L = {last - 1}`); multiplier `n^-a`, initial standard deviation `n^-b`",
             tuple(
                 (
                     f"a_{i} = {layer.a}, b_{i} = {layer.b}",
-                    f"{name}: a+b = {layer.a + layer.b}, stable at initialisation",
+                    f"{name}: `a+b = {layer.a + layer.b}`, stable at initialisation",
                 )
                 for i, (name, layer) in enumerate(zip(layer_names(prescription), prescription.layers, strict=True), 1)
             ),
         ),
-        Step("Backward: d loss/d z_L = n^-(a+b) of the readout, hidden layers preserve it", _gradients(prescription)),
-        Step("Update: Delta W = rate x U, RMS(U) = n^-s", _updates(prescription)),
+        Step("Backward: `d loss/d z_L = n^-(a+b)` of the readout, hidden layers preserve it", _gradients(prescription)),
+        Step("Update: `Delta W = rate x U`, `RMS(U) = n^-s`", _updates(prescription)),
         Step(
-            "Alignments (a matrix rule caps alpha and u at p + s + (log_n fan_in - log_n fan_out)/2)",
+            "Alignments (a matrix rule caps `alpha` and `u` at `p + s + (log_n fan_in - log_n fan_out)/2`)",
             tuple(
                 (f"alpha_{i} = {layer.alpha}, omega_{i} = {layer.omega}, u_{i} = {layer.u}", layer.kind)
                 for i, layer in enumerate(prescription.layers, 1)
@@ -47,21 +53,27 @@ def derivation(prescription: Prescription) -> list[Step]:
             ),
         ),
         Step(
-            "Constraints, with d_l = a_l + c_l + s_l",
-            tuple((each.text, f"({each.number}) {each.meaning}") for each in numbered),
+            "Constraints, with `d_l = a_l + c_l + s_l`",
+            tuple((each.text, f"({each.number}) " + TERMS.sub(r"`\1`", each.meaning)) for each in numbered),
         ),
     ]
     if prescription.problem.global_rate:
-        steps.append(Step("One rate for all: the smallest c at which every r >= 0", _global(prescription)))
+        steps.append(Step("One rate for all: the smallest `c` at which every `r >= 0`", _global(prescription)))
     else:
-        steps.append(Step("Targets, backward: the least r that later layers can bear", _targets(prescription)))
-        steps.append(Step("Rates, forward: the smallest c that reaches the targets", _rates(prescription, numbered)))
+        steps.append(Step("Targets, backward: the least `r` that later layers can bear", _targets(prescription)))
+        steps.append(Step("Rates, forward: the smallest `c` that reaches the targets", _rates(prescription, numbered)))
     residuals = tuple((f"r_{i} = {layer.r}", layer.kind) for i, layer in enumerate(prescription.layers, 1))
     along = [
-        Step(f"Along {axis.name} {axis.letter}, exponents of {axis.letter}^-x", axis.lines)
+        Step(f"Along {axis.name} {axis.letter}, exponents of `{axis.letter}^-x`", axis.lines)
         for axis in prescription.axes
     ]
-    return [*steps, Step(f"Residuals, RMS(Delta z_l) = n^-r_l: {verdict(prescription)}", residuals), *along]
+    return [
+        *steps,
+        Step(
+            f"Residuals, `RMS(Delta z_l) = n^-r_l`: {verdict(prescription).replace('r_L = 0', '`r_L = 0`')}", residuals
+        ),
+        *along,
+    ]
 
 
 def _gradients(prescription: Prescription) -> tuple[tuple[str, str], ...]:
@@ -87,22 +99,22 @@ def _updates(prescription: Prescription) -> tuple[tuple[str, str], ...]:
     for i, layer in enumerate(prescription.layers, 1):
         row = prescription.problem.optimizers[layer.kind]
         epsilons = (("eps", layer.epsilon), ("eps2", layer.epsilon2))
-        epsilon = "".join(f", {name} = n^-{_in_sum(value)}" for name, value in epsilons if value is not None)
-        lines.append((f"s_{i} = {layer.s}", f"{layer.kind}, {row.name}: U = {row.rule}{epsilon}"))
+        epsilon = "".join(f", `{name} = n^-{_in_sum(value)}`" for name, value in epsilons if value is not None)
+        lines.append((f"s_{i} = {layer.s}", f"{layer.kind}, {row.name}: `U = {row.rule}`{epsilon}"))
     return tuple(lines)
 
 
 def _targets(prescription: Prescription) -> tuple[tuple[str, str], ...]:
     chain = prescription.chain
     if not chain.is_numeric:
-        return (("t_(l-1) = max(0, t_l + omega_l - a_l - b_l)", "from t_(L+1) = 0 downwards"),)
+        return (("t_(l-1) = max(0, t_l + omega_l - a_l - b_l)", "from `t_(L+1) = 0` downwards"),)
     t = least_residuals(chain.a, chain.b, chain.omega, cross_entropy=chain.loss == "ce")
     lines = [
         (f"t_{chain.depth} = 0", "the logits may not diverge" if chain.loss == "mse" else "the logits may diverge")
     ]
     for i in range(chain.depth, 1, -1):
         if i == chain.depth and chain.loss == "ce":
-            lines.append((f"t_{i - 1} = 0", "the omega term of the readout drops under cross-entropy"))
+            lines.append((f"t_{i - 1} = 0", "the `omega` term of the readout drops under cross-entropy"))
             continue
         index = i - 1
         sums = f"{t[index]} + {_in_sum(chain.omega[index])} - {_in_sum(chain.a[index])} - {_in_sum(chain.b[index])}"
@@ -152,7 +164,7 @@ def _filled_rate(prescription: Prescription, targets: list[Expr], index: int) ->
 def _global(prescription: Prescription) -> tuple[tuple[str, str], ...]:
     c = prescription.layers[0].c
     tight = ", ".join(prescription.layers[0].binding)
-    return ((f"c = {c}", f"tight: {tight}" if tight else ""),)
+    return ((f"c = {c}", f"tight: `{tight}`" if tight else ""),)
 
 
 def _in_sum(value: Expr | None) -> str:
@@ -168,33 +180,55 @@ def as_text(prescription: Prescription) -> str:
         parts.append(f"\n{number}. {step.heading}")
         width = min(64, max((len(formula) for formula, _ in step.lines), default=0))
         parts += [f"   {formula:<{width}}   {remark}".rstrip() for formula, remark in step.lines]
-    return _lower_case("\n".join(parts)) + "\n"
+    return _lower_case("\n".join(parts)).replace("`", "") + "\n"
 
 
 def as_latex(prescription: Prescription) -> str:
-    """The derivation as LaTeX paragraphs, compiling without packages."""
-    parts = [f"\\paragraph{{{latex_escape(title(prescription))}}}"]
+    """The derivation as LaTeX paragraphs; it compiles without packages."""
+    pieces = [f"\\subsection*{{{latex_escape(title(prescription))}}}"]
     for number, step in enumerate(derivation(prescription), 1):
-        parts.append(f"\n{number}. {_heading_latex(step.heading)}\n\\[\\begin{{array}}{{ll}}")
-        parts += [
-            f"{formula_latex(formula)} & \\mbox{{{_heading_latex(remark)}}} \\\\" for formula, remark in step.lines
-        ]
-        parts.append("\\end{array}\\]")
-    return "\n".join(parts) + "\n"
+        lines = [(formula_latex(formula), _prose_latex(remark)) for formula, remark in step.lines]
+        pieces.append(f"\\medskip\\noindent{{\\raggedright {number}. {_prose_latex(step.heading)}\\par}}\\smallskip\n")
+        pieces.append(lines_latex(lines))
+    return "\n".join(pieces)
 
 
 def _lower_case(written: str) -> str:
     return written.replace("Max(", "max(").replace("Min(", "min(")
 
 
-def _heading_latex(plain: str) -> str:
-    return latex_escape(_lower_case(plain)).replace("^", "\\^{}").replace("<", "$<$").replace(">", "$>$")
+def _prose_latex(plain: str) -> str:
+    """A remark or heading as LaTeX, in which what stands between backticks is a formula."""
+    pieces = plain.split("`")
+    return "".join(f"${formula_latex(each)}$" if at % 2 else latex_escape(each) for at, each in enumerate(pieces))
 
 
 def formula_latex(formula: str) -> str:
-    """A formula of this module as LaTeX: subscripts, fractions, Greek letters and relations."""
-    written = re.sub(r"\b(\d+)/(\d+)\b", r"\\frac{\1}{\2}", _lower_case(formula))
+    """A formula of this module as LaTeX: subscripts, powers, roots, Greek letters, relations; 1/2 stays in line."""
+    written = _roots(_lower_case(formula))
+    written = re.sub(r"\^(-?(?:\([^()]*\)|[\w/]+))", r"^{\1}", written)
     written = re.sub(r"_\(([^)]*)\)|_(\d+)", lambda match: f"_{{{match[1] or match[2]}}}", written)
-    written = re.sub(r"\b(alpha|omega)(?=_)", r"\\\1", written)
+    written = re.sub(r"\b([a-z]+)_([a-z]{2,})\b", r"\\mathrm{\1}_{\\mathrm{\2}}", written)
+    written = re.sub(r"\blog_", r"\\log_", written)
+    written = re.sub(r"\bd(?=[Wz]\b)|\bDelta (?=\w)", r"\\Delta ", written)
+    written = re.sub(r"\bd (?=[a-z])", r"\\partial ", written)
+    written = re.sub(r"\b(alpha|beta|delta|kappa|omega|sigma)(?![a-z])", r"\\\1", written)
+    written = re.sub(r"\beps2\b", r"\\epsilon_2", written)
+    written = re.sub(r"\beps\b", r"\\epsilon", written)
     written = re.sub(r"\b(max|min)\(", r"\\\1(", written)
-    return written.replace("<=", "\\le").replace(">=", "\\ge").replace("*", " ")
+    written = re.sub(r"(?<![\\{A-Za-z])([a-z]{3,}\d?|RMS)(?=[\s(/]|$)", r"\\mathrm{\1}", written)
+    written = re.sub(r"\*\*(\d+|\([^()]*\))", lambda match: f"^{{{match[1].strip('()')}}}", written)
+    return written.replace(" x ", r" \times ").replace("<=", r"\le").replace(">=", r"\ge").replace("*", r"\,")
+
+
+def _roots(formula: str) -> str:
+    """sqrt(...) as a root over what its parentheses hold."""
+    start = formula.find("sqrt(")
+    if start < 0:
+        return formula
+    depth, end = 1, start + len("sqrt(")
+    while depth:
+        depth += (formula[end] == "(") - (formula[end] == ")")
+        end += 1
+    inner = _roots(formula[start + len("sqrt(") : end - 1])
+    return f"{formula[:start]}\\sqrt{{{inner}}}{_roots(formula[end:])}"

@@ -57,6 +57,9 @@ EpsilonOption = Annotated[str, typer.Option(help="scaled: eps carries its expone
 CertificateOption = Annotated[
     Path | None, typer.Option(help="File for the proof as JSON, which `derive certify FILE` checks.")
 ]
+StandaloneOption = Annotated[
+    bool, typer.Option("--standalone", help="With --format latex: a whole document, ready to compile.")
+]
 RankOption = Annotated[
     str | None,
     typer.Option(

@@ -22,11 +22,9 @@ MAX_DIGITS = 100
 """Of a number's numerator and denominator: enough for any exponent, and sums of them can still be printed."""
 NUMBER = re.compile(r"[0-9]{1,12}(\.[0-9]{0,12})?|\.[0-9]{1,12}")
 SYMBOL = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,20}")
-SPELLINGS = {
+READ_AS = {
     "ε": "eps",
     "ϵ": "eps",
-    "√": "sqrt(...)",
-    "‖": "norm(...)",
     "²": "**2",
     "^": "**",
     "·": "*",
@@ -36,9 +34,14 @@ SPELLINGS = {
     "\N{MINUS SIGN}": "-",
     "\N{EN DASH}": "-",
 }
-"""How a rule's signs on paper are typed."""
-WEIGHT_DECAYS = {"wd", "decay", "weightdecay", "lambda", "lam", "lmbda"}
+"""A rule's signs on paper, and how they are read."""
+ROOT = re.compile(r"√\s*(?:([A-Za-z_][A-Za-z0-9_]*)|(?=\())")
+"""A root of a name or of what stands in parentheses."""
+SPELLINGS = {"√": "sqrt(...)", "‖": "norm(...)", "[": "(...)", "{": "(...)"}
+"""Signs that cannot be read by themselves, and how they are typed."""
+WEIGHT_DECAYS = {"wd", "decay", "weightdecay", "lambda", "lam", "lmbda", "λ"}
 """Names that people have for weight decay."""
+NO_PART = "is no part of a rule: weight decay is apart from it, --decay says how it scales"
 NOT_SYMBOLS = {"n", "nan", "inf", "infinity", "oo", "zoo", "none", "true", "false"}
 
 Names = Mapping[str, Expr]
@@ -53,6 +56,8 @@ def parse_expression(text: str, what: str, *, names: Names | None = None, functi
     """
     if len(text) > MAX_CHARACTERS:
         raise DeriveError(f"{what} {shorten(text)} is too long; at most {MAX_CHARACTERS} characters are read")
+    if names is not None:
+        text = _typed(text)
     foreign = next((character for character in text if names is not None and character in SPELLINGS), None)
     if foreign is not None:
         raise DeriveError(f"{what}: {foreign} in {shorten(text)} is not allowed; write {SPELLINGS[foreign]} for it")
@@ -64,6 +69,8 @@ def parse_expression(text: str, what: str, *, names: Names | None = None, functi
     except DeriveError:
         raise
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        if names is not None and re.search(r"\blambda\b", text):
+            raise DeriveError(f"{what}: 'lambda' in {shorten(text)} {NO_PART}") from None
         example = "1/2, 0.8 or x" if names is None else "m/(sqrt(v)+eps)"
         raise DeriveError(
             f"{what} {shorten(text)} cannot be read{_place(text.strip(), error)}; write an expression such as {example}"
@@ -73,12 +80,34 @@ def parse_expression(text: str, what: str, *, names: Names | None = None, functi
     return value
 
 
+def _typed(rule: str) -> str:
+    """The rule with its signs on paper as they are typed: √v as sqrt(v), ε as eps."""
+    rule = ROOT.sub(lambda found: f"sqrt({found[1]})" if found[1] else "sqrt", rule)
+    return "".join(READ_AS.get(character, character) for character in rule)
+
+
 def _place(text: str, error: Exception) -> str:
-    """Where it stops making sense, for a message."""
+    """Where it stops making sense, for a message: the bracket that has no other, or the rest that cannot be read."""
+    alone = _alone(text)
+    if alone:
+        return f": {alone}"
     if not isinstance(error, SyntaxError) or error.lineno not in (0, 1):
         return ""
     rest = text[error.offset - 1 :] if error.offset else ""
     return f" at {shorten(rest)}" if rest else " at its end"
+
+
+def _alone(text: str) -> str:
+    """Which parenthesis has no other, and where; nothing where all have."""
+    opened: list[int] = []
+    for place, character in enumerate(text, 1):
+        if character == "(":
+            opened.append(place)
+        elif character == ")" and not opened:
+            return f"the ) at character {place} closes nothing"
+        elif character == ")":
+            opened.pop()
+    return f"the ( at character {opened[-1]} is not closed" if opened else ""
 
 
 def parse_number(text: str, what: str) -> Rational:
@@ -110,8 +139,8 @@ def split_outside(text: str, what: str) -> list[str]:
         else:
             parts[-1] += character
     if depth != 0:
-        problem = "closes a parenthesis that was not opened" if depth < 0 else "leaves a parenthesis open"
-        raise DeriveError(f"{what} {shorten(text)} {problem}; write rules such as polar(m)*sqrt(fan_out/fan_in)")
+        example = "write rules such as polar(m)*sqrt(fan_out/fan_in)"
+        raise DeriveError(f"{what} {shorten(text)} cannot be read: {_alone(text)}; {example}")
     return parts
 
 
@@ -167,9 +196,7 @@ class _Builder:
             if node.id in self.names:
                 return self.names[node.id]
             if node.id.lower().replace("_", "") in WEIGHT_DECAYS:
-                raise self.error(
-                    node, "is no part of a rule: weight decay is apart from it, --decay says how it scales"
-                )
+                raise self.error(node, NO_PART)
             raise unknown_name(f"name in {self.what}", node.id, [*self.names, *(f"{f}()" for f in self.functions)])
         if node.id.lower() in NOT_SYMBOLS or not SYMBOL.fullmatch(node.id):
             raise self.error(node, "is not a number or a name for a symbol; give one such as 1/2 or x")

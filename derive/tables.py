@@ -7,7 +7,7 @@ from sympy import Expr, S, latex
 
 from derive import emit, terminal
 from derive.alignments import ASSUMPTIONS
-from derive.emit_latex import latex_escape, latex_text
+from derive.emit_latex import exponent_latex, fitted, latex_escape, lines_latex
 from derive.epsilon import Onset
 from derive.exponents import KINDS, largest, smallest, text
 from derive.optimizers import RULE_FUNCTIONS, RULE_NAMES
@@ -72,8 +72,8 @@ def _markdown(problems: Problems, listed: bool) -> str:
 
 
 def _latex(problems: Problems, listed: bool) -> str:
-    columns, rows, sections = whole_table(problems, listed, lambda value: f"${latex(value)}$")
-    return latex_text([latex_escape(column) for column in columns], emit.unrepeated(rows), sections)
+    columns, rows, sections = whole_table(problems, listed, exponent_latex)
+    return fitted([latex_escape(column) for column in columns], emit.unrepeated(rows), sections, keys=2)
 
 
 FORMATS: dict[str, Callable[[Problems, bool], str]] = {
@@ -121,11 +121,8 @@ def _constraints_markdown(optimizers: Optimizers) -> str:
 
 
 def _constraints_latex(optimizers: Optimizers) -> str:
-    lines = [
-        rf"{relation_latex(rel)} & \mbox{{{why}}} & ({n}) \\"
-        for n, (why, rel) in enumerate(general_constraints(optimizers), 1)
-    ]
-    return "\n".join([r"\[\begin{array}{lll}", *lines, r"\end{array}\]"]) + "\n"
+    found = enumerate(general_constraints(optimizers), 1)
+    return lines_latex([(relation_latex(rel), f"({n}) {latex_escape(why)}") for n, (why, rel) in found])
 
 
 CONSTRAINT_FORMATS: dict[str, Callable[[Optimizers], str]] = {

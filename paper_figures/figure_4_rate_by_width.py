@@ -24,6 +24,9 @@ ROWS = {
     "global": "one raw rate (global)",
 }
 
+LEGEND = 0.5
+"""Height of the legends, over that of what is drawn."""
+
 
 def item(data: Path) -> Item:
     """A row of panels per prescription, a column per optimizer; flat lines transfer."""
@@ -66,6 +69,9 @@ def _figure(by_optimizer: Mapping[str, Sequence[SettingResult]]) -> Figure:
                 _draw(axis, [each for each in results if each.setting.alignment == alignment])
                 axis.set_title(f"{TITLES[name]}, {title}", loc="left")
                 axis.set(xlabel="width n" if row == len(ROWS) - 1 else "")
+        for column in axes.T:  # above what is drawn, for the legends
+            low, high = column[0].get_ylim()
+            column[0].set_ylim(low, high * (high / low) ** LEGEND)
         figure.supylabel("best base rate", fontsize="medium")
     return figure
 
@@ -89,7 +95,7 @@ def _draw(axis: Any, results: Sequence[SettingResult]) -> None:
         axis.fill_between(x, middle * span**drift.low, middle * span**drift.high, color=colour, alpha=0.12, linewidth=0)
         name = _schemes(group, group.result.setting.alignment)
         axis.plot([], [], linestyle=dashes, label=f"{name}: n^{interval(drift)}", **look)
-    axis.legend(fontsize=7, loc="best", handlelength=3)
+    axis.legend(fontsize=7, loc="upper left", handlelength=3)
 
 
 def rates(result: SettingResult) -> tuple[Any, list[Any]]:

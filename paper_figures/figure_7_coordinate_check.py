@@ -14,7 +14,7 @@ from paper_figures.items import Item, Table, verdict
 from paper_figures.paths import result
 from verify.studies.exponents.measured import Measured, read_measured
 from verify.studies.pictures import changes
-from verify.studies.transfer.plots import COLOURS
+from verify.studies.transfer.plots import COLOURS, plain_numbers
 
 STUDIES = ("alignments_adam_sp_global", "alignments_adam_mup_global", "alignments_adam_sp", "alignments_adam_mup")
 RULES = {"global": "one rate", "full": "per-layer rates"}
@@ -100,7 +100,7 @@ def draw(studies: list[Measured]) -> Figure:
         for axis, layer in zip(line, layers, strict=True):
             _panel(axis, study, layer)
             if study is studies[0]:
-                axis.set_title(layer, pad=24)
+                axis.set_title(layer, pad=30)
             if study is studies[-1]:
                 axis.set_xlabel("width n")
         line[0].set_ylabel(f"{name(study)}\nRMS(Δz)")
@@ -126,12 +126,13 @@ def _panel(axis: Any, study: Measured, layer: str) -> None:
         axis.plot(x, middle[1][0] * (x / x[0]) ** -r, color="black", linestyle=dashes, linewidth=0.9, zorder=0)
     axis.set(xscale="log", yscale="log", xticks=x)
     axis.set_xticklabels([str(width) for width in study.widths])
+    plain_numbers(axis.yaxis)
     axis.minorticks_off()
     text = (
         f"predicted {_power(row['predicted'])}, from terms {_power(row['implied'])}\n"
         f"step 1: {_power(row['measured'])}, step {LAST}: {_power(late['measured'])}"
     )
-    axis.annotate(text, (0.0, 1.03), xycoords="axes fraction", fontsize=7)
+    axis.annotate(text, (0.0, 1.03), xycoords="axes fraction", fontsize=8)
 
 
 def _power(r: str | float) -> str:

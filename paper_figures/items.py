@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Literal
 
 from matplotlib.figure import Figure
-from sympy import Expr, latex
+from sympy import Expr
 from sympy.core.relational import Relational
 
 from derive.emit import csv_text, markdown_text, unrepeated
-from derive.emit_latex import latex_escape, latex_text
+from derive.emit_latex import exponent_latex, latex_escape, latex_text
 from derive.tables import relation_latex, relation_text
 from verify.studies.pictures import save
 
@@ -46,7 +46,7 @@ class Table:
         return csv_text(self.columns, [[_plain(cell) for cell in row] for row in self.rows])
 
     def latex(self) -> str:
-        """LaTeX tabulars of a page each, that compile without packages, the notes under them."""
+        """LaTeX tabulars of a page each, that need booktabs alone, the notes under them."""
         groups, _, names = zip(*(column.rpartition(": ") for column in self.columns), strict=True)
         columns = [_latex(name) for name in names]
         rows = [[_latex(cell) for cell in row] for row in unrepeated(self.rows, self.sections)]
@@ -55,7 +55,7 @@ class Table:
         for start, end in pairwise(self._pages()):
             rules = [row - start for row in self.sections if start < row < end]
             part = latex_text(columns, rows[start:end], rules, alignments)
-            parts.append(part.replace("\\hline\n", f"\\hline\n{_groups(groups)}", 1))
+            parts.append(part.replace("\\toprule\n", f"\\toprule\n{_groups(groups)}", 1))
         notes = [f"\\noindent {_latex(note)}\\par\n" for note in self.notes]
         return "\n".join(["{\\footnotesize\\tabcolsep=3pt\\def\\arraystretch{1.2}\\noindent", *parts, *notes]) + "}\n"
 
@@ -112,7 +112,7 @@ def _latex(cell: Cell) -> str:
     if isinstance(cell, Relational):
         return f"${relation_latex(cell)}$"
     if isinstance(cell, Expr):
-        return f"${latex(cell)}$"
+        return exponent_latex(cell)
     if number := NUMBER.fullmatch(cell):
         power = f" \\times 10^{{{int(number[2])}}}" if number[2] else ""
         return f"${number[1].replace(',', '{,}')}{power}$"

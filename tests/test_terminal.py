@@ -7,9 +7,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from typer import Typer
+from typer.main import get_command
 
 from derive import __version__, terminal
 from derive.cli import app
+from derive.help_text import panels
 from derive.running import run
 from verify.commands.main import app as verify_app
 
@@ -73,8 +76,31 @@ def test_every_help_has_an_example_on_a_line_of_its_own(
     chosen: object, name: str, command: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     short = printed(chosen, name, f"{command} -h", capsys)
-    assert any(line.strip().startswith(f"{name} {command}") for line in short.split("Example:")[1].splitlines())
+    shown = short.partition("\n  Example")[2].splitlines()
+    assert any(line.strip().startswith(f"{name} {command}") for line in shown)
     assert short == printed(chosen, name, f"{command} --help", capsys)
+
+
+@pytest.mark.parametrize("command", [command for of, _, command in SUBCOMMANDS if of is app] + [""])
+def test_an_example_runs_as_it_is_copied(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shown = printed(app, "derive", f"{command} -h", capsys).partition("\n  Example")[2].splitlines()[1:]
+    monkeypatch.chdir(tmp_path)
+    copied = [line.strip().removeprefix("derive ") for line in shown if line.strip()]
+    assert copied and all(printed(app, "derive", each, capsys).strip() for each in copied)
+
+
+@pytest.mark.parametrize(("chosen", "name"), [(app, "derive"), (verify_app, "verify")])
+def test_every_option_is_in_a_panel(chosen: Typer, name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    group = get_command(chosen)
+    for command, each in {name: group, **{f"{name} {sub}": each for sub, each in group.commands.items()}}.items():  # type: ignore[attr-defined]
+        options = {option.name for option in each.params if option.param_type_name == "option"}
+        assert options - panels(command).keys() <= {"version", "install_completion", "show_completion"}, command
+    shown = printed(verify_app, "verify", "transfer -h", capsys)
+    places = [shown.index(f"\n{panel}:\n") for panel in ("Model", "Training", "Sizes", "Devices", "Output")]
+    assert places == sorted(places)
+    assert places[0] < shown.index("--parameterization <") < places[1] < shown.index("--steps <") < places[2]
 
 
 @pytest.mark.parametrize(("chosen", "name"), [(app, "derive"), (verify_app, "verify")])

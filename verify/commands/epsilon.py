@@ -8,7 +8,6 @@ import typer
 from derive.errors import DeriveError, check_positive
 from derive.terminal import wrapped
 from verify.commands.options import (
-    Progress,
     one_driver,
     read_choice,
     read_corpus,
@@ -17,6 +16,7 @@ from verify.commands.options import (
     write_error,
     write_out,
 )
+from verify.commands.progress import Progress
 from verify.files import make_folder
 
 if TYPE_CHECKING:

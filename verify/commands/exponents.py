@@ -11,7 +11,8 @@ from derive.options import KAPPA_HELP, RESIDUAL_HELP
 from derive.terminal import wrapped
 from verify.commands import updates as cli_updates
 from verify.commands.depth import DEPTHS, Asked, along_depth, refuse_width_options
-from verify.commands.options import Progress, read_choice, read_corpus, read_numbers, write_error, write_out
+from verify.commands.options import read_choice, read_corpus, read_numbers, write_error, write_out
+from verify.commands.progress import Progress
 from verify.files import make_folder
 from verify.training import hosts as hosts
 

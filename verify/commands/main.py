@@ -5,24 +5,26 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import typer
 
 from derive.errors import DeriveError
-from derive.help_text import HELP_OPTIONS, Commands, examples
+from derive.help_text import HELP_OPTIONS, App, Commands, examples
 from derive.options import VersionOption
 from derive.running import INTERRUPTED, run
 from derive.streams import prepare
 from verify.commands import decay, epsilon, exponents, fit, model, phase, plan, shapes, stores, transfer, updates
 from verify.commands.options import answer_alone
+from verify.commands.progress import said
 from verify.training import hosts
 
 AGAIN_SECONDS = 0.05
 NEEDED = ("jax", "jaxlib", "jaxtyping", "matplotlib", "numpy", "optax", "scipy", "yaml")
 """What the `verify` extra brings."""
 
-app = typer.Typer(
+app = App(
     name="verify",
     help="Measures in real networks of growing width what derive predicts.",
     epilog=examples(
@@ -44,26 +46,35 @@ def commands(context: typer.Context, version: VersionOption = False) -> None:  #
         sys.stdout.write(f"{context.get_help().rstrip()}\n")
 
 
-COMMANDS = (
+COMMANDS: tuple[tuple[Callable[..., int | None], str], ...] = (
     (exponents.exponents, "verify exponents --optimizer sgd --widths 64,128,256 --out study"),
     (transfer.transfer, "verify transfer --optimizer adam --widths 64,128,256 --out study"),
     (stores.status, "verify status study"),
     (stores.report, "verify report study --out report"),
     (stores.merge, "verify merge study.sqlite part1.sqlite part2.sqlite"),
-    (fit.fit, "verify fit sweep.csv --rate lr --loss val_loss --predict adam/sp/global"),
+    (fit.fit, "verify fit examples/torch_nanogpt.csv --group setup"),
     (updates.updates, "verify updates --out updates"),
     (decay.decay, "verify decay --out decay"),
     (epsilon.epsilon, "verify epsilon --out epsilon"),
     (phase.phase, "verify phase --out phase"),
-    (answer_alone(model.prescribe), "verify prescribe module:make --base-width 256 --width 4096 --base-rate 3e-3"),
-    (answer_alone(model.check), "verify check module:make --widths 64,128,256,512 --out checked"),
+    (
+        answer_alone(model.prescribe),
+        "verify prescribe examples.gated_mlp:make --base-width 128 --width 2048 --base-rate 3e-3",
+    ),
+    (answer_alone(model.check), "verify check examples.gated_mlp:make --widths 64,128,256,512 --out checked"),
     (shapes.shapes, "verify shapes base.bsh --optimizer adamw --role readout.weight=readout"),
     (plan.plan, "verify plan --widths 1024,4096,16384 --devices 64 --remat"),
 )
 """Each with an example for its help."""
 
+
+def _offer(command: Callable[..., int | None], example: str) -> None:
+    """Make it a sub-command, which says what it is at; the one that goes on showing something does so itself."""
+    app.command(epilog=examples(example))(command if command is transfer.status else said(command))
+
+
 for _command, _example in COMMANDS:
-    app.command(epilog=examples(_example))(_command)
+    _offer(_command, _example)
 
 
 def interrupt_again(unraisable: "sys.UnraisableHookArgs") -> None:

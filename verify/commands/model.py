@@ -9,7 +9,8 @@ import typer
 from derive.errors import DeriveError, check_positive, shorten
 from derive.options import DECAY_HELP, KAPPA_HELP
 from derive.terminal import wrapped
-from verify.commands.options import Progress, read_choice, read_numbers, write_out
+from verify.commands.options import read_choice, read_numbers, write_out
+from verify.commands.progress import Progress
 from verify.files import make_folder
 
 if TYPE_CHECKING:
@@ -172,7 +173,7 @@ def check(
     measured: Annotated[
         Path | None, typer.Option(help="Train nothing: judge the CSV that the file of --format torch wrote.")
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder for check.json and measured.json.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for check.png, check.json and measured.json.")] = None,
     output_format: Annotated[
         str, typer.Option("--format", help="table, json, or torch: a file that measures where training runs.")
     ] = "table",
@@ -264,6 +265,7 @@ def _report(
 ) -> None:
     """Write what was found, into the folder and to the terminal."""
     from derive.emit import dump
+    from verify.commands.check_picture import changes_against_width
     from verify.model.check.results import as_json, as_text, measured_json
 
     content, answer = as_json(model, inputs, found, rate, drifts), found.prescription
@@ -271,6 +273,7 @@ def _report(
         (out / "check.json").write_text(dump(content), encoding="utf-8")
         (out / "measured.json").write_text(dump(measured_json(content, "prescribed")), encoding="utf-8")
         (out / "prescription.json").write_text(answer.to_json(), encoding="utf-8")
+        changes_against_width(found, model).savefig(out / "check.png")
     text = as_text(model, found, content, drifts, own)
     if unseen:
         text += f"not measured, as no module of its own has it: {', '.join(unseen)}\n"

@@ -1,4 +1,4 @@
-"""What the sub-commands of `verify` share: reading and checking options, the corpus, folders, the progress bar."""
+"""What the sub-commands of `verify` share: reading and checking options, the corpus, folders, answers and notes."""
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -9,6 +9,8 @@ from typing import Any, ParamSpec, TextIO, TypeVar
 
 from derive.errors import DeriveError, canonical, shorten, unknown_name
 from derive.parsing import split_outside
+from derive.terminal import wrapped
+from verify.commands.progress import unshown
 
 Number = TypeVar("Number", int, float)
 Given = ParamSpec("Given")
@@ -80,29 +82,6 @@ def one_driver(folder: Path) -> Iterator[None]:
         connection.close()
 
 
-class Progress:
-    """A progress bar on standard error, only where a person watches; Ctrl-C ends the study at once."""
-
-    def __init__(self, what: str, total: int) -> None:
-        from rich.console import Console
-        from rich.progress import Progress as Bar
-
-        console = Console(stderr=True)
-        self.bar = Bar(console=console, transient=True, disable=not console.is_terminal)
-        self.task = self.bar.add_task(what, total=total)
-
-    def __enter__(self) -> "Progress":
-        self.bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.bar.stop()
-
-    def advance(self, count: int = 1, total: int | None = None) -> None:
-        """Add what was done since, and correct the total where it has changed."""
-        self.bar.update(self.task, advance=count, total=total)
-
-
 _answers: list[TextIO] = []
 
 
@@ -128,10 +107,12 @@ def answer_alone(command: Callable[Given, None]) -> Callable[Given, None]:
 def write_out(text: str) -> None:
     """Write to standard output at once, so that a closed pipe shows here."""
     to = _answers[-1] if _answers else sys.stdout
-    to.write(text)
-    to.flush()
+    with unshown():
+        to.write(text)
+        to.flush()
 
 
 def write_error(line: str) -> None:
-    """Write a line to standard error."""
-    sys.stderr.write(f"{line}\n")
+    """Write a line to standard error, wrapped where there is a terminal's width."""
+    with unshown():
+        sys.stderr.write(wrapped(f"{line}\n"))

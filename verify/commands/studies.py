@@ -5,7 +5,8 @@ from typing import Any, TypeVar
 
 from derive.terminal import wrapped
 from verify.checksums import sealed
-from verify.commands.options import Progress, one_driver, write_error, write_out
+from verify.commands.options import one_driver, write_error, write_out
+from verify.commands.progress import Progress
 from verify.files import make_folder
 from verify.studies.study import Part, Training, Unit
 

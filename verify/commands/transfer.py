@@ -12,7 +12,6 @@ from derive.errors import DeriveError, check_positive, shorten
 from derive.options import DECAY_HELP
 from derive.terminal import wrapped
 from verify.commands.options import (
-    Progress,
     read_choice,
     read_corpus,
     read_numbers,
@@ -20,6 +19,7 @@ from verify.commands.options import (
     write_error,
     write_out,
 )
+from verify.commands.progress import Progress
 from verify.files import make_folder
 
 if TYPE_CHECKING:

@@ -5,6 +5,7 @@ step that gives one. Flax, Equinox, Haiku and plain functions all come to this i
 """
 
 import hashlib
+import logging
 import math
 import sys
 import traceback
@@ -30,6 +31,8 @@ from verify.model.graph.graph import Graph
 from verify.model.graph.start import key
 from verify.model.graph.walk import path_name, walk
 from verify.training.networks import ModelError
+
+log = logging.getLogger(__name__)
 
 Make = Callable[[int], Any]
 Apply = Callable[[Tree, Tree], Tree]
@@ -160,8 +163,10 @@ def graph_of(make: Make, base_width: int, width: int, frozen: Sequence[str] = ()
         raise ModelError(f"both widths are {width}; the roles show between two widths, so give two that differ")
     if not 0 < base_width < width:
         raise ModelError(f"widths {base_width} -> {width} do not grow; give the smaller one as the base width")
+    log.info("tracing the model at width %s", base_width)
     small = build(make, base_width)
     narrow = _program(small, base_width)  # first, so that mistakes show before anything wide is made
+    log.info("tracing the model at width %s", width)
     with users_code(f"make({width})"):
         large = abstract(make, width)
         if _kinds(_program(large, width)) != _kinds(narrow):  # arrays that make left abstract count as operations
@@ -173,6 +178,7 @@ def graph_of(make: Make, base_width: int, width: int, frozen: Sequence[str] = ()
         raise ModelError(
             f"widths {base_width} and {width} change no parameter's shape; let the model's sizes go by the width given"
         )
+    log.info("finding the role of every parameter")
     graph = walk((narrow, _program(large, width)), (small.params, large.params), (base_width, width), paths)
     values = graph.stopped and _abstract(large.params) and not _abstract(small.params)
     if values and _entries(large.params) <= LARGEST_MODEL:

@@ -9,10 +9,11 @@ import numpy as np
 from matplotlib.figure import Figure
 from sympy import Expr
 
-from verify.fit.forward import Row, Table, alignment_ratios, single_width_ratio
+from verify.fit.forward import Row, Table, alignment_ratios, single_width_ratio, slope
 
 QUANTITIES = {"delta_w": "update  RMS(ΔW)", "delta_z": "change  RMS(Δz)"}
 RATIOS = {"alpha": "α  of ΔW z", "omega": "ω  of W Δz", "u": "u  of ΔW Δz"}
+ALIGNMENTS = (0.2, 1.3)
 STYLE: Any = {
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -86,10 +87,13 @@ def _fraction(text: str | None) -> float:
 def alignments_against_step(
     tables: Mapping[int, Table], widths: Sequence[int], fans: Mapping[str, int], title: str
 ) -> Figure:
-    """Log-alignment ratios at each width over training; 1 is perfect alignment and 1/2 is none."""
+    """Log-alignment ratios over training: thick as slopes across widths, thin at each width, which holds constants.
+
+    1 is perfect alignment and 1/2 is none.
+    """
     steps = sorted(tables)
     names = [name for name, sizes in tables[steps[0]].items() if "input" in sizes]
-    shades = mpl.colormaps["viridis"](np.linspace(0.0, 0.85, len(widths)))
+    shades = mpl.colormaps["Greys"](np.linspace(0.35, 0.9, len(widths)))
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(2.6 * len(names) + 1, 6.0), layout="constrained")
         axes = figure.subplots(3, len(names), squeeze=False, sharex=True, sharey=True)
@@ -99,15 +103,30 @@ def alignments_against_step(
                 for index, (width, shade) in enumerate(zip(widths, shades, strict=True)):
                     fan_in = max(2, round(fans[name] * width / widths[0]))
                     values = [single_width_ratio(ratio[index], fan_in) for ratio in ratios]
-                    axis.plot(steps, values, "o-", color=shade, markersize=3, linewidth=1, label=f"n = {width}")
+                    axis.plot(steps, values, color=shade, linewidth=0.8, label=f"at n = {width} alone", zorder=1)
+                across = [slope(widths, ratio) for ratio in ratios]
+                middle = np.array([each.value for each in across])
+                ends = np.array([[each.low, each.high] for each in across]).T
+                look: Any = {
+                    "color": "#0072b2",
+                    "capsize": 2,
+                    "elinewidth": 0.9,
+                    "markersize": 4,
+                    "linewidth": 1.8,
+                    "zorder": 3,
+                }
+                axis.errorbar(steps, middle, abs(ends - middle), fmt="o-", label="slope across\nwidths, 95 %", **look)
                 for level in (0.5, 1.0):
                     axis.axhline(level, color="#b0b0b0", linewidth=0.8, linestyle=":", zorder=0)
-                axis.set_xscale("log")
+                axis.set(xscale="log", ylim=ALIGNMENTS, xticks=steps)
+                axis.set_xticklabels([str(step) for step in steps])
+                axis.minorticks_off()
+                axis.set_yticks((0.5, 1.0), ("½ none", "1 full"))
                 axis.set_ylabel(label if column == 0 else "")
             axes[0, column].set_title(name)
             axes[2, column].set_xlabel("training step")
         axes[0, -1].legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
-        figure.suptitle(f"{title}: log-alignment ratios, base the fan-in (1 perfect, 1/2 none)")
+        figure.suptitle(f"{title}: alignment as a power of the width")
     return figure
 
 

@@ -11,6 +11,7 @@ Under cross-entropy a readout's W Dz may diverge, and that row is left out. Mini
 among ties take the smallest r. On a chain of layers it is what `derive.solve` has in closed form.
 """
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -22,6 +23,8 @@ from verify.measuring.axes import Axes
 from verify.model.graph.graph import FAR, OUTPUT, ZERO, Graph, GraphError, Node, Requirement, Use
 from verify.model.graph.start import Start, Wanted, fraction, key
 from verify.model.linear_program import Row, Solution, minimise
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -171,6 +174,7 @@ class _Program(Start):
             row(f"finite at {each.what}", each.shift, (each.node, -1))
         objective = tuple([1] * len(paths) + [0] * (len(variables) - len(paths)))
         names = [f"c of {name}" if isinstance(name, str) else f"r of node {name}" for name in variables]
+        log.info("solving for %s rates under %s constraints, in exact numbers", len(paths), len(rows))
         solution = minimise(objective, rows, [1 - each for each in objective], names)
         return self._answer(paths, variables, rows, objective, solution)
 

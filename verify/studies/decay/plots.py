@@ -49,7 +49,7 @@ def against_width(study: DecayResult) -> Figure:
                         texts.append((decay, weight.measured.value))
                 _title(axes[line, column], f"{scheme}  {name}", texts, looks)
             _widths(axes[line, -1], study.widths)
-            axes[line, -1].set_title(f"{scheme}  {LOSS}", pad=16)
+            axes[line, -1].set_title(f"{scheme}  {LOSS}")
             for (decay, of), networks in settings.items():
                 if of == scheme:
                     _losses(axes[line, -1], networks, looks[decay])
@@ -60,7 +60,7 @@ def against_width(study: DecayResult) -> Figure:
             axis.set_xlabel("width n")
         figure.suptitle(
             f"{study.conditions.optimizer} with decoupled weight decay, {study.conditions.steps} steps: "
-            "RMS(W) where decay and updates are in balance, and the loss there (above: measured powers)",
+            "RMS(W) where decay and updates are in balance, with its measured powers, and the loss there",
             fontsize="medium",
         )
         figure.legend(handles=_legend(study), loc="outside lower center", ncols=6, fontsize=8)
@@ -90,10 +90,11 @@ def _weights(axis: Any, networks: list[Network], layer: str, weight: Row, look: 
 
 
 def _title(axis: Any, title: str, texts: list[tuple[str, float]], looks: Mapping[str, Look]) -> None:
-    axis.set_title(title, pad=16)
-    for place, (decay, exponent) in enumerate(texts):
+    """The title, and below the falling lines, where nothing is drawn, the measured powers."""
+    axis.set_title(title)
+    for place, (decay, exponent) in enumerate(reversed(texts)):
         text = "-" if np.isnan(exponent) else f"$n^{{{-round(exponent, 2) + 0:.2f}}}$"
-        where = (0.02 + 1.02 * place / max(3, len(texts)), 1.03)
+        where = (0.05, 0.04 + 0.1 * place)
         axis.annotate(text, where, xycoords="axes fraction", fontsize=9, color=looks[decay][0])
 
 

@@ -1,10 +1,9 @@
 """The picture of a study of epsilon: what each value costs against width, and from which width it was predicted to.
 
-Colours are the epsilon (Okabe & Ito's), constant ones are solid and per-layer ones dashed; lines have their names at
-their ends, so that nothing hangs on colour alone.
+Colours are the epsilon (Okabe & Ito's); constant ones, solid, and per-layer ones, dashed, have rows of their own.
 """
 
-import math
+from collections.abc import Sequence
 from typing import Any
 
 import matplotlib as mpl
@@ -15,58 +14,59 @@ from matplotlib.ticker import MaxNLocator
 
 from verify.studies.epsilon.onsets import PER_LAYER, THRESHOLD, Cost, Onset, Result
 from verify.studies.epsilon.text import width_text
-from verify.studies.transfer.plots import LOOK, spread
+from verify.studies.transfer.plots import LOOK
 
 COLOURS = ("#d55e00", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 GREY, PALE = "#505050", "#b0b0b0"
+ROWS = ("constant ε\nloss paid (nats)", "ε per layer, n^-g\nloss paid (nats)")
 MARGIN = 1.3  # factor by which the axis goes beyond the widths
-APART = 0.075  # of a panel's height between two names
 
 
 def cost_against_width(result: Result) -> Figure:
-    """A panel per parameterization: the loss paid for each epsilon; below it, where that was predicted to begin."""
+    """A column per parameterization: what constant epsilons cost, what scaled ones do, and where that was predicted."""
     schemes = [each.name for each in result.backward]
     values = sorted({each.cost.setting.epsilon for each in result.onsets if each.cost.setting.epsilon}, reverse=True)
     colours = {value: COLOURS[place % len(COLOURS)] for place, value in enumerate(values)}
-    columns, rows = min(2, len(schemes)), math.ceil(len(schemes) / 2)
     strip = 0.13 * len(values) + 0.1  # of a panel's height
     with mpl.rc_context(LOOK):
-        size = (max(5.6 * columns, 8.0), 2.9 * (1 + strip) * rows + 1.0)
+        size = (max(2.4 * len(schemes), 8.0), 2.2 * (2 + strip) + 1.6)
         figure = Figure(figsize=size, layout="constrained")
-        axes = figure.subplots(2 * rows, columns, squeeze=False, sharey="row", height_ratios=[1, strip] * rows)
+        axes = figure.subplots(3, len(schemes), squeeze=False, sharex=True, sharey="row", height_ratios=[1, 1, strip])
         limits = _range(result)
-        for place in range(columns * rows):
-            row, column = divmod(place, columns)
-            above, below = axes[2 * row, column], axes[2 * row + 1, column]
-            if place >= len(schemes):
-                above.set_axis_off()
-                below.set_axis_off()
-                continue
-            _costs(above, result, schemes[place], colours, limits)
-            _onsets(below, result, schemes[place], colours)
-            if column == 0:
-                above.set_ylabel("loss paid (nats)")
-                below.set_ylabel("bites from")
+        for scheme, (constant, scaled, below) in zip(schemes, axes.T, strict=True):
+            constant.set_title(scheme)
+            own = [each for each in result.costs if each.setting.parameterization == scheme]
+            for axis, chosen in ((constant, False), (scaled, True)):
+                _costs(axis, result, [each for each in own if _is_scaled(each) is chosen], colours, limits)
+            _onsets(below, result, scheme, colours)
+        for axis, label in zip(axes[:, 0], (*ROWS, "bites from"), strict=True):
+            axis.set_ylabel(label)
         conditions = result.study.conditions
         figure.suptitle(
-            "Held-out loss above that of Adam with a negligible epsilon, 95 % intervals; constant ones cost ever more"
-            f"\n(base rate of width {result.widths[0]} at all widths, {conditions.steps} steps, {conditions.dtype})",
+            "Held-out loss above that of Adam with a negligible ε: a constant one costs ever more with the width"
+            f"\n(base rate of width {result.widths[0]} at all widths, {conditions.steps} steps, {conditions.dtype}; "
+            "95 % intervals)",
             fontsize="medium",
         )
-        figure.legend(handles=_legend(), loc="outside lower center", ncols=2, fontsize=8)
+        figure.legend(handles=_legend(colours), loc="outside lower center", ncols=2, fontsize=8)
     return figure
 
 
-def _costs(axis: Any, result: Result, scheme: str, colours: dict[float, str], limits: tuple[float, float]) -> None:
+def _is_scaled(cost: Cost) -> bool:
+    """Whether the epsilon goes with the gradient, or there is none."""
+    return cost.setting.epsilon is None or cost.setting.epsilon_rule == PER_LAYER
+
+
+def _costs(
+    axis: Any, result: Result, costs: Sequence[Cost], colours: dict[float, str], limits: tuple[float, float]
+) -> None:
     _width_axis(axis, result)
-    axis.set(ylim=limits, title=scheme)
-    axis.tick_params(labelbottom=False)
+    axis.set(ylim=limits)
     axis.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
     axis.axhline(0, color=PALE, linewidth=0.8, zorder=0)
     axis.axhline(THRESHOLD, color=PALE, linewidth=0.8, linestyle=":", zorder=0)
-    own = [each for each in result.costs if each.setting.parameterization == scheme]
-    ends = [_draw(axis, each, place - len(own) / 2, colours) for place, each in enumerate(own)]
-    _name(axis, result.widths[-1], [end for end in ends if end is not None])
+    for place, each in enumerate(costs):
+        _draw(axis, each, 2 * (place - (len(costs) - 1) / 2), colours)
 
 
 def _width_axis(axis: Any, result: Result) -> None:
@@ -76,13 +76,13 @@ def _width_axis(axis: Any, result: Result) -> None:
     axis.minorticks_off()
 
 
-def _draw(axis: Any, cost: Cost, shift: float, colours: dict[float, str]) -> tuple[float, str, str] | None:
-    """A line with 95 % intervals, moved a little aside; (height of its end, its name, its colour)."""
+def _draw(axis: Any, cost: Cost, shift: float, colours: dict[float, str]) -> None:
+    """A line with 95 % intervals, moved a little aside."""
     setting = cost.setting
     pairs = zip(cost.widths, cost.estimates, strict=True)
     drawn = [(width, each) for width, each in pairs if np.isfinite(each.value)]
     if not drawn:
-        return None
+        return
     x, y = [width * 1.012**shift for width, _ in drawn], [each.value for _, each in drawn]
     bars = [np.nan_to_num(each.high - each.value) for _, each in drawn]
     style: Any = {"linestyle": "-", "marker": "o", "linewidth": 1.5, "color": GREY, "markersize": 3.5}
@@ -93,27 +93,6 @@ def _draw(axis: Any, cost: Cost, shift: float, colours: dict[float, str]) -> tup
         if setting.epsilon_rule == PER_LAYER:
             style |= {"linestyle": (0, (4, 2)), "marker": "s", "markerfacecolor": "white", "linewidth": 0.9}
     axis.errorbar(x, y, yerr=bars, elinewidth=0.6, capsize=1.5, **style)
-    rule = " per layer" if setting.epsilon_rule == PER_LAYER else ""
-    return y[-1], "atan2" if setting.epsilon is None else f"{setting.epsilon:g}{rule}", style["color"]
-
-
-def _name(axis: Any, width: int, ends: list[tuple[float, str, str]]) -> None:
-    """Names at the right, moved apart."""
-    to_axes = axis.transData + axis.transAxes.inverted()
-    across = float(to_axes.transform((width, 0.0))[0]) + 0.02
-    placed = sorted((float(to_axes.transform((width, y))[1]), text, colour) for y, text, colour in ends)
-    for height, (up, text, colour) in zip(spread([each[0] for each in placed], APART), placed, strict=True):
-        axis.annotate(
-            text,
-            (across, up),
-            (1.0, height),
-            xycoords="axes fraction",
-            textcoords="axes fraction",
-            va="center",
-            fontsize=7,
-            color=colour,
-            arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.5, "alpha": 0.6},
-        )
 
 
 def _onsets(axis: Any, result: Result, scheme: str, colours: dict[float, str]) -> None:
@@ -163,13 +142,13 @@ def _range(result: Result) -> tuple[float, float]:
     return min(1.3 * min(means, default=0.0), -2 * THRESHOLD), max(1.15 * max(means, default=0.0), 4 * THRESHOLD)
 
 
-def _legend() -> list[Line2D]:
+def _legend(colours: dict[float, str]) -> list[Line2D]:
     grey: Any = {"color": GREY, "markersize": 4}
+    values = [Line2D([], [], color=colour, linewidth=2, label=f"ε = {value:g}") for value, colour in colours.items()]
     costs = f"costs more than {THRESHOLD:g} nats (dotted line), beyond chance, from here on"
     return [
-        Line2D([], [], linestyle="-", marker="o", label="epsilon constant", **grey),
-        Line2D([], [], linestyle="--", marker="s", markerfacecolor="white", label="epsilon per layer, n^-g", **grey),
-        Line2D([], [], linestyle=":", marker="D", label="Adam-atan2, which has no epsilon", **grey),
+        *values,
+        Line2D([], [], linestyle=":", marker="D", label="Adam-atan2, which has no ε", **grey),
         Line2D([], [], linestyle="", marker="o", color=GREY, markersize=5, label=costs),
         Line2D(
             *([], []),
@@ -178,13 +157,13 @@ def _legend() -> list[Line2D]:
             color=GREY,
             markerfacecolor="white",
             markersize=6,
-            label="predicted: gradient RMS of the base width x n^-g meets epsilon (> its width, if beyond)",
+            label="predicted: gradient RMS of the base width x n^-g meets ε (> its width, if beyond)",
         ),
         Line2D(
             *([], []),
             color=GREY,
             linewidth=6,
             alpha=0.35,
-            label="predicted: first to last layer has, by n^-g, the epsilon that costs as much per layer",
+            label="predicted: first to last layer has, by n^-g, the ε that costs as much per layer",
         ),
     ]

@@ -1,5 +1,7 @@
 """The picture of a transfer study against the base rate: every curve, its minimum, and where runs diverged."""
 
+import math
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,10 +12,12 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
-from verify.studies.transfer.headline import interval, short, variant
+from verify.studies.transfer.headline import Group, distinct, interval
 from verify.studies.transfer.outcomes import SettingResult, WidthResult
 from verify.studies.transfer.plots import LOOK, plain_numbers, title_of
 
+COLUMNS = 4
+TITLE = 30  # characters of a line of a panel's title
 STRIP = 0.2  # of a panel's height, where runs are marked that cannot be drawn as a loss
 MARKERS = "osDv*Xp"  # of the widths, in turn
 MINIMUM: Any = {"markersize": 5.5, "markeredgecolor": "white", "markeredgewidth": 0.8}
@@ -21,33 +25,30 @@ SHOWN_BELOW = 3.0  # octaves below each best rate whose losses set the top of th
 
 
 def loss_against_rate(results: Sequence[SettingResult], untrained_loss: float) -> Figure:
-    """A panel per setting of one optimizer, a curve per width: mean over seeds, band from lowest to highest seed.
+    """A panel per setting of one optimizer that trains unlike the others, a curve per width: mean over seeds, and a
+    band of its standard error.
 
     Above each panel's line, a row per width marks the rates at which runs diverged or ended above the untrained loss:
     where these start is seen beside the curve that they end, which a map of its own would take out of sight.
     """
-    schemes = list(dict.fromkeys(each.setting.parameterization for each in results))
-    variants = list(dict.fromkeys(variant(each.setting) for each in results))
+    groups = distinct(results)
+    columns = min(COLUMNS, len(groups))
+    rows = math.ceil(len(groups) / columns)
     widths = sorted({found.width for each in results for found in each.widths})
     shades = dict(zip(widths, mpl.colormaps["viridis"](np.linspace(0.0, 0.85, len(widths))), strict=True))
-    by_place = {(each.setting.parameterization, variant(each.setting)): each for each in results}
     bottom, top = _loss_range(results, untrained_loss)
     ticks = [tick for tick in MaxNLocator(5, steps=[1, 2, 5, 10]).tick_values(bottom, top) if bottom <= tick <= top]
     with mpl.rc_context(LOOK):
-        figure = Figure(figsize=(max(2.4 * len(variants) + 1.4, 7.0), 2.1 * len(schemes) + 0.9), layout="constrained")
-        axes = figure.subplots(len(schemes), len(variants), squeeze=False, sharex=True, sharey=True)
-        for row, scheme in enumerate(schemes):
-            for column, name in enumerate(variants):
-                axis, result = axes[row, column], by_place.get((scheme, name))
-                if result is None:
-                    axis.set_axis_off()
-                    continue
-                axis.set(xscale="log", yticks=ticks, ylim=(bottom, bottom + (top - bottom) / (1 - STRIP)))
-                left = not any((scheme, other) in by_place for other in variants[:column])
-                lowest = not any((other, name) in by_place for other in schemes[row + 1 :])
-                axis.tick_params(labelbottom=lowest, labelleft=left)
-                plain_numbers(axis.xaxis)
-                _draw_setting(axis, result, shades, untrained_loss)
+        figure = Figure(figsize=(max(2.4 * columns + 1.4, 7.0), 2.3 * rows + 0.9), layout="constrained")
+        axes = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).flatten()
+        for place, axis in enumerate(axes):
+            if place >= len(groups):
+                axis.set_axis_off()
+                continue
+            axis.set(xscale="log", yticks=ticks, ylim=(bottom, bottom + (top - bottom) / (1 - STRIP)))
+            axis.tick_params(labelbottom=place + columns >= len(groups))
+            plain_numbers(axis.xaxis)
+            _draw_setting(axis, groups[place], shades, untrained_loss)
         figure.supxlabel("base rate", fontsize="medium")
         figure.supylabel("held-out loss after training (nats)", fontsize="medium")
         figure.suptitle(
@@ -60,14 +61,12 @@ def loss_against_rate(results: Sequence[SettingResult], untrained_loss: float) -
     return figure
 
 
-def _draw_setting(axis: Any, result: SettingResult, shades: dict[int, Any], untrained_loss: float) -> None:
-    title = short(result.setting)
-    if result.trained_as:
-        title += f" (= {result.trained_as.removeprefix(f'{result.setting.optimizer} ')})"
-        axis.set_facecolor("#f2f2f2")
+def _draw_setting(axis: Any, group: Group, shades: dict[int, Any], untrained_loss: float) -> None:
+    result = group.result
+    title = textwrap.fill(group.label, TITLE)
     if np.isfinite(result.drift.value):
         title += f"\ndrift {interval(result.drift)}"
-    axis.set_title(title, fontsize=7.5 if max(map(len, title.split("\n"))) < 36 else 6)
+    axis.set_title(title, fontsize=7.5)
     axis.axhline(axis.get_ylim()[0] + (1 - STRIP) * np.diff(axis.get_ylim())[0], color="#b0b0b0", linewidth=0.6)
     if not result.widths:
         axis.annotate("no runs yet", (0.5, 0.4), xycoords="axes fraction", ha="center", color="#707070")
@@ -80,8 +79,8 @@ def _draw_setting(axis: Any, result: SettingResult, shades: dict[int, Any], untr
     for found in result.widths:
         shade, place = shades[found.width], list(shades).index(found.width)
         some = np.isinf(found.losses).any(axis=1)  # the mean of what is left there would be a better loss than it is
-        low, mean, high = (np.where(some, np.nan, _over_made(found.losses, each)) for each in (np.min, np.mean, np.max))
-        band = axis.fill_between(found.rates, low, high, color=shade, alpha=0.13, linewidth=0)
+        mean, error = (np.where(some, np.nan, _over_made(found.losses, each)) for each in (np.mean, _standard_error))
+        band = axis.fill_between(found.rates, mean - error, mean + error, color=shade, alpha=0.13, linewidth=0)
         (curve,) = axis.plot(found.rates, mean, "-", color=shade, linewidth=1.1)
         left = np.where(np.isfinite(found.losses), found.losses, np.nan)[some]
         dots = axis.plot(found.rates[some], left, ".", color=shade, markersize=2.5, alpha=0.6) if left.size else []
@@ -114,6 +113,7 @@ def _rate_legend(shades: dict[int, Any]) -> list[Line2D]:
     grey: Any = {"color": "#404040", "linestyle": ""}
     return [
         *curves,
+        Line2D([], [], color="#b0b0b0", linewidth=5, alpha=0.5, label="standard error\nof the mean"),
         Line2D([], [], color="#404040", linewidth=1.1, label="fitted minima\n(markers), joined"),
         Line2D([], [], color="#b0b0b0", linestyle=":", label="smallest width's\nbest rate"),
         Line2D([], [], linestyle="", label="\nabove the line, a row\nper width:"),
@@ -125,6 +125,11 @@ def _rate_legend(shades: dict[int, Any]) -> list[Line2D]:
 
 def _marker(place: int) -> str:
     return MARKERS[place % len(MARKERS)]
+
+
+def _standard_error(losses: Any) -> float:
+    """Of their mean; 0 of a single one."""
+    return float(np.std(losses, ddof=1) / np.sqrt(losses.size)) if losses.size > 1 else 0.0
 
 
 def _over_made(losses: Any, statistic: Any) -> Any:
