@@ -14,7 +14,20 @@ from derive.help_text import HELP_OPTIONS, Commands, examples
 from derive.options import VersionOption
 from derive.running import INTERRUPTED, run
 from derive.streams import prepare
-from verify.commands import decay, epsilon, exponents, fit, model, phase, plan, shapes, stores, transfer, updates
+from verify.commands import (
+    decay,
+    epsilon,
+    explore,
+    exponents,
+    fit,
+    model,
+    phase,
+    plan,
+    shapes,
+    stores,
+    transfer,
+    updates,
+)
 from verify.commands.options import answer_alone
 from verify.training import hosts
 
@@ -58,6 +71,7 @@ COMMANDS = (
     (answer_alone(model.prescribe), "verify prescribe module:make --base-width 256 --width 4096 --base-rate 3e-3"),
     (answer_alone(model.check), "verify check module:make --widths 64,128,256,512 --out checked"),
     (shapes.shapes, "verify shapes base.bsh --optimizer adamw --role readout.weight=readout"),
+    (explore.explore, "verify explore --out page.html"),
     (plan.plan, "verify plan --widths 1024,4096,16384 --devices 64 --remat"),
 )
 """Each with an example for its help."""
