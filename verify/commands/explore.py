@@ -1,4 +1,4 @@
-"""`verify explore`: the page to play with, one file that needs no server; nothing but `derive` is needed to write it."""
+"""`verify explore`: the page to play with, one file that needs no server, written by `derive` alone."""
 
 from pathlib import Path
 from typing import Annotated
