@@ -3,6 +3,8 @@
 import json
 import random
 import re
+import subprocess
+import sys
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -12,10 +14,14 @@ from sympy import Rational
 
 from derive import explore
 from derive.alignments import alignment
+from derive.cli import app
+from derive.emit_javascript import as_javascript
+from derive.errors import DeriveError
 from derive.explore import KEYS, SYMBOLS, entries, page
 from derive.parameterizations import parameterization
 from derive.propagation import Problem
-from derive.solve import Prescription, solve_kinds
+from derive.scale import Scale
+from derive.solve import Prescription, prescribe, solve_kinds
 from derive.tables import checked_rates
 from tests.browser import needs_browser, run_in_page
 
@@ -187,3 +193,65 @@ def test_everybody_can_use_it(width: int, tmp_path: Path) -> None:
     for name in ("unnamed", "unreached", "unmarked", "unordered", "loaded"):
         assert told[name] == [], name
     assert told["wide"][0] <= told["wide"][1]
+
+
+def test_the_page_is_one_small_file_without_jax(tmp_path: Path) -> None:
+    """`verify explore` where nothing of the extra `verify` can be imported."""
+    code = (
+        "import sys; sys.modules.update(dict.fromkeys(['jax', 'jaxlib', 'numpy', 'scipy', 'optax', 'matplotlib']));"
+        "from verify.commands.main import main; main()"
+    )
+    command = [sys.executable, "-c", code, "explore", "--optimizer", "sign(m)*rms(w)"]
+    found = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (found.returncode, found.stdout, found.stderr) == (0, "", "wrote explore.html\n")
+    text = (tmp_path / "explore.html").read_text(encoding="utf-8")
+    assert len(text.encode()) < 300_000
+    assert all(f'"{name}":' in text for name in (*explore.ALL, "sign(m)*rms(w)"))
+    assert not re.search(r"""(src|href)=["'](?!data:)|@import|fetch\(|XMLHttpRequest""", text)
+
+
+def test_a_rule_that_cannot_be_read_is_refused() -> None:
+    with pytest.raises(DeriveError, match="leaves a parenthesis open"):
+        page(("adam,hidden=m/(sqrt(v)+eps",))
+
+
+@needs_browser
+def test_an_emitted_module_answers_for_any_symbols(tmp_path: Path) -> None:
+    """`derive --format javascript` at random values of the symbols, one of which is a word of JavaScript."""
+    generator, asked_for = random.Random(5), []
+    for name, scheme, assumed in (
+        ("sgd", "ntk", "alpha={x},u={y}"),
+        ("adam", "mup", "omega={x},readout.omega={y}"),
+        ("adafactor", "sp", "none,hidden.alpha={x},readout.u={y}"),
+        ("lars", "mfp", "alpha=1-{x}*{y}"),
+    ):
+        with_symbols = prescribe(name, scheme, assumed.format(x="x", y="new"))
+        code = as_javascript(with_symbols, Scale(256, 4096, 0.003)).replace("export ", "")
+        values = [{"x": generator.randrange(21) / 20, "new": generator.randrange(21) / 20} for _ in range(20)]
+        asked_for.append((name, scheme, assumed, code, values))
+    script = "return [" + ",".join(
+        f"(() => {{ {code} return {json.dumps(values)}.map(at => [exponents(at), scale(4096, 256, 0.003, at)]); }})()"
+        for *_, code, values in asked_for
+    )
+    for (name, scheme, assumed, _, values), told in zip(
+        asked_for, run_in_page("<body></body>", script + "]", tmp_path), strict=True
+    ):
+        for at, (found, scaled) in zip(values, told, strict=True):
+            exact = prescribe(name, scheme, assumed.format(x=at["x"], y=at["new"])).layers
+            for layer, own in zip(exact, found.values(), strict=True):
+                wanted = [layer.a, layer.b, layer.c, layer.decay, layer.r]
+                assert near([own[key] for key in ("multiplier", "init", "rate", "decay", "change")], wanted), (name, at)
+            rates = [0.003 * 16 ** -float(layer.c) for layer in exact]
+            assert [own["rate"] for own in scaled.values()] == pytest.approx(rates)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--residual", "completep"), "--format javascript is of the width alone"),
+        (("--base-batch", "64", "--batch", "128"), "--format javascript is of the width alone"),
+    ],
+)
+def test_what_a_module_has_not_is_refused(arguments: tuple[str, ...], said: str) -> None:
+    with pytest.raises(DeriveError, match=said):
+        app([*arguments, "--format", "javascript"], standalone_mode=False)
