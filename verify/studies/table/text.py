@@ -19,6 +19,9 @@ from verify.sweeps.records import GLOBAL, Conditions, Record, Setting, Study
 
 Predicted = tuple[str, ...]
 ONE_SEED = "one seed: intervals are over the scatter of best rates across sizes, which needs three or more"
+COARSE = (
+    "the drift's interval has in it that a best rate on the grid may lie half a step aside, or anywhere beyond an edge"
+)
 REPEATED = "no --seed column: runs of one group, size and rate are taken for repetitions"
 
 
@@ -68,7 +71,7 @@ def table(runs: Runs, found: Sequence[Fit], margin: float, predicted: Predicted 
         ]
         columns = [each.axis, "best rate", "loss", "lost by transfer", "diverged", ""]
         lines = [f"{each.group}: {each.seeds} {'seed' if each.seeds == 1 else 'seeds'}", terminal_table(columns, rows)]
-        lines.append(f"drift: best rate ~ {each.axis}^{_interval(each.result.drift, '+.3f')}")
+        lines.append(f"drift: best rate ~ {each.axis}^{_interval(each.drift, '+.3f')}")
         if widths:
             first, last = widths[0].width, widths[-1].width
             lines.append(
@@ -79,6 +82,8 @@ def table(runs: Runs, found: Sequence[Fit], margin: float, predicted: Predicted 
             powers = ", ".join(f"{name}^{_interval(power, '+.3f')}" for name, power in each.law.powers.items())
             lines.append(f"all axes together, {each.law.cells} cells: best rate ~ {powers}")
         lines += [f"note: {note}" for note in each.result.notes]
+        if any(np.isfinite(width.best_rate) and not width.fitted for width in widths) and len(widths) > 1:
+            lines.append(f"note: {COARSE}")
         if each.seeds == 1:
             lines.append(f"note: {ONE_SEED}")
         lines += [f"run next: {each.axis} {one.width:g} at {one.rate:.4g} ({one.reason})" for one in each.next]
@@ -113,6 +118,9 @@ def as_json(found: Sequence[Fit], predicted: Predicted | None) -> dict[str, Any]
                 "axis": each.axis,
                 "seeds": each.seeds,
                 **row,
+                **{
+                    name: _ends(each.drift)[end] for name, end in (("drift", "value"), ("low", "low"), ("high", "high"))
+                },
                 "cost": _ends(each.cost),
                 "answer": each.answer,
                 "law": None if each.law is None else {name: _ends(power) for name, power in each.law.powers.items()},
