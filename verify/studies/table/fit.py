@@ -7,9 +7,10 @@ numbers. With several axes one law is fitted to the best rates of all cells,
 
 by ordinary least squares; intervals are Student's, over seeds where there are several and over cells otherwise.
 
-Where a best rate is the lowest loss of the grid and no parabola's bottom, its own place between its neighbours is not
-known: half a step of the grid each way, and no end where it is the lowest or highest tried. The drift's interval then
-reaches as far as these could move it, |sum_i w_i h_i| with w_i the weights of least squares in log2(size).
+Where no seed has a parabola, a best rate is the lowest loss of the grid, for all seeds alike, and its place between
+its neighbours is not known: half a step of the grid each way, and no end where it is the lowest or highest tried. The
+interval then reaches as far as these could move the drift, sum_i |w_i| h_i with w_i the weights of least squares in
+log2(size). Where some seeds have one, the others' grid rates scatter with them, which the interval over seeds has in it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -119,11 +120,11 @@ def _drift(result: SettingResult) -> Estimate:
         return Estimate(drift.value, drift.low, drift.high)
     logs = np.log2([found.width for found in known])
     weights = (logs - logs.mean()) / ((logs - logs.mean()) ** 2).sum()
-    down, up = _reach(weights, known)
+    down, up = _reach(weights, [optimum(found.rates, found.losses) for found in known])
     return Estimate(drift.value, drift.low - down, drift.high + up)
 
 
-def _reach(weights: Reals, found: Sequence[WidthResult | Optimum]) -> tuple[float, float]:
+def _reach(weights: Reals, found: Sequence[Optimum]) -> tuple[float, float]:
     """How far down and up a sum of best rates in octaves, times weights, could go for what the grid leaves open."""
     below, above = np.array([_room(each) for each in found]).T
     counted = abs(weights) > SAME
@@ -131,18 +132,19 @@ def _reach(weights: Reals, found: Sequence[WidthResult | Optimum]) -> tuple[floa
     return float(np.where(own > 0, below, above) @ abs(own)), float(np.where(own > 0, above, below) @ abs(own))
 
 
-def _room(found: WidthResult | Optimum) -> tuple[float, float]:
-    """Octaves by which the best rate may lie lower or higher than where it was put; 0 for a parabola's bottom.
-
-    Rates at which a seed's run is missing are not counted as tried, as they are not in the fit.
-    """
-    if found.fitted:
+def _room(found: Optimum) -> tuple[float, float]:
+    """Octaves by which the best rate may lie lower or higher than where it was put; 0 where a seed has a parabola."""
+    if any(found.parabolas):
         return 0.0, 0.0
-    losses = found.losses[:, ~np.isnan(found.best_rates)]
-    tried = found.rates[np.isfinite(losses).any(axis=1) & ~np.isnan(losses).any(axis=1)]
+    tried = found.rates[np.isfinite(found.losses).any(axis=1)]
     steps = np.log2(tried / found.best_rate)
     below, above = steps[steps < -SAME], steps[steps > SAME]
     return (-below.max() / 2 if below.size else np.inf), (above.min() / 2 if above.size else np.inf)
+
+
+def on_grid(found: WidthResult) -> bool:
+    """Whether the best rate is one of those tried, or half a step of them aside, for want of a parabola."""
+    return np.isfinite(found.best_rate) and not any(optimum(found.rates, found.losses).parabolas)
 
 
 def _cost(result: SettingResult, drift: Estimate) -> Estimate:
@@ -170,7 +172,7 @@ def _answer(cost: Estimate, margin: float, known: Sequence[WidthResult]) -> Answ
     """
     if np.isinf(cost.value) or cost.low > margin:
         return "does not transfer"
-    return "transfers" if cost.high < margin and known[-1].fitted else "not decided"
+    return "transfers" if cost.high < margin and not on_grid(known[-1]) else "not decided"
 
 
 def _next(result: SettingResult, most: int = 4) -> list[Proposal]:

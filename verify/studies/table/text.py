@@ -12,7 +12,7 @@ from derive.errors import DeriveError, shorten
 from derive.exponents import KINDS, text
 from verify.fit.optimum import Estimate
 from verify.fit.slopes import Slope
-from verify.studies.table.fit import Fit
+from verify.studies.table.fit import Fit, on_grid
 from verify.studies.table.runs import Runs
 from verify.studies.transfer.analysis import rows_json
 from verify.sweeps.records import GLOBAL, Conditions, Record, Setting, Study
@@ -82,7 +82,7 @@ def table(runs: Runs, found: Sequence[Fit], margin: float, predicted: Predicted 
             powers = ", ".join(f"{name}^{_interval(power, '+.3f')}" for name, power in each.law.powers.items())
             lines.append(f"all axes together, {each.law.cells} cells: best rate ~ {powers}")
         lines += [f"note: {note}" for note in each.result.notes]
-        if any(np.isfinite(width.best_rate) and not width.fitted for width in widths) and len(widths) > 1:
+        if len(widths) > 1 and any(map(on_grid, widths)):
             lines.append(f"note: {COARSE}")
         if each.seeds == 1:
             lines.append(f"note: {ONE_SEED}")
