@@ -10,7 +10,7 @@ by ordinary least squares; intervals are Student's, over seeds where there are s
 Where no seed has a parabola, a best rate is the lowest loss of the grid, for all seeds alike, and its place between
 its neighbours is not known: half a step of the grid each way, and no end where it is the lowest or highest tried. The
 interval then reaches as far as these could move the drift, sum_i |w_i| h_i with w_i the weights of least squares in
-log2(size). Where some seeds have one, the others' grid rates scatter with them, which the interval over seeds has in it.
+log2(size). Where some seeds have one, the others' grid rates scatter with them, as the interval over seeds shows.
 """
 
 from collections.abc import Mapping, Sequence
