@@ -1,4 +1,4 @@
-"""`verify fit` on sweeps with a known optimum: public designs, what grids leave open, our own stored study, bad input."""
+"""`verify fit` on sweeps of a known optimum: public designs, what grids leave open, our own study, bad tables."""
 
 import gzip
 import re
