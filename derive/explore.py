@@ -110,7 +110,8 @@ def derived(offered: dict[str, Optimizers]) -> str:
         for scheme in SCHEMES:
             problem = Problem(each, scheme, ASSUMED)
             chain = problem.chain()
-            numbers = [listed(map(_number, part)) for part in (chain.a, chain.b, chain.s, chain.g, chain.epsilon)]
+            given = (chain.a, chain.b, chain.s, chain.g, chain.epsilon, chain.epsilon2)
+            numbers = [listed(map(_number, part)) for part in given]
             places: list[int] = []
             for loss in LOSSES:
                 key = (loss, chain.bounded, chain.alpha[1:], chain.u[1:], *map(sum, zip(chain.a, chain.b, strict=True)))

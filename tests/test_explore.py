@@ -25,7 +25,7 @@ from derive.solve import Prescription, prescribe, solve_kinds
 from derive.tables import checked_rates
 from tests.browser import needs_browser, run_in_page
 
-FEW = ("sgd", "adam", "adafactor", "polargrad", "prodigy", "mars", "adamw,hidden=muon", "g*sqrt(rms(w))")
+FEW = ("sgd", "adam", "adafactor", "polargrad", "prodigy", "mars", "adamuon", "adamw,hidden=muon", "g*sqrt(rms(w))")
 SCHEMES = ("SP", "NTK", "muP", "MFP")
 ONE_AT_A_TIME = """
 const cells = id => [...byId(id).tBodies[0].rows].map(row => [...row.cells].map(cell => cell.textContent));
@@ -34,9 +34,9 @@ return SETTINGS.map(given => {
   for (const [id, value] of Object.entries(given)) byId(id).value = value;
   byId("apart").checked = true;
   byId("optimizer").dispatchEvent(new Event("input"));
-  const {c, r, e, decay, binding} = answer(settings());
+  const {c, r, e, e2, decay, binding} = answer(settings());
   const texts = {notes: said("notes"), own: said("own"), verdict: said("verdict"), words: said("binding")};
-  return {c, r, e, decay, binding, table: cells("exponents"), numbers: cells("numbers"), ...texts};
+  return {c, r, e, e2, decay, binding, table: cells("exponents"), numbers: cells("numbers"), ...texts};
 });
 """
 
@@ -83,6 +83,8 @@ def compare(given: dict[str, Any], told: dict[str, Any], problem: Problem) -> No
     answer = solve_kinds(problem)
     assert near(told["c"], answer.c), given
     assert near(told["e"], [layer.epsilon for layer in answer.layers]), given
+    assert near(told["e2"], [layer.epsilon2 for layer in answer.layers]), given
+    assert any(each is not None for each in told["e2"]) == ("eps2" in told["notes"]), given
     assert near(told["decay"], [layer.decay for layer in answer.layers]), given
     assert [tuple(each) for each in told["binding"]] == [layer.binding for layer in answer.layers], given
     shown = [[read(cell) for cell in row[1:4]] for row in told["table"]]

@@ -204,3 +204,20 @@ def test_a_column_that_is_missing_is_named_before_anything_is_read_as_numbers(tm
     (tmp_path / "a.csv").write_text("width,lr,loss\nx,y,z\n")
     with pytest.raises(DeriveError, match="unknown column --seed 'seed'"):
         read_runs([tmp_path / "a.csv"], {**COLUMNS, "seed": "seed"})
+
+
+def test_an_axis_of_one_size_leaves_the_others_their_powers_and_a_law_is_said_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = ["width,layers,tokens,lr,loss"]
+    for width in (64, 128, 256):
+        for depth in (2, 8):
+            best = -7 - 0.5 * np.log2(width / 64) + 0.25 * np.log2(depth / 2)
+            lines += [f"{width},{depth},1000,{2.0**x},{3 + 0.05 * (x - best) ** 2}" for x in range(-12, -2)]
+    path = tmp_path / "a.csv"
+    path.write_text("\n".join(lines))
+    app(["fit", str(path), "--width", "width", "--depth", "layers", "--tokens", "tokens"], standalone_mode=False)
+    out = capsys.readouterr().out
+    said = re.findall(r"all axes together, 6 cells: best rate ~ (.*)", out)
+    assert len(said) == 1 and len(re.findall("^drift", out, re.MULTILINE)) == 2
+    assert said[0].startswith("width^-0.500") and "depth^+0.250" in said[0] and said[0].endswith("tokens^(not known)")

@@ -210,9 +210,10 @@ def _next(result: SettingResult, most: int = 4) -> list[Proposal]:
 def _law(runs: Runs, rows: np.ndarray) -> Law:
     """The joint law of one group, over the seeds that every cell with a best rate has.
 
-    Powers are NaN where an axis has one size, cells are fewer than unknowns, or no seed is in all of them.
+    The power of an axis of one size is NaN, and all are where cells are fewer than unknowns, where axes go together, or
+    where no seed is in all cells.
     """
-    names = list(runs.axes)
+    names = [name for name, sizes in runs.axes.items() if len(np.unique(sizes[rows])) > 1] or list(runs.axes)
     sizes = np.column_stack([runs.axes[name] for name in names])
     cells: list[np.ndarray] = []
     best: list[dict[int, float]] = []
@@ -226,7 +227,7 @@ def _law(runs: Runs, rows: np.ndarray) -> Law:
             cells.append(np.log2(cell))
             best.append(known)
             optima.append(found)
-    nothing = Law(dict.fromkeys(names, UNKNOWN), len(cells))
+    nothing = Law(dict.fromkeys(runs.axes, UNKNOWN), len(cells))
     common = sorted(set.intersection(*map(set, best))) if best else []
     design = np.column_stack([np.ones(len(cells)), np.array(cells)]) if cells else np.ones((0, len(names) + 1))
     if not common or np.linalg.matrix_rank(design) < design.shape[1]:
@@ -241,7 +242,7 @@ def _law(runs: Runs, rows: np.ndarray) -> Law:
         residuals = values[:, 0] - design @ means
         variance = float(residuals @ residuals) / max(freedom, 1)
         spreads = np.sqrt(variance * np.diag(np.linalg.inv(design.T @ design)))
-    powers: dict[str, Estimate] = {}
+    powers: dict[str, Estimate] = dict.fromkeys(runs.axes, UNKNOWN)
     for place, name in enumerate(names, 1):
         mean, half = float(means[place]), student_half_width(float(spreads[place]), freedom)
         down, up = _reach(np.linalg.pinv(design)[place], optima)

@@ -56,7 +56,7 @@ def _power(exponent: Expr) -> str:
 def table(runs: Runs, found: Sequence[Fit], margin: float, predicted: Predicted | None) -> str:
     """Per group: best rates, drift, whether it transfers, notes and the rates to run next."""
     blocks: list[str] = []
-    for each in found:
+    for place, each in enumerate(found):
         widths = each.result.widths
         rows = [
             [
@@ -78,7 +78,7 @@ def table(runs: Runs, found: Sequence[Fit], margin: float, predicted: Predicted 
                 f"{each.answer}: using the best rate of {first:g} at {last:g} costs {_interval(each.cost, '.4f')} nats "
                 f"(margin {margin:g})"
             )
-        if each.law is not None:
+        if each.law is not None and all(each.law is not other.law for other in found[:place]):
             powers = ", ".join(f"{name}^{_interval(power, '+.3f')}" for name, power in each.law.powers.items())
             lines.append(f"all axes together, {each.law.cells} cells: best rate ~ {powers}")
         lines += [f"note: {note}" for note in each.result.notes]
