@@ -4,10 +4,11 @@ It is found here and checked by `certify`, which believes nothing of it. Binding
 to the r >= 0 that they rest on.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from fractions import Fraction
 from math import inf
-from typing import Any, cast
+from operator import eq
+from typing import Any, TypeAlias, cast
 
 from sympy import Expr, Rational, S
 
@@ -26,6 +27,7 @@ from derive.programs import (
 )
 from derive.propagation import Chain, Problem, Term, constraint_text, residuals
 
+Same: TypeAlias = Callable[[Expr, Expr], bool]
 TERMS: tuple[Term, ...] = ("alpha", "u", "omega", "stable", "bounded")
 
 
@@ -77,7 +79,7 @@ def _fixed_by(
     changes = [a + rate + s for a, rate, s in zip(chain.a, c, chain.s, strict=True)]
     r = residuals(chain.a, chain.b, changes, chain.alpha, chain.omega, chain.u)
     return {
-        stated.rate(index): tuple(dict.fromkeys(_binding(chain, c, r, targets, index))) for index in range(chain.depth)
+        stated.rate(index): tuple(dict.fromkeys(binding(chain, c, r, targets, index))) for index in range(chain.depth)
     }
 
 
@@ -287,35 +289,38 @@ def _residual_terms(chain: Chain, c: Sequence[Expr], r: Sequence[Expr], index: i
     return terms
 
 
-def _binding(chain: Chain, c: Sequence[Expr], r: Sequence[Expr], targets: Sequence[Expr], index: int) -> Iterator[str]:
+def binding(
+    chain: Chain, c: Sequence[Expr], r: Sequence[Expr], targets: Sequence[Expr], index: int, same: Same = eq
+) -> Iterator[str]:
+    """The constraints that fix c of that layer, followed back to the r >= 0 that they rest on; `same` compares."""
     free_logits = chain.loss == "ce" and index == chain.depth - 1
     target = S.Zero if free_logits else targets[index]
     terms = _residual_terms(chain, c, r, index)
-    tight: list[Term] = [term for term, value in terms.items() if term != "omega" and value == target]
+    tight: list[Term] = [term for term, value in terms.items() if term != "omega" and same(value, target)]
     if not tight:
         yield constraint_text("bounded", index + 1)
         return
     for term in tight:
         yield constraint_text(term, index + 1, "0" if free_logits else None)
     if not free_logits:
-        yield from _why_target(r, index)
+        yield from _why_target(r, index, same)
     if tight == ["u"]:
-        yield from _why_not_larger(chain, c, r, index - 1)
+        yield from _why_not_larger(chain, c, r, index - 1, same)
 
 
-def _why_target(r: Sequence[Expr], index: int) -> Iterator[str]:
+def _why_target(r: Sequence[Expr], index: int, same: Same) -> Iterator[str]:
     """What asks r of that layer to be at least as large as it is."""
-    while r[index] != 0:
+    while not same(r[index], S.Zero):
         index += 1
         yield constraint_text("omega", index + 1)
     yield constraint_text("stable", index + 1)
 
 
-def _why_not_larger(chain: Chain, c: Sequence[Expr], r: Sequence[Expr], index: int) -> Iterator[str]:
+def _why_not_larger(chain: Chain, c: Sequence[Expr], r: Sequence[Expr], index: int, same: Same) -> Iterator[str]:
     """What keeps r of that layer from being larger."""
     for term, value in _residual_terms(chain, c, r, index).items():
-        if value == r[index]:
+        if same(value, r[index]):
             yield constraint_text(term, index + 1)
             if term in ("u", "omega"):
-                yield from _why_not_larger(chain, c, r, index - 1)
+                yield from _why_not_larger(chain, c, r, index - 1, same)
             return

@@ -98,7 +98,7 @@ def prescription(
     horizon: Annotated[str | None, typer.Option(help="none: nothing moves with tokens; sde: all as B/T.")] = None,
     betas: Annotated[str, typer.Option(help=BETAS_HELP)] = "published",
     output_format: Annotated[
-        str, typer.Option("--format", help="table, json, csv, markdown, latex, python, optax, torch.")
+        str, typer.Option("--format", help="table, json, csv, markdown, latex, python, optax, torch, javascript.")
     ] = "table",
     explain: Annotated[
         bool, typer.Option("--explain", help="Show the derivation (with --format latex: as LaTeX).")

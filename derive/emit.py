@@ -318,6 +318,7 @@ FORMATS: dict[str, Callable[[Prescription, Scale | None], str]] = {
     "python": _written("emit_code", "as_python"),
     "optax": _written("emit_optax", "as_optax"),
     "torch": _written("emit_torch_muon", "as_torch"),
+    "javascript": _written("emit_javascript", "as_javascript"),
 }
 CODE = ("python", "optax", "torch")
 """Formats that are code, which assumes a plain model, without multipliers, unless a gauge is asked for."""

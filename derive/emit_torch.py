@@ -13,15 +13,16 @@ from derive.emit_code import (
     scaled_betas,
     sizes_text,
 )
+from derive.exponents import Kind
 from derive.scale import Scale
 from derive.solve import Prescription
 
-TORCH = Template('''
+GROUPS = Template('''
 
-def param_groups(named_parameters, layer_of, base_rate$rate, $sized, *, epsilon=$epsilon$arguments):
-    """Parameter groups of every layer, from a model's `named_parameters()` as they come.
+def param_groups(named_parameters, layer_of, base_rate$rate, $sized, *, $keywords):
+    """Parameter groups of every layer, from a model's `named_parameters()` as they come$each.
 
-    `layer_of(name, parameter)`, or a mapping from names, is a key of EXPONENTS for every parameter.$remark
+    `layer_of(name, parameter)`, or a mapping from names, is a key of EXPONENTS for every parameter$told
     """$check
     named = dict(named_parameters)
     layers = {name: layer_of(name, each) if callable(layer_of) else layer_of.get(name) for name, each in named.items()}
@@ -31,20 +32,23 @@ def param_groups(named_parameters, layer_of, base_rate$rate, $sized, *, epsilon=
         raise ValueError(f"{', '.join(stray)}: every parameter of the model is one of {', '.join(EXPONENTS)}")
     groups = {}
     for name, parameter in named.items():
+$collected
+    return list(groups.values())
+
+
+def $maker(named_parameters, layer_of, base_rate$rate, $sized$apart, **keywords):
+    """$made; keywords as in `param_groups`."""
+    groups = param_groups(named_parameters, layer_of, base_rate, $sizes, **keywords)
+$returned
+''')
+"""What the module of one rule and that of several have alike: parameters by layer, and groups of them."""
+COLLECTED = Template("""\
         layer, decayed = layers[name], $decayed
         if (layer, decayed) not in groups:
             rate = base_rate * factor(layer, "rate", $sizes)
             eps = epsilon * factor(layer, "epsilon", $sizes) if "epsilon" in EXPONENTS[layer] else 0.0
 $decay_line            groups[layer, decayed] = {"params": [], $options}
-        groups[layer, decayed]["params"].append(parameter)
-    return list(groups.values())
-
-
-def optimizer(named_parameters, layer_of, base_rate$rate, $sized, *, fused=None, **keywords):
-    """The torch optimizer with per-layer rates; keywords as in `param_groups`."""
-    groups = param_groups(named_parameters, layer_of, base_rate, $sizes, **keywords)
-    return torch.optim.$constructor(groups$extra)
-''')
+        groups[layer, decayed]["params"].append(parameter)""")
 
 VECTORS = '''
 
@@ -72,10 +76,27 @@ TORCH_RULES = {
 DECAY_LINE = '            decay = weight_decay * factor(layer, "decay", $sizes) if decayed else 0.0\n'
 
 
-def with_scaled_betas(options: str, sizes: str) -> str:
-    """A group's entries with averages as long in tokens as at the base."""
-    options = options.replace(PAIR, f'"betas": tuple(beta(layer, value, {sizes}) for value in betas)')
-    return options.replace('"alpha": alpha', f'"alpha": beta(layer, alpha, {sizes})')
+def group_options(prescription: Prescription, kind: Kind, options: str) -> tuple[str, str]:
+    """A group's entries, averages as long in tokens as at the base where they scale; a remark where they do not."""
+    scaled, remark = scaled_betas(prescription, kind, ("b2",) if PAIR in options or "alpha" in options else ())
+    if scaled:
+        sizes = sizes_text(prescription)
+        options = options.replace(PAIR, f'"betas": tuple(beta(layer, value, {sizes}) for value in betas)')
+        options = options.replace('"alpha": alpha', f'"alpha": beta(layer, alpha, {sizes})')
+    return options, remark
+
+
+def groups_code(prescription: Prescription, scale: Scale | None, keywords: str, **parts: str) -> str:
+    """`param_groups` and what makes optimizers of them; `parts` are what differs between one rule and several."""
+    multiplied = has_multipliers(prescription)
+    return GROUPS.substitute(
+        parts,
+        keywords=keywords + (", multipliers_applied=False" if multiplied else ""),
+        check=APPLIED if multiplied else "",
+        sizes=sizes_text(prescription),
+        sized=parameters_text(prescription, scale),
+        rate=rate_text(scale),
+    )
 
 
 def as_torch_of_one(prescription: Prescription, scale: Scale | None = None) -> str:
@@ -87,23 +108,24 @@ def as_torch_of_one(prescription: Prescription, scale: Scale | None = None) -> s
     rule, sizes = names.pop(), sizes_text(prescription)
     if rule not in TORCH_RULES:
         raise lacking("torch", rule, TORCH_RULES)
-    constructor, options, arguments, extra = TORCH_RULES[rule]
-    scaled, remark = scaled_betas(prescription, "hidden", ("b2",) if PAIR in options or "alpha" in options else ())
-    if scaled:
-        options = with_scaled_betas(options, sizes)
-    decays, multiplied = "decay" in options, has_multipliers(prescription)
-    code = TORCH.substitute(
-        constructor=constructor,
-        options=options,
-        extra=extra,
-        epsilon=BASE_EPSILON.get(rule, "1e-8"),
-        arguments=arguments + (", multipliers_applied=False" if multiplied else ""),
-        decayed="not no_decay(name, parameter)" if decays else "False",
-        decay_line=Template(DECAY_LINE).substitute(sizes=sizes) if decays else "",
-        check=APPLIED if multiplied else "",
-        sizes=sizes,
-        sized=parameters_text(prescription, scale),
-        rate=rate_text(scale),
-        remark=remark,
+    constructor, given, arguments, extra = TORCH_RULES[rule]
+    options, remark = group_options(prescription, "hidden", given)
+    decays = "decay" in options
+    code = groups_code(
+        prescription,
+        scale,
+        f"epsilon={BASE_EPSILON.get(rule, '1e-8')}{arguments}",
+        each="",
+        told=f".{remark}",
+        collected=COLLECTED.substitute(
+            sizes=sizes,
+            options=options,
+            decayed="not no_decay(name, parameter)" if decays else "False",
+            decay_line=Template(DECAY_LINE).substitute(sizes=sizes) if decays else "",
+        ),
+        maker="optimizer",
+        apart=", *, fused=None",
+        made="The torch optimizer with per-layer rates",
+        returned=f"    return torch.optim.{constructor}(groups{extra})",
     )
     return header(prescription, scale, "\nimport torch\n") + (VECTORS if decays else "") + code

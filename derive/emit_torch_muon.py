@@ -9,17 +9,8 @@ from pathlib import Path
 from string import Template
 
 from derive.emit import parts
-from derive.emit_code import (
-    APPLIED,
-    has_multipliers,
-    header,
-    lacking,
-    parameters_text,
-    rate_text,
-    scaled_betas,
-    sizes_text,
-)
-from derive.emit_torch import PAIR, TORCH_RULES, VECTORS, as_torch_of_one, with_scaled_betas
+from derive.emit_code import header, lacking, parameters_text, sizes_text
+from derive.emit_torch import TORCH_RULES, VECTORS, as_torch_of_one, group_options, groups_code
 from derive.exponents import Kind
 from derive.scale import MATCHED, Scale
 from derive.solve import Prescription
@@ -32,7 +23,7 @@ RULES = {name: (constructor, options) for name, (constructor, options, *_) in TO
 """Constructor and what a group has, as in TORCH_RULES."""
 EXTRA = {name: f'adjust_lr_fn=ADJUSTED["{name}"]' for name in MATCHED}
 KEYWORDS = {"betas": "(0.9, 0.999)", "momentum": "0.95", "alpha": "0.99"}
-CODE = Template('''
+BEFORE = Template('''
 
 RULES = $rules
 """Whose step each layer takes."""
@@ -41,24 +32,13 @@ RULES = $rules
 def torch_fans(name, parameter):
     """(fan_in, fan_out) of a matrix or kernel [out, in, ...], as nn.Linear and convolutions have them."""
     return math.prod(parameter.shape[1:]), parameter.shape[0]
-
-
-def param_groups(named_parameters, layer_of, base_rate$rate, $sized, *, epsilon=None,
-                 weight_decay=0.0, no_decay=is_vector, fans=torch_fans$arguments):
-    """Parameter groups of every layer, from a model's `named_parameters()` as they come, each with its "rule".
-
-    `layer_of(name, parameter)`, or a mapping from names, is a key of EXPONENTS for every parameter; vectors (biases,
+''')
+KEPT = """epsilon=None,
+                 weight_decay=0.0, no_decay=is_vector, fans=torch_fans"""
+TOLD = Template("""; vectors (biases,
     gains) are of the embedding. $base
-    `epsilon` is 1e-8 at the base width, 1e-7 for Muon.$remark
-    """$check
-    named = dict(named_parameters)
-    layers = {name: layer_of(name, each) if callable(layer_of) else layer_of.get(name) for name, each in named.items()}
-    stray = [name for name, layer in layers.items() if layer not in EXPONENTS]
-    stray += [] if callable(layer_of) else [name for name in layer_of if name not in named]
-    if stray:
-        raise ValueError(f"{', '.join(stray)}: every parameter of the model is one of {', '.join(EXPONENTS)}")
-    groups = {}
-    for name, parameter in named.items():
+    `epsilon` is 1e-8 at the base width, 1e-7 for Muon.$remark""")
+COLLECTED = Template("""\
         layer, rule, own = layers[name], RULES[layers[name]], 1.0
         rate = (base_rate[rule] if isinstance(base_rate, dict) else base_rate) * factor(layer, "rate", $sizes)
         eps = (1e-7 if rule in ADJUSTED else 1e-8) if epsilon is None else epsilon
@@ -66,21 +46,17 @@ def param_groups(named_parameters, layer_of, base_rate$rate, $sized, *, epsilon=
         decay = 0.0 if no_decay(name, parameter) else weight_decay * factor(layer, "decay", $sizes)
         if rule in ADJUSTED:
             own = muon_factor(name, rule, fans(name, parameter), tuple(parameter.shape))$matched
-        options = $options
+        options = {
+$options
+        }[rule]
         made = groups.setdefault((layer, *options.values()), {"params": [], "rule": rule, **options})
-        made["params"].append(parameter)
-    return list(groups.values())
-
-
-def optimizers(named_parameters, layer_of, base_rate$rate, $sized, **keywords):
-    """The torch optimizers, one per rule, each to be stepped; keywords as in `param_groups`."""
-    groups = param_groups(named_parameters, layer_of, base_rate, $sizes, **keywords)
+        made["params"].append(parameter)""")
+RETURNED = Template("""\
     mine = {rule: [group for group in groups if group["rule"] == rule] for rule in RULES.values()}
     made = {
 $made
     }
-    return [made[rule](mine[rule]) for rule in made if mine[rule]]
-''')
+    return [made[rule](mine[rule]) for rule in made if mine[rule]]""")
 ANY_RATE = "`base_rate` may be one for each, {$each}."
 ADAMW_RATE = "`base_rate` is AdamW's, Muon's comes from it."
 MATCH = """
@@ -125,45 +101,34 @@ def as_torch_by_rule(prescription: Prescription, scale: Scale | None = None) -> 
     sizes, matched = sizes_text(prescription), scale is not None and scale.matches
     options, remarks = {}, []
     for kind, name in by_layer.items():
-        given = RULES[name][1]
-        scaled, remark = scaled_betas(prescription, kind, ("b2",) if PAIR in given or "alpha" in given else ())
-        if scaled:
-            given = with_scaled_betas(given, sizes)
-        options[name] = given
+        options[name], remark = group_options(prescription, kind, RULES[name][1])
         remarks.append(remark)
-    layers = _rules(prescription)
     used = [word for word in KEYWORDS if any(f'"{word}"' in given for given in options.values())]
-    imports, code = emitted_source(SOURCE)
+    any_rate = Template(ANY_RATE).substitute(each=", ".join(f'"{name}": rate' for name in names))
+    code = groups_code(
+        prescription,
+        scale,
+        KEPT + "".join(f", {word}={KEYWORDS[word]}" for word in used),
+        each=', each with its "rule"',
+        told=TOLD.substitute(base=ADAMW_RATE if matched else any_rate, remark="".join(dict.fromkeys(remarks))),
+        collected=COLLECTED.substitute(
+            sizes=sizes,
+            matched=Template(MATCH).substitute(sizes=sizes) if matched else "",
+            options="\n".join(f'            "{name}": {{{given}}},' for name, given in options.items()),
+        ),
+        maker="optimizers",
+        apart="",
+        made="The torch optimizers, one per rule, each to be stepped",
+        returned=RETURNED.substitute(
+            made="\n".join(f'        "{name}": lambda groups: {_made(name)},' for name in names)
+        ),
+    )
+    imports, brought = emitted_source(SOURCE)
     standard = imports.replace("import torch", "").strip()
-    sized = parameters_text(prescription, scale)
-    body = CODE.substitute(
-        rules=str(layers).replace("'", '"'),
-        rate=rate_text(scale),
-        sized=sized,
-        sizes=sizes,
-        arguments="".join(f", {word}={KEYWORDS[word]}" for word in used)
-        + (", multipliers_applied=False" if has_multipliers(prescription) else ""),
-        base=ADAMW_RATE
-        if matched
-        else Template(ANY_RATE).substitute(each=", ".join(f'"{name}": rate' for name in names)),
-        remark="".join(dict.fromkeys(remarks)),
-        check=APPLIED if has_multipliers(prescription) else "",
-        matched=Template(MATCH).substitute(sizes=sizes) if matched else "",
-        options="{\n"
-        + "".join(f'            "{name}": {{{given}}},\n' for name, given in options.items())
-        + "        }[rule]",
-        made="\n".join(f'        "{name}": lambda groups: {_made(name)},' for name in names),
-    )
-    helper = MATCHED_RATE.substitute(sized=sized) if matched else ""
-    return (
-        header(prescription, scale, "\nimport torch\n", f"{standard}\n")
-        + "\n\n"
-        + code
-        + "\n"
-        + VECTORS
-        + helper
-        + body
-    )
+    helper = MATCHED_RATE.substitute(sized=parameters_text(prescription, scale)) if matched else ""
+    before = BEFORE.substitute(rules=str(_rules(prescription)).replace("'", '"'))
+    start = header(prescription, scale, "\nimport torch\n", f"{standard}\n")
+    return f"{start}\n\n{brought}\n{VECTORS}{helper}{before}{code}"
 
 
 def _rules(prescription: Prescription) -> dict[str, str]:

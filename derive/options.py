@@ -218,7 +218,7 @@ def read_match(
         )
     if scale is None or scale.base_width is None:
         raise DeriveError("--match adamw goes by the base width; give --base-width, --width and AdamW's --base-rate")
-    if output_format in ("python", "optax"):
+    if output_format in ("python", "optax", "javascript"):
         raise DeriveError(
             f"--match adamw is for tables and --format torch; multiply Muon's rate yourself in {output_format}"
         )

@@ -17,7 +17,7 @@ from sympy import Eq, Expr, Ge, Le, Min, Rational, S, Symbol
 
 from derive.alignments import Alignment, Ratios
 from derive.errors import DeriveError
-from derive.exponents import EPSILONS, FAN_EXPONENTS, KINDS, Kind, smallest
+from derive.exponents import EPSILONS, FAN_EXPONENTS, KINDS, Kind, largest, smallest
 from derive.optimizers import Optimizer
 from derive.parameterizations import Parameterization
 
@@ -164,14 +164,14 @@ class Problem:
             epsilon2=tuple(updates[kind].epsilon2 for kind in kinds),
         )
 
-    def changes(self, c: Sequence[Expr]) -> list[Expr]:
+    def changes(self, c: Sequence[Expr], start: Chain | None = None) -> list[Expr]:
         """d_l = a_l + c_l + s_l at these rates, with the smaller s of before and after the readout has moved.
 
         The readout's own update may outgrow its initial weights; the gradients of all earlier layers then grow
         with it: d loss/d z_L = n^-min(a + b, a + s + c) of the readout. A change made early is not undone
         later, so the larger of the two updates counts.
         """
-        start = self.chain()
+        start = start or self.chain()
         moved = trained_readout_gradient(start, c)
         later = start if moved == start.a[-1] + start.b[-1] else self.chain(moved)
         sizes = [_smallest(pair) for pair in zip(start.s, later.s, strict=True)]
@@ -226,6 +226,17 @@ def _capped(alignment: Alignment, kind: Kind, index: int, cap: Expr) -> Ratios:
     if cap == 1:
         return ratios
     return Ratios(smallest(ratios.alpha, cap), ratios.omega, smallest(ratios.u, cap))
+
+
+def own_change(chain: Chain, changes: Sequence[Expr], r: Sequence[Expr], index: int) -> Expr:
+    """The exponent of what the layer's own update contributes to its change, d_l - alpha_l or d_l + r_{l-1} - u_l.
+
+    As if the layers before were stable: what they break is not this layer's doing.
+    """
+    change = changes[index]
+    if index == 0:
+        return change
+    return smallest(change - chain.alpha[index], change + largest(S.Zero, r[index - 1]) - chain.u[index])
 
 
 Term = Literal["update", "alpha", "u", "omega", "stable", "bounded"]

@@ -3,16 +3,16 @@
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
-from sympy import Expr, S, latex
+from sympy import Expr, latex
 
 from derive import emit, terminal
 from derive.alignments import ASSUMPTIONS
 from derive.emit_latex import exponent_latex, fitted, latex_escape, lines_latex
 from derive.epsilon import Onset
-from derive.exponents import KINDS, largest, smallest, text
+from derive.exponents import KINDS, text
 from derive.optimizers import RULE_FUNCTIONS, RULE_NAMES
 from derive.parameterizations import SCHEMES, Parameterization, equivalent
-from derive.propagation import Optimizers, Problem, general_constraints
+from derive.propagation import Optimizers, Problem, general_constraints, own_change
 from derive.registry import REGISTRY
 from derive.solve import Prescription, residuals_at, solve, solve_kinds
 
@@ -182,7 +182,9 @@ def checked_rates(problem: Problem, rates: Sequence[Expr], output: str, *, liste
     rows: list[dict[str, str]] = []
     for index, (name, rate, r) in enumerate(zip(names, rates, residuals, strict=True)):
         free = problem.loss == "ce" and index == len(rates) - 1
-        verdict = _verdict(r, _own_change(problem, rates, residuals, index), free, len(set(rates)) > 1)
+        verdict = _verdict(
+            r, own_change(problem.chain(), problem.changes(rates), residuals, index), free, len(set(rates)) > 1
+        )
         rows.append({"layer": name, "c": text(rate), "largest": text(best.c[index]), "r": text(r), "verdict": verdict})
     diverging = any(row["verdict"].startswith("diverges") for row in rows)
     stable = False if diverging else None if any(row["verdict"] == UNDECIDED for row in rows) else True
@@ -204,16 +206,6 @@ def checked_rates(problem: Problem, rates: Sequence[Expr], output: str, *, liste
 
 def _generic_names(problem: Problem) -> list[str]:
     return ["embedding", *["hidden"] * problem.hidden_layers, "readout"]
-
-
-def _own_change(problem: Problem, rates: Sequence[Expr], residuals: Sequence[Expr], index: int) -> Expr:
-    """The exponent of what the layer's own update contributes to its change."""
-    chain, change = problem.chain(), problem.changes(rates)[index]
-    if index == 0:
-        return change
-    # Measured as if the layers before were stable: what they break is not this layer's doing.
-    before = largest(S.Zero, residuals[index - 1])
-    return smallest(change - chain.alpha[index], change + before - chain.u[index])
 
 
 def _verdict(r: Expr, own: Expr, free: bool, per_layer: bool) -> str:

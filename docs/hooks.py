@@ -9,17 +9,20 @@ from pathlib import Path
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
+from derive.explore import page
+
 ROOT = Path(__file__).parent.parent
 FROM_ROOT = {"README.md": "index.md", "CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
 LINK = re.compile(r"(?<!!)\[([^\]]+)\]\((?!\w+:|#)([^)]+)\)")
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add the pages of the root under names of their own, their links as from within docs/."""
+    """Add the page to play with, and those of the root under names of their own, their links as from within docs/."""
     for source, name in FROM_ROOT.items():
         text = (ROOT / source).read_text(encoding="utf-8")
         text = re.sub(r"\]\((?!\w+:|#|docs/)", "](../", text).replace("](docs/", "](")
         files.append(File.generated(config, name, content=text))
+    files.append(File.generated(config, "explore.html", content=page()))
     return files
 
 

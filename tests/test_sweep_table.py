@@ -309,12 +309,3 @@ def test_json_and_the_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     conditions = (page / "report.html").read_text().partition("<h2>Conditions</h2>")[2].partition("</table>")[0]
     assert re.findall("<th>(.*?)</th>", conditions) == ["table", "widths", "seeds", "runs"]
     assert "one.csv" in conditions
-
-
-@pytest.mark.slow
-def test_a_million_rows_are_read(tmp_path: Path) -> None:
-    rates = 2.0 ** np.arange(-12, -2, 0.1)
-    rows = simulated((64, 128, 256, 512), rates, 2500, 0, 0.01, np.random.default_rng(0))
-    (found,) = fit(read_runs([write(tmp_path / "million.csv", rows)], {**COLUMNS, "seed": "seed"}))
-    assert sum(each.losses.size for each in found.result.widths) == len(rows) == 10**6
-    assert abs(found.result.drift.value) < 0.01

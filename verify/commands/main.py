@@ -15,7 +15,20 @@ from derive.help_text import HELP_OPTIONS, App, Commands, examples
 from derive.options import VersionOption
 from derive.running import INTERRUPTED, run
 from derive.streams import prepare
-from verify.commands import decay, epsilon, exponents, fit, model, phase, plan, shapes, stores, transfer, updates
+from verify.commands import (
+    decay,
+    epsilon,
+    explore,
+    exponents,
+    fit,
+    model,
+    phase,
+    plan,
+    shapes,
+    stores,
+    transfer,
+    updates,
+)
 from verify.commands.options import answer_alone
 from verify.commands.progress import said
 from verify.training import hosts
@@ -63,6 +76,7 @@ COMMANDS: tuple[tuple[Callable[..., int | None], str], ...] = (
     ),
     (answer_alone(model.check), "verify check examples.gated_mlp:make --widths 64,128,256,512 --out checked"),
     (shapes.shapes, "verify shapes base.bsh --optimizer adamw --role readout.weight=readout"),
+    (explore.explore, "verify explore --out page.html"),
     (plan.plan, "verify plan --widths 1024,4096,16384 --devices 64 --remat"),
 )
 """Each with an example for its help."""

@@ -1,19 +1,21 @@
 """What the commands of studies that are trained unit by unit share: the driver, the progress bar, the answer."""
 
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from derive.terminal import wrapped
 from verify.checksums import sealed
 from verify.commands.options import one_driver, write_error, write_out
 from verify.commands.progress import Progress
 from verify.files import make_folder
-from verify.studies.study import Part, Training, Unit
+
+if TYPE_CHECKING:
+    from verify.studies.study import Part, Training, Unit
 
 Found = TypeVar("Found")
 
 
-def train_all(training: Training[Any, Found], corpus: Any, cost: int) -> dict[Unit, Part[Found]]:
+def train_all(training: "Training[Any, Found]", corpus: Any, cost: int) -> "dict[Unit, Part[Found]]":
     """Train what the folder lacks, at `cost` steps of the bar a unit, with no other driver at work there."""
     folder = training.folder
     make_folder(folder)

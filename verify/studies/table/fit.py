@@ -6,19 +6,24 @@ numbers. With several axes one law is fitted to the best rates of all cells,
     log2(best rate) = constant + sum over axes of power x log2(size),
 
 by ordinary least squares; intervals are Student's, over seeds where there are several and over cells otherwise.
+
+Where no seed has a parabola, a best rate is the lowest loss of the grid, for all seeds alike, and its place between
+its neighbours is not known: half a step of the grid each way, and no end where it is the lowest or highest tried. The
+interval then reaches as far as these could move the drift, sum_i |w_i| h_i with w_i the weights of least squares in
+log2(size). Where some seeds have one, the others' grid rates scatter with them, as the interval over seeds shows.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
-from verify.fit.optimum import UNKNOWN, Estimate, Losses, Rates, optimum
+from verify.fit.optimum import SAME, UNKNOWN, Estimate, Losses, Optimum, Rates, optimum
 from verify.fit.slopes import student_half_width
-from verify.studies.table.runs import Runs
+from verify.studies.table.runs import Reals, Runs
 from verify.studies.transfer.analysis import analyse_setting
-from verify.studies.transfer.outcomes import SettingResult
+from verify.studies.transfer.outcomes import SettingResult, WidthResult
 from verify.sweeps.records import Setting
 
 Answer = Literal["transfers", "does not transfer", "not decided"]
@@ -49,14 +54,16 @@ class Law:
 class Fit:
     """One group: its result as of a setting of a study, the answer with its cost, and the rates to run next.
 
-    `cost` is the loss at the largest width for the smallest one's best rate; from one seed it is implied by the
-    drift's interval and the curvature there. `law` is None with one axis alone; `axis` is what `widths` are sizes of.
+    `drift` is the result's, its interval with what a coarse grid leaves open. `cost` is the loss at the largest width
+    for the smallest one's best rate; from one seed it is implied by the drift's interval and the curvature there. `law`
+    is None with one axis alone; `axis` is what `widths` are sizes of.
     """
 
     group: str
     axis: str
     seeds: int
     result: SettingResult
+    drift: Estimate
     cost: Estimate
     answer: Answer
     next: tuple[Proposal, ...]
@@ -95,33 +102,77 @@ def _fit_group(runs: Runs, rows: np.ndarray, margin: float, law: Law | None) -> 
     label = runs.label(int(np.flatnonzero(rows)[0]))
     sized = {int(size) if size == int(size) else size: table for size, table in by_size.items()}
     result = analyse_setting(Setting(label, "", "", ()), seeds, sized, NO_LOSS)  # type: ignore[arg-type]
-    cost = _cost(result)
-    return Fit(label, runs.axis, len(seeds), result, cost, _answer(cost, margin), tuple(_next(result)), law)
+    drift = _drift(result)
+    cost = _cost(result, drift)
+    answer = _answer(cost, margin, _known(result))
+    return Fit(label, runs.axis, len(seeds), result, drift, cost, answer, tuple(_next(result)), law)
 
 
-def _cost(result: SettingResult) -> Estimate:
+def _known(result: SettingResult) -> list[WidthResult]:
+    """The widths that have a best rate."""
+    return [found for found in result.widths if np.isfinite(found.best_rate)]
+
+
+def _drift(result: SettingResult) -> Estimate:
+    """The drift, its interval as far as best rates could lie between those tried, or beyond them."""
+    known, drift = _known(result), result.drift
+    if len(known) < 2 or np.isnan(drift.low):
+        return Estimate(drift.value, drift.low, drift.high)
+    logs = np.log2([found.width for found in known])
+    weights = (logs - logs.mean()) / ((logs - logs.mean()) ** 2).sum()
+    down, up = _reach(weights, [optimum(found.rates, found.losses) for found in known])
+    return Estimate(drift.value, drift.low - down, drift.high + up)
+
+
+def _reach(weights: Reals, found: Sequence[Optimum]) -> tuple[float, float]:
+    """How far down and up a sum of best rates in octaves, times weights, could go for what the grid leaves open."""
+    below, above = np.array([_room(each) for each in found]).T
+    counted = abs(weights) > SAME
+    own, below, above = weights[counted], below[counted], above[counted]
+    return float(np.where(own > 0, below, above) @ abs(own)), float(np.where(own > 0, above, below) @ abs(own))
+
+
+def _room(found: Optimum) -> tuple[float, float]:
+    """Octaves by which the best rate may lie lower or higher than where it was put; 0 where a seed has a parabola."""
+    if any(found.parabolas):
+        return 0.0, 0.0
+    tried = found.rates[np.isfinite(found.losses).any(axis=1)]
+    steps = np.log2(tried / found.best_rate)
+    below, above = steps[steps < -SAME], steps[steps > SAME]
+    return (-below.max() / 2 if below.size else np.inf), (above.min() / 2 if above.size else np.inf)
+
+
+def on_grid(found: WidthResult) -> bool:
+    """Whether the best rate is one of those tried, or half a step of them aside, for want of a parabola."""
+    return np.isfinite(found.best_rate) and not any(optimum(found.rates, found.losses).parabolas)
+
+
+def _cost(result: SettingResult, drift: Estimate) -> Estimate:
     """What the largest width loses at the best rate of the smallest."""
-    known = [found for found in result.widths if np.isfinite(found.best_rate)]
+    known = _known(result)
     if len(known) < 2:
         return UNKNOWN
     last = known[-1]
     if np.isfinite([last.lost.low, last.lost.high]).all() or np.isinf(last.lost.value):
         return last.lost
     parabola = next((each for each in optimum(last.rates, last.losses).parabolas if each is not None), None)
-    if parabola is None or not np.isfinite([result.drift.low, result.drift.high]).all():
+    if parabola is None or not np.isfinite([drift.low, drift.high]).all():
         return last.lost
     octaves = np.log2(last.width / known[0].width)
-    ends = sorted(abs(each * octaves) for each in (result.drift.low, result.drift.high))
-    spans_zero = result.drift.low <= 0 <= result.drift.high
+    ends = sorted(abs(each * octaves) for each in (drift.low, drift.high))
+    spans_zero = drift.low <= 0 <= drift.high
     least = 0.0 if spans_zero else parabola.curvature * ends[0] ** 2
     return Estimate(last.lost.value, float(least), float(parabola.curvature * ends[1] ** 2))
 
 
-def _answer(cost: Estimate, margin: float) -> Answer:
-    """An equivalence test: the whole interval below the margin, the whole interval above it, or neither."""
+def _answer(cost: Estimate, margin: float, known: Sequence[WidthResult]) -> Answer:
+    """An equivalence test: the whole interval below the margin, the whole interval above it, or neither.
+
+    What a coarse grid did not try may be better at the largest width, so that a cost that was not seen is not none.
+    """
     if np.isinf(cost.value) or cost.low > margin:
         return "does not transfer"
-    return "transfers" if cost.high < margin else "not decided"
+    return "transfers" if cost.high < margin and not on_grid(known[-1]) else "not decided"
 
 
 def _next(result: SettingResult, most: int = 4) -> list[Proposal]:
@@ -130,7 +181,7 @@ def _next(result: SettingResult, most: int = 4) -> list[Proposal]:
     A width's best rate enters the drift by its distance from the middle of the widths; among equals, rates an octave
     aside of the best say most about the vertex of a parabola.
     """
-    known = [found for found in result.widths if np.isfinite(found.best_rate)]
+    known = _known(result)
     if not known:
         return []
     logs = np.log2([found.width for found in known])
@@ -159,20 +210,24 @@ def _next(result: SettingResult, most: int = 4) -> list[Proposal]:
 def _law(runs: Runs, rows: np.ndarray) -> Law:
     """The joint law of one group, over the seeds that every cell with a best rate has.
 
-    Powers are NaN where an axis has one size, cells are fewer than unknowns, or no seed is in all of them.
+    The power of an axis of one size is NaN, and all are where cells are fewer than unknowns, where axes go together, or
+    where no seed is in all cells.
     """
-    names = list(runs.axes)
+    names = [name for name, sizes in runs.axes.items() if len(np.unique(sizes[rows])) > 1] or list(runs.axes)
     sizes = np.column_stack([runs.axes[name] for name in names])
     cells: list[np.ndarray] = []
     best: list[dict[int, float]] = []
+    optima: list[Optimum] = []
     for cell in np.unique(sizes[rows], axis=0):
         seeds, table = tables(runs, rows & (sizes == cell).all(axis=1), names[0])
-        rates = optimum(*next(iter(table.values()))).best_rates
-        known = {seed: float(np.log2(rate)) for seed, rate in zip(seeds, rates, strict=True) if np.isfinite(rate)}
+        found = optimum(*next(iter(table.values())))
+        rates = zip(seeds, found.best_rates, strict=True)
+        known = {seed: float(np.log2(rate)) for seed, rate in rates if np.isfinite(rate)}
         if known:
             cells.append(np.log2(cell))
             best.append(known)
-    nothing = Law(dict.fromkeys(names, UNKNOWN), len(cells))
+            optima.append(found)
+    nothing = Law(dict.fromkeys(runs.axes, UNKNOWN), len(cells))
     common = sorted(set.intersection(*map(set, best))) if best else []
     design = np.column_stack([np.ones(len(cells)), np.array(cells)]) if cells else np.ones((0, len(names) + 1))
     if not common or np.linalg.matrix_rank(design) < design.shape[1]:
@@ -187,9 +242,9 @@ def _law(runs: Runs, rows: np.ndarray) -> Law:
         residuals = values[:, 0] - design @ means
         variance = float(residuals @ residuals) / max(freedom, 1)
         spreads = np.sqrt(variance * np.diag(np.linalg.inv(design.T @ design)))
-    half = [student_half_width(float(spread), freedom) for spread in spreads]
-    powers = {
-        name: Estimate(float(mean), float(mean - each), float(mean + each))
-        for name, mean, each in zip(names, means[1:], half[1:], strict=True)
-    }
+    powers: dict[str, Estimate] = dict.fromkeys(runs.axes, UNKNOWN)
+    for place, name in enumerate(names, 1):
+        mean, half = float(means[place]), student_half_width(float(spreads[place]), freedom)
+        down, up = _reach(np.linalg.pinv(design)[place], optima)
+        powers[name] = Estimate(mean, mean - half - down, mean + half + up)
     return Law(powers, len(cells))

@@ -6,8 +6,11 @@ pattern such as w{width}-lr{rate}-s{seed} reads.
 """
 
 import csv
+import gzip
+import io
 import json
 import re
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -24,7 +27,7 @@ Reals = Float[np.ndarray, " runs"]
 FIELDS = ("width", "rate", "loss", "seed", "group", "depth", "batch", "tokens", "steps")
 LARGEST = 1 << 30
 """Bytes of a file."""
-FORMATS = ".csv, .tsv, .jsonl or .parquet"
+FORMATS = ".csv, .tsv, .jsonl (.gz too) or .parquet"
 DELIMITERS = ",\t;"
 
 
@@ -135,27 +138,39 @@ def read_table(path: Path) -> dict[str, Column]:
     try:
         if path.stat().st_size > LARGEST:
             raise DeriveError(f"{shorten(str(path))} is larger than 1 GB; keep a row per run")
-        kind = path.suffix.lower()
+        packed = path.suffix.lower() == ".gz"
+        kind = Path(path.stem if packed else path.name).suffix.lower()
         if kind in (".csv", ".tsv", ".txt"):
-            return _delimited(path)
+            return _delimited(path, _text(path, packed))
         if kind in (".jsonl", ".ndjson", ".json"):
-            return _json_lines(path)
-        if kind == ".parquet":
+            return _json_lines(path, _text(path, packed))
+        if kind == ".parquet" and not packed:
             return _parquet(path)
     except UnicodeDecodeError:
         raise DeriveError(f"{shorten(str(path))} is not text in UTF-8; give {FORMATS}") from None
     raise DeriveError(f"{shorten(str(path))} is of no known kind; give {FORMATS}")
 
 
-def _delimited(path: Path) -> dict[str, Column]:
-    with path.open(encoding="utf-8-sig", newline="") as lines:
-        first = lines.readline()
-        lines.seek(0)
-        delimiter = max(DELIMITERS, key=first.count)
-        try:
-            rows = list(csv.reader(lines, delimiter=delimiter))
-        except csv.Error as error:
-            raise DeriveError(f"{shorten(str(path))} is no table: {error}") from None
+def _text(path: Path, packed: bool) -> str:
+    """The text of a file, or of what gzip packed into it; DeriveError where that is more than a file may have."""
+    if not packed:
+        return path.read_text(encoding="utf-8-sig")
+    try:
+        with gzip.open(path) as packed_file:
+            content = packed_file.read(LARGEST + 1)
+    except (gzip.BadGzipFile, EOFError, zlib.error):
+        raise DeriveError(f"{shorten(str(path))} is not packed by gzip, or cut; give {FORMATS}") from None
+    if len(content) > LARGEST:
+        raise DeriveError(f"{shorten(str(path))} has more than 1 GB in it; keep a row per run")
+    return content.decode("utf-8-sig")
+
+
+def _delimited(path: Path, text: str) -> dict[str, Column]:
+    delimiter = max(DELIMITERS, key=text.partition("\n")[0].count)
+    try:
+        rows = list(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter))
+    except csv.Error as error:
+        raise DeriveError(f"{shorten(str(path))} is no table: {error}") from None
     rows = [row for row in rows if row]
     if len(rows) < 2:
         raise DeriveError(f"{shorten(str(path))} has no rows below its heading; give a row per run")
@@ -168,9 +183,9 @@ def _delimited(path: Path) -> dict[str, Column]:
     return dict(zip(names, zip(*body, strict=True), strict=True))
 
 
-def _json_lines(path: Path) -> dict[str, Column]:
+def _json_lines(path: Path, text: str) -> dict[str, Column]:
     rows: list[dict[str, Any]] = []
-    for place, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for place, line in enumerate(text.splitlines(), 1):
         if not line.strip():
             continue
         try:

@@ -12,13 +12,16 @@ from derive.errors import DeriveError, shorten
 from derive.exponents import KINDS, text
 from verify.fit.optimum import Estimate
 from verify.fit.slopes import Slope
-from verify.studies.table.fit import Fit
+from verify.studies.table.fit import Fit, on_grid
 from verify.studies.table.runs import Runs
 from verify.studies.transfer.analysis import rows_json
 from verify.sweeps.records import GLOBAL, Conditions, Record, Setting, Study
 
 Predicted = tuple[str, ...]
 ONE_SEED = "one seed: intervals are over the scatter of best rates across sizes, which needs three or more"
+COARSE = (
+    "the drift's interval has in it that a best rate on the grid may lie half a step aside, or anywhere beyond an edge"
+)
 REPEATED = "no --seed column: runs of one group, size and rate are taken for repetitions"
 
 
@@ -53,7 +56,7 @@ def _power(exponent: Expr) -> str:
 def table(runs: Runs, found: Sequence[Fit], margin: float, predicted: Predicted | None) -> str:
     """Per group: best rates, drift, whether it transfers, notes and the rates to run next."""
     blocks: list[str] = []
-    for each in found:
+    for place, each in enumerate(found):
         widths = each.result.widths
         rows = [
             [
@@ -68,17 +71,19 @@ def table(runs: Runs, found: Sequence[Fit], margin: float, predicted: Predicted 
         ]
         columns = [each.axis, "best rate", "loss", "lost by transfer", "diverged", ""]
         lines = [f"{each.group}: {each.seeds} {'seed' if each.seeds == 1 else 'seeds'}", terminal_table(columns, rows)]
-        lines.append(f"drift: best rate ~ {each.axis}^{_interval(each.result.drift, '+.3f')}")
+        lines.append(f"drift: best rate ~ {each.axis}^{_interval(each.drift, '+.3f')}")
         if widths:
             first, last = widths[0].width, widths[-1].width
             lines.append(
                 f"{each.answer}: using the best rate of {first:g} at {last:g} costs {_interval(each.cost, '.4f')} nats "
                 f"(margin {margin:g})"
             )
-        if each.law is not None:
+        if each.law is not None and all(each.law is not other.law for other in found[:place]):
             powers = ", ".join(f"{name}^{_interval(power, '+.3f')}" for name, power in each.law.powers.items())
             lines.append(f"all axes together, {each.law.cells} cells: best rate ~ {powers}")
         lines += [f"note: {note}" for note in each.result.notes]
+        if len(widths) > 1 and any(map(on_grid, widths)):
+            lines.append(f"note: {COARSE}")
         if each.seeds == 1:
             lines.append(f"note: {ONE_SEED}")
         lines += [f"run next: {each.axis} {one.width:g} at {one.rate:.4g} ({one.reason})" for one in each.next]
@@ -113,6 +118,9 @@ def as_json(found: Sequence[Fit], predicted: Predicted | None) -> dict[str, Any]
                 "axis": each.axis,
                 "seeds": each.seeds,
                 **row,
+                **{
+                    name: _ends(each.drift)[end] for name, end in (("drift", "value"), ("low", "low"), ("high", "high"))
+                },
                 "cost": _ends(each.cost),
                 "answer": each.answer,
                 "law": None if each.law is None else {name: _ends(power) for name, power in each.law.powers.items()},
