@@ -31,6 +31,8 @@ from derive.exponents import (
     degree,
     exponent,
     norm,
+    operator_norm_exponent,
+    polar,
     rms,
 )
 from derive.optimizers import RULE_NAMES, Optimizer
@@ -222,3 +224,12 @@ def test_what_rules_say_of_themselves() -> None:
     for inner, outer in (EPSILONS, EPSILONS[::-1]):
         row = Optimizer("mine", f"m/(rms(m/(sqrt(v)+{inner}))+{outer})")
         assert list(row.epsilon_companions) == [inner, outer]
+
+
+def test_a_product_of_matrices_has_the_operator_norm_of_its_entries() -> None:
+    """That of polar(g) is 1, of a number times it the number; polar(g) * w has entries of RMS 1/n and random signs."""
+    half = Rational(1, 2)
+    sizes = {GRADIENT: half, WEIGHT: half, FAN_IN: S(-1), FAN_OUT: S(-1)}
+    assert operator_norm_exponent(polar(GRADIENT), sizes) == 0
+    assert operator_norm_exponent(norm(WEIGHT) * polar(GRADIENT), sizes) == -half
+    assert operator_norm_exponent(polar(GRADIENT) * WEIGHT, sizes) == half
