@@ -234,7 +234,8 @@ def test_a_product_of_matrices_has_the_operator_norm_of_its_entries() -> None:
     assert operator_norm_exponent(polar(GRADIENT), sizes) == 0
     assert operator_norm_exponent(norm(WEIGHT) * polar(GRADIENT), sizes) == -half
     assert operator_norm_exponent(polar(GRADIENT) * WEIGHT, sizes) == half
-    assert operator_norm_exponent(spectral(GRADIENT, SIGMA) * polar(FIRST_MOMENT), sizes) == 0, "not that of the first"
+    whole = polar(GRADIENT) * spectral(FIRST_MOMENT, SIGMA)  # entries of n^-1/2 n^0, times n for all of them
+    assert operator_norm_exponent(whole, sizes) == -half, "not that of the first factor"
 
 
 def test_an_angle_has_the_size_and_the_degree_of_a_ratio() -> None:
