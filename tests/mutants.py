@@ -37,7 +37,7 @@ FLOOR = 0.85
 LISTED, OUTCOMES, PAGE = Path("tests/mutants.toml"), Path("tests/mutants.jsonl"), Path("docs/mutants.md")
 BEGIN, END = "<!-- score -->\n", "<!-- end of score -->\n"
 SLACK = 20  # seconds that a mutant's tests may take beyond three times what they take without it
-BUSY = 3000.0  # a load beyond which one process at a time has to do
+BUSY = 3.0  # a load beyond which one process at a time has to do
 
 
 class Planted(MetaPathFinder, SourceFileLoader):
