@@ -241,6 +241,7 @@ def test_texts_json_and_picture_of_a_made_up_study() -> None:
     result = Result(made_up_study(), RATES, (made_up("sp"), made_up("ntk")))
     first = next(each for each in result.onsets if each.cost.setting.name == "adam SP full, epsilon 0.0001 constant")
     assert first.first is not None and first.first.layer == "embedding" and first.first.predicted == pytest.approx(1024)
+    assert first.late is not None and (first.first.step, first.late.step) == (1, 100)
     assert first.halved is not None and first.halved.observed == pytest.approx(256)
     # Per layer 2e-4 costs 0.01; a constant 1e-4 is that at 64 (2e-4 / 1e-4)^(1/g): g = 1/2, NTK's hidden layer 1.
     assert result.costly("SP") == pytest.approx(2e-4) and first.expected == pytest.approx((256, 256))
