@@ -111,7 +111,6 @@ def points(
         bearable.append(before(step(bearable[-1])))
     bearable.reverse()
     p: Any = 0
-    common(bearable[0], NOTHING)
     found = []
     for index, make in enumerate(steps):
         step = make(bearable[index + 1])
@@ -119,7 +118,7 @@ def points(
         x = pick(common(step.x, moved(minus(step.p_less_x), p), plus(y_fits, minus(step.y_less_x))))
         y = pick(common(y_fits, moved(step.y_less_x, x)))
         found.append((p, x, y))
-        p = pick(common(bearable[index + 1], behind(index, p, x, y))) if index + 1 < len(steps) else p
+        p = pick(common(bearable[index + 1], behind(index, p, x, y)))
     return found
 
 

@@ -240,7 +240,6 @@ def solve(problem: Problem, decay: Decay = "independent") -> Prescription:
         r[-2].is_zero,
         (
             *problem.alignment.notes,
-            *_warnings(problem, r),
             *_rank_notes(problem, c),
             *_backward_notes(chain, c),
             *_distance_notes(problem, c),
@@ -261,15 +260,6 @@ def solve_kinds(problem: Problem, decay: Decay = "independent") -> Prescription:
         return solution
     note = "these exponents are for one hidden layer; with more they differ from layer to layer: give --layers N"
     return replace(solution, notes=(*solution.notes, note))
-
-
-def _warnings(problem: Problem, r: Sequence[Expr]) -> list[str]:
-    stable = r[:-1] if problem.loss == "ce" else r
-    return [
-        f"r_{index + 1} = {residual}: with the gradients that the readout's update leaves, this layer diverges"
-        for index, residual in enumerate(stable)
-        if residual.is_negative
-    ]
 
 
 def _backward_notes(chain: Chain, c: Sequence[Expr]) -> list[str]:

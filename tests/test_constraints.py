@@ -7,6 +7,8 @@ import pytest
 from sympy import Rational, S, Symbol
 
 from derive.errors import DeriveError
+from derive.optimizers import Optimizer
+from derive.parameterizations import Parameterization
 from derive.propagation import constraints, general_constraints
 from derive.solve import prescribe, residuals_at, solve_kinds
 
@@ -84,12 +86,27 @@ def test_a_readout_that_has_moved_raises_the_updates_before_it() -> None:
     assert problem.changes([S.Zero, S.Zero, S.One]) == [HALF, HALF, 1]
 
 
+@pytest.mark.parametrize(("rule", "rate"), [("sgd", HALF), (Optimizer("g |g|", "g*abs(g)"), Rational(1, 3))])
+def test_one_rate_is_held_back_by_the_gradients_that_the_readouts_update_leaves(rule: Any, rate: Any) -> None:
+    """Initial readout weights of 1/n, which update by n^-c: gradients before it grow from 1/n to n^-c.
+
+    Hidden updates of degree k, of size n^-c n^-k, become n^-c n^-kc; r = c + k c - 1 >= 0 where alpha = 1.
+    """
+    small = Parameterization("small readout", (S.Zero,) * 3, (S.Zero, HALF, S.One))
+    for layers in (1, 2):
+        found = prescribe(
+            rule, small, "readout.alpha=0,readout.u=0,readout.omega=0", hidden_layers=layers, global_rate=True
+        )
+        assert {*found.c} == {rate}
+
+
 def test_depth_is_pointed_out_where_it_changes_the_rates() -> None:
     plain = solve_kinds(prescribe("adam", "sp").problem)
     assert (plain.notes, plain.per_layer, [str(c) for c in plain.c]) == ((), False, ["0", "1", "1"])
     deep = solve_kinds(prescribe("adam", "sp", "hidden.omega=3/4").problem)
     assert "give --layers N" in deep.notes[-1]
     assert solve_kinds(prescribe("adam", "mup").problem).notes == ()
+    assert prescribe("sgd", "sp").notes == (), "its readout outgrows its initial weights, and g says so itself"
 
 
 def test_symbols_are_known_to_be_at_most_one() -> None:
@@ -100,6 +117,8 @@ def test_symbols_are_known_to_be_at_most_one() -> None:
     c = [Symbol(f"c_{layer}", real=True) for layer in (1, 2, 3)]
     residuals = residuals_at(prescribe("adam", "sp").problem, c)
     assert residuals[0] == c[0] and residuals[2].free_symbols == set(c)
+    problem = prescribe("adam", "sp", "alpha=x,u=y").problem
+    assert residuals_at(problem, prescribe("adam", "sp", "alpha=x,u=y").c) == [0, 0, 0], "in their shortest form"
 
 
 def test_logits_may_diverge_under_cross_entropy_and_their_r_says_how() -> None:

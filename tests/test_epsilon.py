@@ -12,9 +12,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from scipy.integrate import quad
 
+import verify.studies.epsilon.study as epsilon_study
 from derive.emit import dump
 from derive.running import run
 from derive.solve import prescribe, solve_kinds
@@ -23,8 +25,9 @@ from verify.fit.backward import Gradients
 from verify.studies.epsilon.onsets import THRESHOLD, Cost, Result, costs, falling_below, first_cost, layer_onsets
 from verify.studies.epsilon.plots import cost_against_width
 from verify.studies.epsilon.results import Backward, read_result
-from verify.studies.epsilon.study import halving_epsilon, study_settings, update_sizes
+from verify.studies.epsilon.study import halving_epsilon, measure_backward, study_settings, update_sizes
 from verify.studies.epsilon.text import as_json, text, width_text
+from verify.studies.study import StudyError
 from verify.sweeps.records import Conditions, Record, Study
 from verify.sweeps.settings import representatives
 from verify.sweeps.storage.store import read
@@ -149,6 +152,9 @@ def test_flat_means_no_change_beyond_chance() -> None:
     assert flat(noisy(lambda _: 0.3, 1e-3)) is True, "a cost that is there from the start does not grow"
     assert flat(noisy(lambda n: 0.02 * math.log2(n / 64), 1e-3)) is False
     assert flat(noisy(lambda n: -0.02 * math.log2(n / 64), 1e-3)) is False
+    assert flat(noisy(lambda n: 0.001 * math.log2(n / 64), 1e-5)) is True, "below the threshold, however certain"
+    wide = np.array([[0.0, 0.0, 0.0], *[[0.09, -0.03, 0.01]] * 4])
+    assert flat(wide) is True, "above it, and no more than chance"
     assert flat(np.full((5, 3), np.nan)) is None
 
 
@@ -235,6 +241,7 @@ def test_texts_json_and_picture_of_a_made_up_study() -> None:
     result = Result(made_up_study(), RATES, (made_up("sp"), made_up("ntk")))
     first = next(each for each in result.onsets if each.cost.setting.name == "adam SP full, epsilon 0.0001 constant")
     assert first.first is not None and first.first.layer == "embedding" and first.first.predicted == pytest.approx(1024)
+    assert first.late is not None and (first.first.step, first.late.step) == (1, 100)
     assert first.halved is not None and first.halved.observed == pytest.approx(256)
     # Per layer 2e-4 costs 0.01; a constant 1e-4 is that at 64 (2e-4 / 1e-4)^(1/g): g = 1/2, NTK's hidden layer 1.
     assert result.costly("SP") == pytest.approx(2e-4) and first.expected == pytest.approx((256, 256))
@@ -242,6 +249,13 @@ def test_texts_json_and_picture_of_a_made_up_study() -> None:
     assert ntk.expected == pytest.approx((128, 256)) and ntk.beyond == ntk.cost.onset == math.inf
     (early,) = (each for each in result.onsets if each.cost.setting.name == "adam SP full, epsilon 0.001 constant")
     assert early.beyond > early.cost.onset, "the same per layer costs 0.033 by itself"
+    free = replace(result.study, records=tuple(replace(each, loss=2.0) for each in result.study.records))
+    (nowhere,) = (
+        each.expected
+        for each in replace(result, study=free).onsets
+        if each.cost.setting.name == "adam SP full, epsilon 0.0001 constant"
+    )
+    assert nowhere is None, "no epsilon per layer costs anything, so none is expected to"
     shown = text(result)
     assert "SP = NTK" in shown and "adam-atan2" in shown and "not flat" not in shown
     content = json.loads(json.dumps(as_json([result]), allow_nan=False))
@@ -262,6 +276,69 @@ def test_every_epsilon_per_layer_is_trained_for_itself() -> None:
     trained = [each.setting.name for each in settings if each.setting.name not in alike]
     assert len(settings) == 4 * 6 and len(trained) == 2 * 4 + 4 * 2, "constant ones four times, all others twice"
     assert alike["adam MFP full, epsilon 0.001 per layer"] == "adam muP full, epsilon 0.001 per layer"
+
+
+class Untrained:
+    """In place of a trainer: gradients that stay as they are, of three entries, for two seeds."""
+
+    def __init__(self, config: Any, width: int, seeds: Any) -> None:
+        del config, seeds
+        sizes = jnp.array([[1.0, -2.0, 0.0], [3.0, 4.0, 0.0]]) / width
+        self.gradients = {"hidden": {"0": sizes}}
+        self.transform = optax.scale_by_adam()
+
+    def initial(self) -> Any:
+        return jax.tree.map(jnp.zeros_like, self.gradients)
+
+    def init_state(self, params: Any) -> Any:
+        return jax.vmap(self.transform.init)(params)
+
+    def batches(self, corpus: Any, step: int) -> tuple[()]:
+        del corpus, step
+        return ()
+
+    def step(self, params: Any, state: Any) -> Any:
+        return params, jax.vmap(self.transform.update)(self.gradients, state)[1], None, None
+
+
+def test_what_meets_epsilon_is_the_root_of_the_corrected_second_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With gradients that do not change, sqrt(v) is their size after any number of steps: RMS sqrt((1 + 4) / 2)."""
+    monkeypatch.setattr(epsilon_study, "Trainer", Untrained)
+    told: list[int] = []
+    found = update_sizes(Any, (1, 10), (0, 1), 3, Any, lambda: told.append(1))  # type: ignore[arg-type]
+    assert found.keys() == {1, 3} and len(told) == 2 * 3
+    for step, sizes in found.items():
+        assert sizes.keys() == {"hidden.0"}
+        expected = np.array([[2.5**0.5, 12.5**0.5]]) / np.array([[1.0], [10.0]])
+        np.testing.assert_allclose(sizes["hidden.0"]["rms"], expected, rtol=1e-4)
+        np.testing.assert_allclose(sizes["hidden.0"]["share"], np.full((2, 2), 2 / 3), rtol=1e-6)
+        assert sizes["hidden.0"]["half"].shape == (2, 2)
+        if step == 1:  # m = 0.1 g then, so that nothing but its size differs; g / (|g| + epsilon) of 1 and 2
+            half = sizes["hidden.0"]["half"][0, 0]
+            assert ((1 / (1 + half)) ** 2 + (2 / (2 + half)) ** 2) / 2 == pytest.approx(0.25, rel=1e-4)
+
+
+def test_gradients_are_measured_once_and_only_read_under_their_own_conditions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured: list[str] = []
+    ready = made_up("mfp", (64, 128))
+
+    def once(name: str, found: Any) -> Callable[..., Any]:
+        return lambda *_: measured.append(name) or found
+
+    monkeypatch.setattr(epsilon_study, "gradients", once("gradients", ready.gradients))
+    monkeypatch.setattr(epsilon_study, "update_sizes", once("sizes", ready.sizes))
+    conditions = replace(CONDITIONS, sizes={"vocabulary": 256, "context": 4, "hidden_layers": 1})
+
+    def measure(rate: float) -> Backward:
+        return measure_backward("mfp", conditions, rate, (64, 128), (0, 1, 2), None, tmp_path)  # type: ignore[arg-type]
+
+    first = measure(0.01)
+    assert measure(0.01).sizes[1]["readout"]["rms"].tolist() == first.sizes[1]["readout"]["rms"].tolist()
+    assert measured == ["gradients", "sizes"]
+    with pytest.raises(StudyError, match="measured under other conditions"):
+        measure(0.02)
 
 
 def test_the_first_update_is_halved_at_the_measured_epsilon() -> None:

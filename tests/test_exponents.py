@@ -31,7 +31,10 @@ from derive.exponents import (
     degree,
     exponent,
     norm,
+    operator_norm_exponent,
+    polar,
     rms,
+    spectral,
 )
 from derive.optimizers import RULE_NAMES, Optimizer
 from derive.registry import REGISTRY, optimizer
@@ -222,3 +225,24 @@ def test_what_rules_say_of_themselves() -> None:
     for inner, outer in (EPSILONS, EPSILONS[::-1]):
         row = Optimizer("mine", f"m/(rms(m/(sqrt(v)+{inner}))+{outer})")
         assert list(row.epsilon_companions) == [inner, outer]
+
+
+def test_a_product_of_matrices_has_the_operator_norm_of_its_entries() -> None:
+    """That of polar(g) is 1, of a number times it the number; polar(g) * w has entries of RMS 1/n and random signs."""
+    half = Rational(1, 2)
+    sizes = {GRADIENT: half, FIRST_MOMENT: half, WEIGHT: half, FAN_IN: S(-1), FAN_OUT: S(-1)}
+    assert operator_norm_exponent(polar(GRADIENT), sizes) == 0
+    assert operator_norm_exponent(norm(WEIGHT) * polar(GRADIENT), sizes) == -half
+    assert operator_norm_exponent(polar(GRADIENT) * WEIGHT, sizes) == half
+    whole = polar(GRADIENT) * spectral(FIRST_MOMENT, SIGMA)  # entries of n^-1/2 n^0, times n for all of them
+    assert operator_norm_exponent(whole, sizes) == -half, "not that of the first factor"
+
+
+def test_an_angle_has_the_size_and_the_degree_of_a_ratio() -> None:
+    """Of a length that may be zero: sympy writes other angles as atan(y/x)."""
+    angle = atan2(GRADIENT, Abs(PREVIOUS_GRADIENT))
+    for g, previous, size in ((Rational(1, 2), 0, Rational(1, 2)), (Rational(1, 2), 1, 0)):
+        assert exponent(angle, {GRADIENT: S(g), PREVIOUS_GRADIENT: S(previous)}) == size
+    assert degree(angle, {GRADIENT: S.One, PREVIOUS_GRADIENT: S.One}) == 0
+    with pytest.raises(DeriveError, match="its arguments differ in degree"):
+        degree(angle, {GRADIENT: S.One, PREVIOUS_GRADIENT: S(2)})

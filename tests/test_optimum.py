@@ -6,7 +6,7 @@ from math import inf, isnan, nan
 import numpy as np
 import pytest
 
-from verify.fit.optimum import Optimum, _window, complete_block, optimum, over_seeds
+from verify.fit.optimum import Optimum, _vertex, _window, complete_block, optimum, over_seeds
 
 GRID = (-6, -5, -4, -3, -2, -1.5, -1, -0.5, 0, 0.5, 1, 1.5, 2, 3, 4, 5, 6)
 
@@ -30,6 +30,8 @@ def test_an_exact_parabola_gives_its_vertex(vertex: float) -> None:
     assert found.best_losses == pytest.approx([2.5007, 2.5, 2.5007], abs=1e-9)  # at one rate for all seeds
     assert found.fitted
     assert not found.at_edge
+    lowest = GRID[int(found.losses.mean(axis=1).argmin())]
+    assert found.window == pytest.approx((lowest - 1.0, lowest + 1.0))
     for octave in (-5.3, -2.2, 0.1, 2.7):  # inside the window and between the grid rates beyond
         assert found.at(2.0**octave)[1] == pytest.approx(2.5 + 0.07 * (octave - vertex) ** 2, abs=1e-9)
 
@@ -167,6 +169,27 @@ def test_a_points_weight_falls_with_its_rise_over_the_depth() -> None:
     assert points == [0, 1, 2, 3, 4]
     assert weights == pytest.approx([1.25**-2, 1.01**-2, 1.0, 1.0625**-2, 10.0**-2])
     assert _window(np.array([-1, -0.5, 0, 0.5]), np.full(4, 3.0), 2) is None
+
+
+def test_with_one_rate_below_the_best_two_parabolas_have_to_agree() -> None:
+    """Through the points around the best and through those from it upwards, whose bottoms are half an octave apart."""
+
+    def fit(*losses: float) -> Optimum:
+        return best(lambda x, _: losses[round(x) + 1], range(-1, len(losses) - 1))
+
+    exact = best(lambda x, _: 3 + 0.05 * (x - 0.1) ** 2, range(-1, 3))
+    assert exact.fitted and exact.window == (-1.0, 1.0)
+    assert np.log2(exact.best_rate) == pytest.approx(0.1, abs=1e-9)
+    assert fit(3.1, 3.0, 3.05, 3.5).fitted, "bottoms at 1/6 and 3/8"
+    assert not fit(3.1, 3.0, 3.05, 3.15).fitted, "at 1/6 and -1/2"
+    assert not fit(3.1, 3.0, 3.05, 3.06).fitted, "the upper one opens downwards"
+    assert not fit(3.1, 3.0, 3.05).fitted, "nothing to compare with"
+
+
+def test_a_parabola_through_three_points_has_a_bottom_only_where_it_opens_upwards() -> None:
+    x = np.array([-1.0, 0.0, 0.5])
+    assert _vertex(x, 3 + 0.2 * (x - 0.3) ** 2) == pytest.approx(0.3)
+    assert isnan(_vertex(x, 3 - 0.2 * (x - 0.3) ** 2))
 
 
 def test_only_the_largest_complete_block_of_runs_is_used() -> None:

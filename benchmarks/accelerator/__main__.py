@@ -17,6 +17,7 @@ from pathlib import Path
 
 from benchmarks.accelerator.ledger import read, tell, write
 from benchmarks.accelerator.steps import DEFAULT_MINUTES, STEPS, Step, ends
+from benchmarks.accelerator.worker import ANOTHER_RUN
 
 TRIES = 3
 """Processes for a step: one that dies is followed by another, which leaves out what it died of."""
@@ -25,6 +26,8 @@ GRACE = 20.0
 LEAST = 12.0
 """Seconds under which no process is started."""
 CHECK_MINUTES = 20.0
+STOPPED = 124
+"""The exit code of a process that was stopped: what it had not begun is tried once more at the end."""
 
 
 def blame(step: Step, folder: Path, began: float, reason: str) -> None:
@@ -52,8 +55,8 @@ def worked(step: Step, folder: Path, began: float, limit: float, check: bool) ->
             code = subprocess.run(command, timeout=left + GRACE, env={**os.environ, **step.environment}).returncode
         except subprocess.TimeoutExpired:
             blame(step, folder, began, "took far longer than foreseen, and was stopped with its step")
-            return 0
-        if code == 0:
+            return STOPPED
+        if code in (0, ANOTHER_RUN):
             break
         blame(step, folder, began, f"the process ended with {code}")
     return code
@@ -67,10 +70,11 @@ def run(folder: Path, minutes: float, check: bool) -> int:
     for step in STEPS:
         tell(f"{step.name}: until {time.strftime('%H:%M:%S', time.localtime(limits[step.name]))}")
         codes[step.name] = worked(step, folder, began, limits[step.name], check)
+        if codes[step.name] == ANOTHER_RUN:
+            return 2
     for step in STEPS:
-        if (
-            not step.path(folder).exists() or read(step.path(folder))["left"]
-        ) and time.time() < began + seconds - LEAST:
+        undone = codes[step.name] or not step.path(folder).exists() or read(step.path(folder))["left"]
+        if undone and time.time() < began + seconds - LEAST:
             tell(f"{step.name}: once more, for what was left")
             codes[step.name] = worked(step, folder, began, began + seconds, check)
     for name in (name for name, code in codes.items() if code):

@@ -2,9 +2,11 @@
 
 import importlib
 import json
+import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +14,18 @@ LONGEST = 240.0
 """Seconds after which a process is ended."""
 
 
-def separate(module: str, *arguments: Any) -> Any:
+def untuned() -> dict[str, str]:
+    """What tells a process not to have XLA time the kernels that it chooses among."""
+    return {"XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_autotune_level=0".strip()}
+
+
+def separate(module: str, *arguments: Any, environment: Mapping[str, str] | None = None) -> Any:
     """The result of that module's `job` in a new process; RuntimeError with the end of what it said where it fails."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "result.json"
         command = [sys.executable, "-m", "benchmarks.accelerator.job", module, json.dumps(arguments), str(path)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=LONGEST)
+        variables = {**os.environ, **(environment or {})}
+        done = subprocess.run(command, capture_output=True, text=True, timeout=LONGEST, env=variables)
         if done.returncode:
             raise RuntimeError(f"its process ended with {done.returncode}: {done.stderr[-400:]}")
         return json.loads(path.read_text(encoding="utf-8"))

@@ -29,6 +29,10 @@ LONG = 5.0
 """Seconds from which a part is announced."""
 
 
+class AnotherRunError(Exception):
+    """The folder has results of another device, JAX or size, which are not mixed with this run's."""
+
+
 @dataclass(frozen=True)
 class Cost:
     """What a part takes: seconds on any device (start, compilation, the host's work), and FLOPs in that dtype.
@@ -103,13 +107,13 @@ class Ledger:
     paces: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Read what is there; SystemExit where it was made under another heading."""
+        """Read what is there; AnotherRunError where it was made under another heading."""
         self.kept: dict[str, Any] = {**self.heading, "parts": {}, "left": {}, "errors": {}, "running": []}
         if self.path.exists():
             self.kept = read(self.path)
             other = [name for name in self.heading if self.kept.get(name) != self.heading[name]]
             if other:
-                raise SystemExit(
+                raise AnotherRunError(
                     f"{self.path} was made with {other[0]} {self.kept.get(other[0])!r}, this run has "
                     f"{self.heading[other[0]]!r}; give another folder to --out"
                 )

@@ -2,11 +2,16 @@
 
 import argparse
 import os
+import sys
 import threading
 import time
 from pathlib import Path
 
+from benchmarks.accelerator.ledger import AnotherRunError, tell
 from benchmarks.accelerator.steps import STEPS, work
+
+ANOTHER_RUN = 2
+"""The exit code where the folder is another run's: no other step could use it either."""
 
 
 def end_with_parent() -> None:
@@ -39,7 +44,11 @@ def main() -> None:
     use_compilation_cache()
     heading = {**device(), "jax": jax.__version__, "check": options.check}
     step = next(step for step in STEPS if step.name == options.name)
-    work(step, options.folder, heading, options.check, options.began, options.limit)
+    try:
+        work(step, options.folder, heading, options.check, options.began, options.limit)
+    except AnotherRunError as error:
+        tell(str(error))
+        sys.exit(ANOTHER_RUN)
 
 
 if __name__ == "__main__":
