@@ -228,7 +228,8 @@ def test_the_papers_form(scale: float) -> None:
     gradients = np.random.default_rng(2).normal(size=(5, 64)).astype(np.float32)
     m, v = moments(gradients)
     transform = scale_by_adam_atan2(B1, B2, scale=scale)
-    state, found = transform.init(jnp.zeros(64)), None
+    state: Any = transform.init(jnp.zeros(64))
+    found: Any = None
     for gradient in gradients:
         found, state = transform.update(jnp.asarray(gradient), state)
     assert np.allclose(found, 4 / np.pi * scale * np.arctan2(m, scale * np.sqrt(v)), rtol=1e-5, atol=1e-6)

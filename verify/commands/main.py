@@ -84,7 +84,7 @@ COMMANDS: tuple[tuple[Callable[..., int | None], str], ...] = (
 
 def _offer(command: Callable[..., int | None], example: str) -> None:
     """Make it a sub-command, which says what it is at; the one that goes on showing something does so itself."""
-    app.command(epilog=examples(example))(command if command is transfer.status else said(command))
+    app.command(epilog=examples(example))(command if command is stores.status else said(command))
 
 
 for _command, _example in COMMANDS:

@@ -166,14 +166,14 @@ def _start_power(value: Value, other: Value, ratio: Fraction, starts: tuple[Star
     """x of an initial size N^-x: a simple fraction within what is left to chance, or DeriveError."""
     pair = [each[str(name)] for each, name in zip(starts, (value.path, other.path), strict=True)]
     if pair[0] is None or pair[1] is None or 0 in (pair[0].size, pair[1].size):
-        return Rational(0)
+        return S.Zero
     found = -math.log(pair[1].size / pair[0].size) / math.log(ratio)
     chance = max(each.std / each.size for each in pair if each)  # of entries that are all alike nothing is
     drawn = math.sqrt(sum(1 / (2 * max(math.prod(each.shape), 1)) for each in (value, other)))
     allowed = EXACT + NOISE * chance * drawn / math.log(ratio)
     for simple in (Fraction(round(2 * found), 2), Fraction(found).limit_denominator(4)):
         if abs(float(simple) - found) <= allowed:
-            return Rational(simple.numerator, simple.denominator)
+            return Rational(simple)  # type: ignore[return-value]
     raise DeriveError(
         f"{value.path} starts at {pair[0].size:.3g} and, deeper, at {pair[1].size:.3g}, no simple power of the depth; "
         "draw it by one"
