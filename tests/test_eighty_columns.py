@@ -23,9 +23,10 @@ READ: dict[str, tuple[str, ...]] = {
     "fit": ("examples/torch_nanogpt.csv", "--group", "setup", "--predict", "adam/sp/full"),
     "status": ("{folder}",),
     "report": ("{folder}", "--out", "report"),
+    "explore": ("--out", "page.html"),
     "merge": ("all.sqlite", "{folder}/one.sqlite"),
 }
-WRITES = {"report", "merge"}
+WRITES = {"report", "merge", "explore"}
 TRAINED: dict[str, tuple[str, ...]] = {
     "exponents": (*TINY, "--steps", "2"),
     "transfer": (*TINY, "--steps", "3", "--rates", "3", "--halvings", "0", "--evaluation", "16", "--processes", "1"),
