@@ -218,7 +218,7 @@ def test_which_rules_of_the_registry_cannot_be_trained() -> None:
 
 
 def test_parentheses_and_zeros_and_symbols() -> None:
-    for text, problem in (("adam)(,x", "that was not opened"), ("a)", "that was not opened"), ("(a", "leaves a")):
+    for text, problem in (("adam)(,x", "closes nothing"), ("a)", "closes nothing"), ("(a", "is not closed")):
         with pytest.raises(DeriveError, match=problem):
             split_outside(text, "--optimizer")
     assert parse_expression("0**2", "x") == 0 and parse_expression("x", "x").is_real
