@@ -134,12 +134,12 @@ def lines_latex(lines: Sequence[tuple[str, str]]) -> str:
         begin = f"\\noindent\\begin{{tabular}}{{@{{}}lp{{{rest}}}@{{}}}}"
         rows = [f"${formula}$ & \\raggedright {remark} \\tabularnewline" for formula, remark in lines]
         return "\n".join([begin, *rows, "\\end{tabular}"]) + "\n"
-    paragraphs = [f"${_breakable(formula)}$\\quad {remark}\\par" for formula, remark in lines]
+    paragraphs = [f"${breakable(formula)}$\\quad {remark}\\par" for formula, remark in lines]
     begin = "{\\raggedright\\parindent=0pt\\everypar={\\hangindent=2em}\\relpenalty=0\\binoppenalty=0"
     return "\n".join([begin, *paragraphs, "}"]) + "\n"
 
 
-def _breakable(formula: str) -> str:
+def breakable(formula: str) -> str:
     """The formula with its brackets no boxes, and a place to break behind every comma."""
     return re.sub(r"\\left|\\right(?![a-z])", "", formula).replace(",", ",\\allowbreak ")
 

@@ -98,7 +98,7 @@ def relation_latex(relation: Any) -> str:
     for symbol in relation.free_symbols:
         letter, _, subscript = symbol.name.partition("_")
         names[symbol] = ("\\" if letter in greek else "") + f"{letter}_{{{subscript.strip('{}')}}}"
-    return latex(relation, symbol_names=names)
+    return latex(relation, symbol_names=names, fold_short_frac=True).replace(" / ", "/")
 
 
 def _constraints_table(optimizers: Optimizers) -> str:

@@ -12,7 +12,7 @@ from sympy import Expr
 from sympy.core.relational import Relational
 
 from derive.emit import csv_text, markdown_text, unrepeated
-from derive.emit_latex import exponent_latex, latex_escape, latex_text
+from derive.emit_latex import breakable, exponent_latex, latex_escape, latex_text
 from derive.tables import relation_latex, relation_text
 from verify.studies.pictures import save
 
@@ -46,11 +46,11 @@ class Table:
         return csv_text(self.columns, [[_plain(cell) for cell in row] for row in self.rows])
 
     def latex(self) -> str:
-        """LaTeX tabulars of a page each, that need booktabs alone, the notes under them."""
+        """LaTeX tabulars that need booktabs alone, of a page with margins of an inch each; the notes under them."""
         groups, _, names = zip(*(column.rpartition(": ") for column in self.columns), strict=True)
         columns = [_latex(name) for name in names]
         rows = [[_latex(cell) for cell in row] for row in unrepeated(self.rows, self.sections)]
-        alignments = "".join("r" if all(map(_is_number, cells)) else "l" for cells in zip(*self.rows, strict=True))
+        alignments = "".join(map(_alignment, zip(*self.rows, strict=True)))
         parts = []
         for start, end in pairwise(self._pages()):
             rules = [row - start for row in self.sections if start < row < end]
@@ -88,6 +88,7 @@ LATEX = {
 }
 NUMBER = re.compile(r"([-+]?\d+(?:,\d{3})*(?:\.\d+)?)(?:e([-+]?\d+))?")
 POWER = re.compile(r"\bn\^(\([^)]*\)|-?\w+)")
+RELATION = "p{3in}"
 NONE = "-"
 """A cell with nothing in it."""
 
@@ -100,6 +101,13 @@ def _groups(names: Sequence[str]) -> str:
     return " & ".join(f"\\multicolumn{{{length}}}{{c}}{{{_latex(name)}}}" for name, length in runs) + " \\\\\n"
 
 
+def _alignment(cells: Sequence[Cell]) -> str:
+    """Numbers to the right; relations in lines, broken behind commas."""
+    if any(isinstance(cell, Relational) for cell in cells):
+        return RELATION
+    return "r" if all(map(_is_number, cells)) else "l"
+
+
 def _is_number(cell: Cell) -> bool:
     return isinstance(cell, Expr) or (isinstance(cell, str) and (cell == NONE or bool(NUMBER.fullmatch(cell))))
 
@@ -110,7 +118,7 @@ def _plain(cell: Cell) -> str:
 
 def _latex(cell: Cell) -> str:
     if isinstance(cell, Relational):
-        return f"${relation_latex(cell)}$"
+        return f"${breakable(relation_latex(cell))}$"
     if isinstance(cell, Expr):
         return exponent_latex(cell)
     if number := NUMBER.fullmatch(cell):

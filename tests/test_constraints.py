@@ -92,7 +92,7 @@ def test_one_rate_is_held_back_by_the_gradients_that_the_readouts_update_leaves(
 
     Hidden updates of degree k, of size n^-c n^-k, become n^-c n^-kc; r = c + k c - 1 >= 0 where alpha = 1.
     """
-    small = Parameterization("small readout", (S.Zero,) * 3, (S.Zero, HALF, S.One))
+    small = Parameterization("small readout", (S.Zero, S.Zero, S.Zero), (S.Zero, HALF, S.One))
     for layers in (1, 2):
         found = prescribe(
             rule, small, "readout.alpha=0,readout.u=0,readout.omega=0", hidden_layers=layers, global_rate=True

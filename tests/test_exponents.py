@@ -241,7 +241,7 @@ def test_a_product_of_matrices_has_the_operator_norm_of_its_entries() -> None:
 def test_an_angle_has_the_size_and_the_degree_of_a_ratio() -> None:
     """Of a length that may be zero: sympy writes other angles as atan(y/x)."""
     angle = atan2(GRADIENT, Abs(PREVIOUS_GRADIENT))
-    for g, previous, size in ((Rational(1, 2), 0, Rational(1, 2)), (Rational(1, 2), 1, 0)):
+    for g, previous, size in ((S.Half, 0, S.Half), (S.Half, 1, 0)):
         assert exponent(angle, {GRADIENT: S(g), PREVIOUS_GRADIENT: S(previous)}) == size
     assert degree(angle, {GRADIENT: S.One, PREVIOUS_GRADIENT: S.One}) == 0
     with pytest.raises(DeriveError, match="its arguments differ in degree"):

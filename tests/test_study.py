@@ -90,7 +90,7 @@ def test_committed_parts_are_read_and_written_back_equal(study: Any, tmp_path: P
 
 
 def _command(path: Path) -> str:
-    if path.name.startswith("width_"):
+    if path.name.startswith("width_") and path.parent.name.startswith("phase"):
         return "phase"
     return "updates" if "update" in path.parent.name and path.name != "updates.json" else ""
 
