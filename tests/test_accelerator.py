@@ -253,7 +253,6 @@ def test_the_folder_of_another_device_is_said_at_once(tmp_path: Path) -> None:
     assert [each.name for each in tmp_path.iterdir()] == [STEPS[0].path(tmp_path).name]
 
 
-@pytest.mark.slow
 def test_every_step_works_at_toy_size(tmp_path: Path) -> None:
     """From the project's folder, by a Python that need not have it installed; in under two minutes on two cores."""
     arguments = [sys.executable, "-m", "benchmarks.accelerator", "--check", "--out", str(tmp_path)]
