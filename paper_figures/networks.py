@@ -18,6 +18,10 @@ def _exponents(found: Content) -> int:
     return len(found["widths"]) * len(found["seeds"])
 
 
+def _depth(found: Content) -> int:
+    return len(found["studies"]) * len(found["depths"]) * found["seeds"]
+
+
 def _updates(found: Content) -> int:
     return len(found["optimizers"]) * len(found["widths"]) * found["seeds"]
 
@@ -39,6 +43,7 @@ def _check(found: Content) -> int:
 
 COUNTS: Mapping[str, Callable[[Content], int]] = {
     "measured.json": _exponents,
+    "exponents.json": _depth,
     "updates.json": _updates,
     "phase.json": _phase,
     "decay.json": _decay,

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from verify.commands.options import write_error
+from verify.commands.options import write_out
 
 
 def explore(
@@ -19,4 +19,4 @@ def explore(
     from derive.explore import ALL, page
 
     out.write_text(page((*ALL, *(optimizer or ()))), encoding="utf-8")
-    write_error(f"wrote {out}")
+    write_out(f"written to {out}\n")

@@ -71,7 +71,8 @@ def report(
     files = write_report(found, out)
     export(found, out)
     (out / "transfer.json").write_text(dump(sealed(as_json(found, analyse(found)))), encoding="utf-8")
-    write_out(f"written to {out}: {', '.join(path.name for path in files)}, runs.csv, study.json, transfer.json\n")
+    names = [*(path.name for path in files), "runs.csv", "study.json", "transfer.json"]
+    write_out(wrapped(f"written to {out}: {', '.join(names)}\n"))
 
 
 def merge(
