@@ -12,7 +12,7 @@ from derive.terminal import wrapped
 from verify.commands import updates as cli_updates
 from verify.commands.depth import DEPTHS, Asked, along_depth, refuse_width_options
 from verify.commands.options import read_choice, read_corpus, read_numbers, write_error, write_out
-from verify.commands.progress import Progress
+from verify.commands.progress import Progress, silence
 from verify.files import make_folder
 from verify.training import hosts as hosts
 
@@ -111,6 +111,8 @@ def exponents(
         else "start all of them again; with --checkpoint FOLDER they would go on where they were"
     )
     several = hosts.read_hosts(coordinator, processes, process)
+    if process or (several and not hosts.inside()):
+        silence()
     if several and not hosts.inside():
         return hosts.supervise(several, sys.argv[1:], again)
 
@@ -178,6 +180,8 @@ def exponents(
     kept = Checkpoints(checkpoint, checkpoint_every, _tell) if checkpoint else None
     if several:
         hosts.join(several)
+        if not hosts.is_first():
+            silence()
     try:
         with Progress("training and measuring", len(sizes) * steps) as bar:
             devices = over_devices(shape)

@@ -103,7 +103,7 @@ class Progress:
 
     def _speak(self) -> None:
         while not self.over.wait(EVERY_SECONDS):
-            if self.shown[-1:] == [self]:
+            if self.shown[-1:] == [self] and not _silent:
                 complain(self.line())
 
 
@@ -117,6 +117,14 @@ class _Steps(logging.Handler):
 
 
 _STEPS = _Steps(logging.INFO)
+
+
+_silent: list[bool] = []
+
+
+def silence() -> None:
+    """Write no more lines: of several processes another one does."""
+    _silent.append(True)
 
 
 @contextmanager
