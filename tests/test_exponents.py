@@ -242,7 +242,7 @@ def test_an_angle_has_the_size_and_the_degree_of_a_ratio() -> None:
     """Of a length that may be zero: sympy writes other angles as atan(y/x)."""
     angle = atan2(GRADIENT, Abs(PREVIOUS_GRADIENT))
     for g, previous, size in ((S.Half, 0, S.Half), (S.Half, 1, 0)):
-        assert exponent(angle, {GRADIENT: S(g), PREVIOUS_GRADIENT: S(previous)}) == size
+        assert exponent(angle, {GRADIENT: g, PREVIOUS_GRADIENT: S(previous)}) == size
     assert degree(angle, {GRADIENT: S.One, PREVIOUS_GRADIENT: S.One}) == 0
     with pytest.raises(DeriveError, match="its arguments differ in degree"):
         degree(angle, {GRADIENT: S.One, PREVIOUS_GRADIENT: S(2)})

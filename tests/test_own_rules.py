@@ -129,7 +129,7 @@ def test_lists_of_rules_and_names_of_files() -> None:
     ("arguments", "problem"),
     [
         (["transfer", "--optimizer", "adam,hidden=x*g"], "unknown name in update rule 'x'"),
-        (["exponents", "--optimizer", "m/(sqrt(v)+"], "the ( at character 9 is not closed"),
+        (["exponents", "--optimizer", "m/(sqrt(v)+"], "the ( at character 3 is not closed"),
         (["plan", "--optimizer", "adam,hidden=kfac"], "unknown trainable optimizer"),
         (["updates", "--optimizer", "m*eps"], "adds eps to nothing"),
         (["plan", "--optimizer", "polar(m)/0"], "divides by zero"),
