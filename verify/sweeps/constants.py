@@ -138,6 +138,7 @@ def _run(made: _Trials, box: Float[np.ndarray, "3 2"]) -> None:
     ends: list[Point] = []
     shift = np.zeros(3)
     while True:
+        before = len(made.known)
         start = made.best(ends[:1]) if len(ends) == 1 else made.best()
         if start is not None:
             ends.append(_descend(made, np.log10(start), box, shift))
@@ -150,6 +151,8 @@ def _run(made: _Trials, box: Float[np.ndarray, "3 2"]) -> None:
         elif len(ends) > 1:
             centre = np.log10(best)
             made.make(points(max(1, made.most // 16), centre - AROUND, centre + AROUND))
+        if len(made.known) == before:  # all that it came to was known: somewhere else, lest it never end
+            made.make(points(1, box[:, 0], box[:, 1]))
 
 
 def _descend(made: _Trials, start: Point, box: Float[np.ndarray, "3 2"], shift: Point) -> Point:
