@@ -23,7 +23,7 @@ from derive.javascript import Recorder, decided, javascript, listed
 from derive.parameterizations import SCHEMES
 from derive.propagation import LOSSES, Chain, Loss, Optimizers, Problem, Term, constraints, own_change, residuals
 from derive.registry import REGISTRY, optimizers
-from derive.solve import known_symbols, largest_rates, least_residuals
+from derive.solve import known_symbols, least_residuals, rates_of_chain
 
 TEMPLATE = Path(__file__).parent / "explore.html"
 SYMBOLS = ("alpha_h", "omega_h", "u_h", "alpha_r", "omega_r", "u_r")
@@ -162,18 +162,7 @@ def _rule(rows: Optimizers) -> str:
 def _changes(problem: Problem, chain: Chain, loss: Loss) -> str:
     """The effective changes d_l = a_l + c_l + s_l of the largest stable rates, as a function and as text."""
     known = known_symbols(problem)
-    c, _ = largest_rates(
-        chain.a,
-        chain.b,
-        chain.s,
-        chain.alpha,
-        chain.omega,
-        chain.u,
-        chain.bounded,
-        cross_entropy=loss == "ce",
-        maximum=known.largest,
-        minimum=known.smallest,
-    )
+    c, _ = rates_of_chain(replace(chain, loss=loss), known.largest, known.smallest)
     d = [known.short(a + rate + s) for a, rate, s in zip(chain.a, c, chain.s, strict=True)]
     return f"[at => {listed(map(javascript, d))}, {json.dumps([text(each) for each in d])}]"
 
@@ -229,19 +218,9 @@ def _deep(loss: Loss) -> str:
     """Rates of three hidden layers alike, by which of the layers are bounded."""
 
     def rates(record: Recorder, bounded: tuple[bool, ...]) -> list[Expr]:
-        chain = GENERIC
-        return largest_rates(
-            _deeper(chain.a),
-            _deeper(chain.b),
-            _deeper(chain.s),
-            _deeper(chain.alpha),
-            _deeper(chain.omega),
-            _deeper(chain.u),
-            _deeper(bounded),
-            cross_entropy=loss == "ce",
-            maximum=record.maximum,
-            minimum=record.minimum,
-        )[0]
+        parts = {name: _deeper(getattr(GENERIC, name)) for name in ("a", "b", "s", "alpha", "omega", "u")}
+        chain = replace(GENERIC, **parts, bounded=_deeper(bounded), loss=loss)
+        return rates_of_chain(chain, record.maximum, record.minimum)[0]
 
     ways = [(first, hidden, last) for first in (False, True) for hidden in (False, True) for last in (False, True)]
     functions = {
@@ -250,8 +229,8 @@ def _deep(loss: Loss) -> str:
     return "{" + ", ".join(f'"{way}": {function}' for way, function in functions.items()) + "}"
 
 
-def _deeper(parts: Sequence[Any]) -> list[Any]:
-    return [parts[0], *[parts[1]] * 3, parts[2]]
+def _deeper(parts: Sequence[Any]) -> tuple[Any, ...]:
+    return (parts[0], *[parts[1]] * 3, parts[2])
 
 
 def meanings(loss: Loss) -> dict[str, str]:

@@ -322,6 +322,22 @@ def _targets(chain: Chain) -> list[Expr]:
     return least_residuals(chain.a, chain.b, chain.omega, cross_entropy=chain.loss == "ce")
 
 
+def rates_of_chain(chain: Chain, maximum: Extremum = max, minimum: Extremum = min) -> tuple[list[Expr], list[Expr]]:
+    """`largest_rates` of a chain, under its loss."""
+    return largest_rates(
+        chain.a,
+        chain.b,
+        chain.s,
+        chain.alpha,
+        chain.omega,
+        chain.u,
+        chain.bounded,
+        cross_entropy=chain.loss == "ce",
+        maximum=maximum,
+        minimum=minimum,
+    )
+
+
 def _rates(problem: Problem, chain: Chain, known: Known) -> tuple[list[Expr], list[Expr]]:
     """(c, r) of the problem."""
     maximum, minimum = (max, min) if chain.is_numeric else (known.largest, known.smallest)
@@ -334,18 +350,7 @@ def _rates(problem: Problem, chain: Chain, known: Known) -> tuple[list[Expr], li
             )
         c = [_global_rate(chain, maximum, minimum)] * chain.depth
         return c, residuals_at(problem, c)
-    c, r = largest_rates(
-        chain.a,
-        chain.b,
-        chain.s,
-        chain.alpha,
-        chain.omega,
-        chain.u,
-        chain.bounded,
-        cross_entropy=problem.loss == "ce",
-        maximum=maximum,
-        minimum=minimum,
-    )
+    c, r = rates_of_chain(chain, maximum, minimum)
     c, r = ([known.short(value) for value in values] for values in (c, r))
     return c, residuals_at(problem, c) if problem.clip_global_norm or problem.loss == "ce" else r
 

@@ -8,9 +8,9 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 
-from paper_figures.items import Item, Table
+from paper_figures.items import Item, Table, verdict
 from paper_figures.transfer_results import Transfer, transfer
-from verify.fit.equivalence import MARGIN
+from verify.fit.equivalence import MARGIN, Relation
 from verify.studies.transfer.headline import interval
 from verify.studies.transfer.horizons import Gap, crossing, family, gaps
 from verify.studies.transfer.plots import LOOK, plain_numbers
@@ -40,7 +40,7 @@ def item(data: Path) -> Item:
         measured=" ".join(_said(key, rows) for key, rows in found.items()),
         scale=" ".join(each.scale() for each in studies.values())
         + " Training losses on the batch of the step, which is new text; Adam, constants 1, each at its own best rate.",
-        verdict="not decided",
+        verdict=verdict([none_leads(rows) for rows in found.values()]),
         figures={"figure_11_horizons": _figure(found)},
         tables={"figure_11_gaps": _table(found)},
     )
@@ -54,6 +54,14 @@ def compared(found: Transfer, scheme: str) -> list[Gap]:
         for kind in ("full", "none")
     )
     return [each for each in gaps(study, one, other) if each.width > study.conditions.base_width]
+
+
+def none_leads(rows: Sequence[Gap]) -> bool | None:
+    """Whether rates without alignment end lower at the largest width; None where they do not, at so few steps."""
+    *_, own = _by_width(rows).values()
+    last = [each for each in own if np.isfinite(each.difference.low)][-1:]
+    leads = last and last[0].relation is Relation.APART and last[0].difference.value > 0
+    return True if leads else None
 
 
 def _by_width(rows: Sequence[Gap]) -> dict[int, list[Gap]]:

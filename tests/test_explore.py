@@ -20,10 +20,12 @@ from derive.errors import DeriveError
 from derive.explore import KEYS, SYMBOLS, entries, page
 from derive.parameterizations import parameterization
 from derive.propagation import Problem
+from derive.running import run
 from derive.scale import Scale
 from derive.solve import Prescription, prescribe, solve_kinds
 from derive.tables import checked_rates
 from tests.browser import needs_browser, run_in_page
+from verify.commands.main import app as verify_app
 
 FEW = ("sgd", "adam", "adafactor", "polargrad", "prodigy", "mars", "adamuon", "adamw,hidden=muon", "g*sqrt(rms(w))")
 SCHEMES = ("SP", "NTK", "muP", "MFP")
@@ -210,6 +212,13 @@ def test_the_page_is_one_small_file_without_jax(tmp_path: Path) -> None:
     assert len(text.encode()) < 300_000
     assert all(f'"{name}":' in text for name in (*explore.ALL, "sign(m)*rms(w)"))
     assert not re.search(r"""(src|href)=["'](?!data:)|@import|fetch\(|XMLHttpRequest""", text)
+
+
+def test_a_file_that_is_there_is_left_as_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    kept = tmp_path / "notes.html"
+    kept.write_text("mine")
+    assert run(lambda: verify_app(["explore", "--out", str(kept)], standalone_mode=False), "verify") == 2
+    assert "is there already" in capsys.readouterr().err and kept.read_text() == "mine"
 
 
 def test_a_rule_that_cannot_be_read_is_refused() -> None:

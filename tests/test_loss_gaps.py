@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 
 from paper_figures.build import build
+from paper_figures.figure_11_horizons import none_leads
 from verify.fit.equivalence import MARGIN, Relation, relation
 from verify.fit.optimum import UNKNOWN, Estimate, over_seeds
 from verify.studies.transfer.analysis import analyse, comparisons
 from verify.studies.transfer.headline import answers
-from verify.studies.transfer.horizons import crossing, family, gaps, losses_at, marks
+from verify.studies.transfer.horizons import Gap, crossing, family, gaps, losses_at, marks
 from verify.sweeps.records import Conditions, Record, Setting, Study
 
 CONDITIONS = Conditions("mlp", {"vocabulary": 256}, 32, 100, 16, 64, "text", "code")
@@ -157,3 +158,20 @@ def test_figure_11_has_a_line_per_width_and_its_numbers(tmp_path: Path) -> None:
     (figure,) = item.figures.values()
     assert [len(axis.containers) for axis in figure.axes] == [3, 3, 3, 3]
     assert "changes sign" in item.measured
+
+
+@pytest.mark.parametrize(
+    ("ends", "expected"),
+    [
+        ([(-0.1, 0.02), (0.1, 0.02)], True),
+        ([(0.1, 0.02), (-0.1, 0.02)], None),
+        ([(0.1, 0.2)], None),
+        ([(0.1, 0.02), (math.nan, math.nan)], True),
+        ([(math.nan, math.nan)], None),
+    ],
+)
+def test_figure_11_says_held_only_where_none_ends_lower(ends: list[tuple[float, float]], expected: bool | None) -> None:
+    """At the largest width, told apart from 0, at the last step at which both have a best rate."""
+    rows = [Gap(64, 10, Estimate(0.5, 0.4, 0.6), edge=False)]  # a smaller width says nothing
+    rows += [Gap(512, 10 * place, Estimate(x, x - half, x + half), edge=False) for place, (x, half) in enumerate(ends)]
+    assert none_leads(rows) is expected

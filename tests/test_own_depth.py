@@ -12,6 +12,7 @@ import verify
 from derive.errors import DeriveError
 from verify.model.make import load_make
 from verify.model.prescription import ModelPrescription
+from verify.torch.emit import as_torch
 
 HALF = "1/2"
 
@@ -170,3 +171,15 @@ def test_examples_in_every_row(name: str, outside: tuple[str, ...], multiplier: 
         stacked = name == "scan_layers" and row.path.startswith("blocks")
         assert not stacked or (row.base_shape[0], row.shape[0]) == (2, 8)
         assert answer.scaled(row, "c") == pytest.approx(4 ** -float(row.c + Fraction(expected[0])))
+
+
+def test_what_goes_by_the_width_alone_refuses_depth() -> None:
+    """Torch code and the coordinate check would leave the factors of depth out without a word."""
+    answer = prescribed(residual(1.0))
+    for use in (
+        lambda: as_torch(answer),
+        answer.torch,
+        lambda: verify.coordinate_check(lambda width: residual(1.0)(width, 4), answer, (8, 16)),
+    ):
+        with pytest.raises(DeriveError, match="goes by the width alone, and this prescription by depth 2 -> 8 too"):
+            use()

@@ -28,7 +28,8 @@ from verify.measuring.trace import trace
 from verify.model.check.coordinates import default_loss
 from verify.model.graph.walk import path_name
 from verify.model.make import UserModel, build
-from verify.model.prescription import ModelPrescription, OpRow, ParameterRow
+from verify.model.prescription import ModelPrescription
+from verify.model.rows import OpRow, ParameterRow
 
 SEEDS, STEPS, RATE, READOUT = 16, 2, 2.0**-12, 1 / 8
 STORED = Path(__file__).parent / "measured.json"

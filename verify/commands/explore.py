@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from verify.commands.options import write_out
+from verify.files import write_new
 
 
 def explore(
@@ -18,5 +19,5 @@ def explore(
     """A page to play with: exponents, what fixes them, regimes and numbers, by sliders; one file, no server."""
     from derive.explore import ALL, page
 
-    out.write_text(page((*ALL, *(optimizer or ()))), encoding="utf-8")
+    write_new(out, page((*ALL, *(optimizer or ()))))
     write_out(f"written to {out}\n")

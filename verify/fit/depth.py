@@ -23,8 +23,8 @@ from derive.depth import FIXED, Residual
 from derive.exponents import Kind, smallest
 from derive.optimizers import Optimizer
 from derive.propagation import Optimizers
-from verify.fit.forward import BLAMED, Law
-from verify.fit.judging import Row, judge, tolerance
+from verify.fit.forward import Law, judged
+from verify.fit.judging import Row, tolerance
 from verify.fit.slopes import Sizes, Slope, slope
 from verify.fit.terms import Table
 
@@ -86,22 +86,8 @@ def verdicts(
                 follows = rule.gradient_degree(FIXED, row.g or S.Zero) != 0
             else:
                 laws, follows = list(_change_laws(claim, depths, step, name, table)), False
-            rows += [_judged(name, kind, step, law, follows) for law in laws]
+            rows += [judged(name, kind, step, law, tolerance(law.quantity, kind, step, follows)) for law in laws]
     return rows
-
-
-def _judged(name: str, kind: Kind, step: int, law: Law, follows: bool) -> Row:
-    allowed = tolerance(law.quantity, kind, step, follows)
-    target = law.reference
-    if target is None and law.predicted is not None:
-        target = float(law.predicted)
-    verdict, reason = judge(law.measured, target, allowed)
-    if law.opened is not None and verdict != "not measured":
-        verdict, reason = "open", law.opened
-    if law.quantity in ("delta_z", "largest") and verdict == "fails":
-        reason = f"{BLAMED}; {reason}" if reason else BLAMED
-    exact = None if law.predicted is None else str(law.predicted)
-    return Row(name, kind, step, law.quantity, exact, law.measured, target, verdict, reason, allowed, law.implied)
 
 
 def _parameter_laws(

@@ -155,14 +155,14 @@ def verdicts(
             before = implied_change(layer, alignment_slopes(widths, sizes), shares(sizes), arriving, update)
             laws += _result_laws(widths, sizes, follower, layer, own, before)
             follows = rule.gradient_degree(layer.kind, layer.g, layer.b) != 0
-            rows += [_judged(name, layer.kind, step, law, tolerances, follows) for law in laws]
+            for law in laws:
+                allowed = tolerances[law.quantity] if tolerances else tolerance(law.quantity, layer.kind, step, follows)
+                rows.append(judged(name, layer.kind, step, law, allowed))
     return rows
 
 
-def _judged(
-    name: str, kind: Kind, step: int, law: Law, tolerances: Mapping[Quantity, float] | None, follows: bool
-) -> Row:
-    allowed = tolerances[law.quantity] if tolerances else tolerance(law.quantity, kind, step, follows)
+def judged(name: str, kind: Kind, step: int, law: Law, allowed: float) -> Row:
+    """What is measured beside what is predicted, with the verdict; open where the law says so."""
     target = law.reference
     if target is None and law.predicted is not None:
         target = float(law.predicted)

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from math import prod
 from typing import Any
 
@@ -83,6 +83,7 @@ class Contraction:
         return output.transpose(back).reshape(_shape(self.total.outvars[0]))
 
 
+@lru_cache(maxsize=256)  # the body of a loop is asked for in every turn
 def contractions(jaxpr: Jaxpr) -> dict[Var, Contraction]:
     """The contractions of a program that are written by hand, by the variable of their product.
 

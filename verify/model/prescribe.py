@@ -23,7 +23,8 @@ from verify.model.graph.graph import ZERO, Graph, Use, roles_note
 from verify.model.graph.rates import Rates, solve_graph
 from verify.model.graph.start import Wanted, key, started_as
 from verify.model.make import Drawn, Make, drawn, graph_of, matching
-from verify.model.prescription import GAUGES, NOT_TRAINED, Gauge, ModelPrescription, OpRow, ParameterRow
+from verify.model.prescription import GAUGES, Gauge, ModelPrescription
+from verify.model.rows import NOT_TRAINED, OpRow, ParameterRow
 
 
 def prescribe(

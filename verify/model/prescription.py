@@ -21,99 +21,23 @@ from derive import __version__
 from derive.certify import Certificate
 from derive.decays import Decay
 from derive.errors import DeriveError, shorten, unknown_name
-from derive.exponents import Kind
 from derive.matrix_functions import OF_MATRICES, takes_matrices
 from derive.propagation import Loss
 from derive.registry import optimizer as read_optimizer
 from verify.measuring.axes import Axes
-from verify.measuring.jaxpr import Shape
 from verify.measuring.trace import Tree
 from verify.model.graph.walk import path_name
-from verify.model.make import Apply, Drawn
+from verify.model.make import Apply
 from verify.model.multipliers import multiplied
+from verify.model.rows import NOT_TRAINED, OpRow, ParameterRow
 from verify.training.rules.transforms import ScaledRule, base_epsilon, check_trainable, is_oriented, per_layer
 
 if TYPE_CHECKING:
     from verify.torch.standalone import Scaling
 
 Gauge = Literal["0", "own"]
-Role = Kind | Literal["not trained"]
-NOT_TRAINED: Literal["not trained"] = "not trained"
 GAUGES: tuple[Gauge, ...] = get_args(Gauge)
 SCHEMA = 1
-
-
-@dataclass(frozen=True)
-class ParameterRow:
-    """One parameter: what it is and why, how it starts at the base width, and its exponents (size n^-x).
-
-    `a` is the multiplier to put before it, `found` that of the multipliers in the model's own code, `b` the initial
-    size, `c` the rate, `g` the gradient, `s` the update, `epsilon` and `decay` those of Adam's epsilon and of lambda.
-    `mean` and `std` are None where the model at the base width had shapes instead of numbers. One that is "not trained"
-    has that for its role and its rule, no rate, and starts as in the model. `in_axes` and `out_axes` are those that
-    make the fan-in and fan-out of the matrices that its rule takes; the other axes count matrices. Both are empty where
-    its rule takes none, or they could not be told. `depth` are exponents x of N^-x along depth, by name: a, that of the
-    branch's multipliers in the code, b, c, g, s, epsilon, decay and r; empty where depth was not asked for.
-    """
-
-    path: str
-    base_shape: Shape
-    shape: Shape
-    role: Role
-    why: str
-    rule: str
-    mean: float | None
-    std: float | None
-    a: Fraction
-    found: Fraction
-    b: Fraction
-    c: Fraction
-    g: Fraction
-    s: Fraction
-    epsilon: Fraction | None
-    decay: Fraction
-    binding: tuple[str, ...]
-    uses: tuple[str, ...]
-    in_axes: tuple[int, ...] = ()
-    out_axes: tuple[int, ...] = ()
-    depth: Mapping[str, Fraction] = field(default_factory=dict)
-
-    @property
-    def is_trained(self) -> bool:
-        """Whether it has a rate."""
-        return self.role != NOT_TRAINED
-
-    @property
-    def start(self) -> Drawn:
-        """How it is drawn at the base width; DeriveError where that is not known."""
-        if self.mean is None or self.std is None:
-            raise DeriveError(
-                f"how {self.path} starts is not known, since make(base width) gave shapes; let it return arrays"
-            )
-        return Drawn(self.mean, self.std)
-
-
-@dataclass(frozen=True)
-class OpRow:
-    """What is predicted for one dense op: its role, alignments as powers of n, size at initialisation, and r.
-
-    r is the smallest of `terms`, the exponents of DW z (alpha), W Dz (omega) and DW Dz (u); `size` is None where the
-    weight and its input are not independent. All are of its output with the multipliers that follow it, n^-after, in
-    the model's code or put in by `wrap`.
-    """
-
-    name: str
-    path: str
-    kind: Kind
-    fan_in: tuple[int, int]
-    fan_out: tuple[int, int]
-    alpha: Fraction
-    omega: Fraction
-    u: Fraction
-    size: Fraction | None
-    r: Fraction
-    after: Fraction
-    terms: Mapping[str, Fraction]
 
 
 @dataclass(frozen=True)
@@ -341,6 +265,14 @@ class ModelPrescription:
             f"{row.rule} asks for fan-in and fan-out, and {row.path} of shape {row.shape} has outputs of "
             f"{' and '.join(str(target) for _, target in sorted(outputs))}; give its kind a rule without them"
         )
+
+    def of_width_alone(self, what: str) -> None:
+        """DeriveError where depth grows too, of which `what` knows nothing."""
+        if self.depth is not None:
+            raise DeriveError(
+                f"{what} goes by the width alone, and this prescription by depth {self.base_depth} -> {self.depth} "
+                "too; prescribe without depth for it"
+            )
 
     def torch(self) -> "Scaling":
         """The prescription in PyTorch's terms: `param_groups`, `optimizers`, `rescale_` and `apply_multipliers`.

@@ -5,7 +5,8 @@ from typing import Any
 
 from derive.emit import terminal_table
 from verify.model.prescribe import every_turn, without_numbers
-from verify.model.prescription import ModelPrescription, ParameterRow
+from verify.model.prescription import ModelPrescription
+from verify.model.rows import ParameterRow
 
 
 def _grouped(rows: Sequence[ParameterRow], every: bool) -> list[list[ParameterRow]]:

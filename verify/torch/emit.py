@@ -11,7 +11,8 @@ from derive.emit_torch_muon import emitted_source
 from derive.errors import DeriveError
 from derive.matrix_functions import takes_matrices
 from derive.registry import optimizer as read_optimizer
-from verify.model.prescription import ModelPrescription, ParameterRow
+from verify.model.prescription import ModelPrescription
+from verify.model.rows import ParameterRow
 
 if TYPE_CHECKING:
     from verify.torch.standalone import Scaling
@@ -48,7 +49,8 @@ scaling = Scaling(BASE_WIDTH, WIDTH, ROWS, PRODUCTS$forward)
 
 
 def scaling(answer: ModelPrescription) -> "Scaling":
-    """The prescription for torch; DeriveError without torch."""
+    """The prescription for torch; DeriveError without torch, and where depth grows too."""
+    answer.of_width_alone("torch code")
     if find_spec("torch") is None:
         raise DeriveError("torch is not installed; run: pip install torch, or write the file with --format torch")
     from verify.torch import standalone
@@ -59,7 +61,11 @@ def scaling(answer: ModelPrescription) -> "Scaling":
 
 
 def as_torch(answer: ModelPrescription) -> str:
-    """One self-contained file: the rows, with their numbers as comments, and what applies them."""
+    """One self-contained file: the rows, with their numbers as comments, and what applies them.
+
+    DeriveError where depth grows too.
+    """
+    answer.of_width_alone("torch code")
     products = _products(answer)
     apart = any(row.a for row in answer.parameters)
     needed = "prints the lines that are yours to write" if products or apart else "none are needed: may be left out"

@@ -108,8 +108,10 @@ def coordinate_check(
 
     `transform(width)` is the user's own optimizer, an optax transform with its rates, with which the model as it is
     is trained; without it, that has one rate for all. `progress` is called after every width of a program. DeriveError
-    for a model or an optimizer that does not run.
+    for a model or an optimizer that does not run, and a prescription for which depth grows too.
     """
+    if prescription is not None:
+        prescription.of_width_alone("the coordinate check")
     answer = prescription or prescribe(make, base_width=widths[0], width=widths[-1])
     rate = base_rate or usual_rate(*(row.rule for row in answer.parameters if row.is_trained))
     found, starts, entries = _trained(make, answer, widths, rate, seeds, steps, epsilon, transform, setups, progress)

@@ -9,7 +9,8 @@ import numpy as np
 
 from derive.exponents import Kind
 from verify.fit.forward import TOLERANCES, Quantity, Row, Slope, Table, Verdict, alignment_slopes, judge, shares, slope
-from verify.model.prescription import ModelPrescription, OpRow, ParameterRow
+from verify.model.prescription import ModelPrescription
+from verify.model.rows import OpRow, ParameterRow
 
 DECIDING = ("size", "delta_z", "vector", "product size", "product change", "decay")
 """The quantities by which a set-up passes or fails; the others say why."""

@@ -18,7 +18,8 @@ from verify.model.depth.program import Program, read_program
 from verify.model.depth.rates import depth_rows, read_streams, stream_notes
 from verify.model.make import Drawn, Make, UserModel, build, drawn, users_code
 from verify.model.prescribe import without_numbers
-from verify.model.prescription import ModelPrescription, ParameterRow
+from verify.model.prescription import ModelPrescription
+from verify.model.rows import ParameterRow
 
 NAMES = ("a", "b", "c", "g", "s", "epsilon", "decay", "r")
 

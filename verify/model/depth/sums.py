@@ -7,6 +7,7 @@ from math import prod
 
 import numpy as np
 
+from verify.measuring.jaxpr import LABELS, RAGGED
 from verify.model.depth.program import CARRY, CONSTANT, LOOP, PARAMETER, Program, Value
 from verify.model.prescribe import without_numbers
 
@@ -19,7 +20,8 @@ PASSING = frozenset(
 """Operations that leave the entries as they are."""
 SUMS = ("add", "add_any")
 """A difference is none: a norm's z less its mean is not z with one more branch."""
-DENSE = ("dot_general", "conv_general_dilated", "ragged_dot", "ragged_dot_general")
+PRODUCTS = frozenset({*LABELS, *RAGGED} - {"gather"})
+"""Those of a weight or an activation with what is summed."""
 ROOTS = ("rsqrt", "sqrt")
 Signature = frozenset[str]
 
@@ -174,7 +176,7 @@ def is_normed(found: Sum) -> bool:
         seen[value] = frozenset()
         if found.holds(value):
             how = frozenset([False])
-        elif value.operation in DENSE or value.operation in (PARAMETER, CONSTANT):
+        elif value.operation in PRODUCTS or value.operation in (PARAMETER, CONSTANT):
             how = frozenset()
         else:
             how = frozenset().union(*map(reach, value.sources))
@@ -185,7 +187,7 @@ def is_normed(found: Sum) -> bool:
         seen[value] = how
         return how
 
-    takers = [source for value in found.terms.program.values if value.operation in DENSE for source in value.sources]
+    takers = [source for value in found.terms.program.values if value.operation in PRODUCTS for source in value.sources]
     return all(False not in reach(each) for each in (*takers, *found.terms.program.results))
 
 
@@ -201,7 +203,7 @@ def chain(branch: Collection[Value], term: Term) -> Iterator[tuple[Value, float]
         elif value.operation in ("mul", "div") and (constant := factor_of(value)) is not None:
             yield value, constant[0]
             value = constant[1]
-        elif value.operation in ("mul", *DENSE):
+        elif value.operation in ("mul", *PRODUCTS):
             weights = [_parameter(source) for source in value.sources]
             owned = [each for each in weights if each is not None]
             if len(owned) != 1:
