@@ -20,8 +20,6 @@ from verify.model.prescription import ModelPrescription
 
 WIDTHS = (32, 64, 128)
 
-pytestmark = pytest.mark.usefixtures("optimized")  # what has not moved is the same to the last bit
-
 
 def make(width: int) -> Any:
     """Two layers with a gain, and a readout that starts at zero, which is right."""

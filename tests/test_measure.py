@@ -10,7 +10,7 @@ import pytest
 
 from derive.parameterizations import MUP
 from derive.solve import prescribe, solve_kinds
-from verify.measuring.forward import initial_inputs, measure, operator_norm, root_mean_square
+from verify.measuring.forward import change, initial_inputs, measure, operator_norm, root_mean_square
 from verify.measuring.trace import trace
 from verify.training.data import load_corpus
 from verify.training.networks import Scaling
@@ -177,3 +177,21 @@ def test_steps_are_log_spaced_and_include_the_last() -> None:
     assert log_spaced(1) == [1]
     assert log_spaced(10) == [1, 2, 5, 10]
     assert log_spaced(70) == [1, 2, 5, 10, 20, 50, 70]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_what_differs_by_rounding_alone_has_not_moved(dtype: str):
+    """One number in the last place, at half of the entries; a change a hundred times larger is one."""
+    then = jax.random.normal(jax.random.key(0), (1000,), dtype)
+    eps = float(jnp.finfo(jnp.float32).eps)
+    flips = jnp.asarray(np.random.default_rng(0).integers(-1, 2, 1000), jnp.float32)
+    of_float32 = then.astype(jnp.float32)
+    assert not change(of_float32 * (1 + eps * flips), of_float32).any()
+    assert change(of_float32 * (1 + 100 * eps * flips), of_float32).any()
+    moved = (of_float32 + 0.1 * flips).astype(dtype)
+    assert (change(moved, then) == moved - then).all()
+
+
+def test_what_is_not_finite_stays_so():
+    then = jnp.ones(3)
+    assert not jnp.isfinite(change(then.at[1].set(jnp.nan), then)).all()

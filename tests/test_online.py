@@ -243,7 +243,6 @@ def branches(program: Any) -> list[Any]:
     return found
 
 
-@pytest.mark.usefixtures("optimized")
 def test_what_has_not_moved_keeps_the_alignment_before(corpus: Corpus) -> None:
     """With a rate of 0 nothing changes: no ratio is finite, and full alignment stays."""
     setting = setting_of(f"adam sp {ONLINE}")

@@ -31,6 +31,22 @@ def root_mean_square(x: Array) -> Scalar:
     return jnp.sqrt(jnp.mean(jnp.square(x.astype(jnp.float32) * scale))) / scale
 
 
+def change(now: Array, then: Array, ulps: int = 8) -> Array:
+    """now - then, and 0 everywhere where rounding alone may tell them apart.
+
+    RMS(now - then) <= RMS(then) ulps max(eps of float32, eps / 64 of their dtype): what has not moved differs by that
+    where it is computed twice, in two programs or orders, and would pass for a change. Weights are one operation from
+    what they were drawn as (1), activations a sum (8). Where products accumulate in float32 few half-precision results
+    round differently, hence the 64.
+    """
+    difference = now - then
+    if not jnp.issubdtype(then.dtype, jnp.inexact):
+        return difference
+    rounding = ulps * max(float(jnp.finfo(jnp.float32).eps), float(jnp.finfo(then.dtype).eps) / 64)
+    moved = root_mean_square(difference) > rounding * root_mean_square(then)
+    return jnp.where(moved | ~jnp.isfinite(difference), difference, jnp.zeros_like(difference))
+
+
 def operator_norm(matrix: Float[Array, "rows columns"]) -> Scalar:
     """||A||_op, the largest singular value, from below: the root of A^T A's largest Ritz value.
 
@@ -128,17 +144,17 @@ def after(sizes: dict[str, Scalar], arrays: Any) -> Any:
 
 def _measure_op(multiply: Evaluate, op: DenseOp, then: Operands, now: Operands, normed: bool) -> dict[str, Scalar]:
     rms, (z, weight) = root_mean_square, then
-    change = now.weight - weight
+    update = change(now.weight, weight, ulps=1)
     if op.primitive == "gather":  # a difference of looked-up rows is the lookup of the difference, without making it
         total = multiply(op, Operands(z, now.weight)) - multiply(op, then)
     else:
-        total = multiply(op, Operands(z, change))
-    sizes = {"weight": rms(weight), "delta_w": rms(change), "term_alpha": rms(total)}
+        total = multiply(op, Operands(z, update))
+    sizes = {"weight": rms(weight), "delta_w": rms(update), "term_alpha": rms(total)}
     if normed:
-        sizes["operator_norm"] = operator_norm(change)
+        sizes["operator_norm"] = operator_norm(update)
     if op.primitive != "gather":
-        shift = now.input - z
-        forward, second = multiply(op, Operands(shift, weight)), multiply(op, Operands(shift, change))
+        shift = change(now.input, z)
+        forward, second = multiply(op, Operands(shift, weight)), multiply(op, Operands(shift, update))
         total = total + forward + second
         sizes |= {"input": rms(z), "delta_input": rms(shift), "term_omega": rms(forward), "term_u": rms(second)}
     return {**sizes, "delta_output": rms(total)}

@@ -14,7 +14,7 @@ import numpy as np
 import optax
 
 from derive.errors import shorten
-from verify.measuring.forward import measure, root_mean_square
+from verify.measuring.forward import change, measure, root_mean_square
 from verify.measuring.trace import DenseOp, Operands, Trace, Tree, trace
 from verify.model.graph.walk import path_name
 from verify.model.make import Apply, Drawn, ModelError, UserModel, users_code
@@ -178,10 +178,10 @@ class _Start:
             size = rms(then)
             found[f"parameter {path_name(path)}"] = {
                 "weight": size,
-                "delta_w": rms(now.astype(jnp.float32) - then.astype(jnp.float32)),
+                "delta_w": rms(change(now.astype(jnp.float32), then.astype(jnp.float32), ulps=1)),
                 "decay": rms(left) / jnp.where(size > 0, size, 1),
             }
         present = traced.product_values(params, probe) if self.products else {}
         for name, then in self.products.items():
-            found[f"product {name}"] = {"output": rms(then), "delta_output": rms(present[name] - then)}
+            found[f"product {name}"] = {"output": rms(then), "delta_output": rms(change(present[name], then))}
         return found
