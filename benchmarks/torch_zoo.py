@@ -22,7 +22,7 @@ import torch  # type: ignore[import-not-found]
 import transformers  # type: ignore[import-not-found]
 
 from derive.emit import markdown_text
-from tests.torch_modules import CASES, Case
+from tests.helpers.torch_modules import CASES, Case
 from verify.model.prescribe import prescribe
 from verify.torch import from_torch
 

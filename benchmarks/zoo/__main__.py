@@ -11,7 +11,7 @@ from time import perf_counter
 
 from benchmarks.zoo.measuring import is_current, measured, store, stored
 from benchmarks.zoo.page import page, reason
-from tests.zoo import ZOO
+from tests.helpers.zoo import ZOO
 
 
 def main() -> None:

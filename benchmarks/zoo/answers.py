@@ -6,7 +6,7 @@ from fractions import Fraction
 from derive.alignments import FULL
 from derive.parameterizations import MUP
 from derive.registry import optimizers
-from tests.zoo import Model
+from tests.helpers.zoo import Model
 from verify.model.graph.graph import GraphError
 from verify.model.graph.rates import solve_graph
 from verify.model.graph.start import Wanted

@@ -23,7 +23,7 @@ import numpy as np
 import optax
 
 import verify
-from tests.zoo import Model
+from tests.helpers.zoo import Model
 from verify.measuring.trace import trace
 from verify.model.check.coordinates import default_loss
 from verify.model.graph.walk import path_name

@@ -3,8 +3,8 @@
 from benchmarks.zoo.answers import Answer, answer, cells
 from benchmarks.zoo.measuring import Measured, Row, stored
 from benchmarks.zoo.notes import NOTES
-from tests.zoo import FAMILIES, ZOO, Model
-from tests.zoo.model import means
+from tests.helpers.zoo import FAMILIES, ZOO, Model
+from tests.helpers.zoo.model import means
 
 WITHIN = 0.1
 QUANTITIES = ("g", "s", "r")
@@ -114,11 +114,11 @@ def counts(rows: list[Row]) -> str:
 
 START = """# The zoo
 
-{models} shapes of computation of public models, written anew and small (`tests/zoo`); {refused} are refused. A row is
-what `verify prescribe` answers for muP and full alignment: under each role the parameters (those of blocks that are
-alike once, numbers as `*`), then the exponents c of their rates n^-c, Adam's and SGD's. Multipliers are those that
-the function needs beside its own. Every role, rate and gradient is held to what is right by hand
-(`tests/test_zoo.py`).
+{models} shapes of computation of public models, written anew and small (`tests/helpers/zoo`); {refused} are
+refused. A row is what `verify prescribe` answers for muP and full alignment: under each role the parameters (those of
+blocks that are alike once, numbers as `*`), then the exponents c of their rates n^-c, Adam's and SGD's. Multipliers are
+those that the function needs beside its own. Every role, rate and gradient is held to what is right by hand
+(`tests/verify/model/test_zoo.py`).
 
 The last column counts what networks show within 0.1: g of gradients, s of the outputs of dense ops at the start, r of
 their change, as slopes over three widths of networks drawn and trained as prescribed

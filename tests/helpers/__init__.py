@@ -1,0 +1,1 @@
+"""What tests share: published numbers, models, browsers, programs run as processes."""

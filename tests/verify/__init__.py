@@ -1,0 +1,1 @@
+"""What the verifier measures, judges and trains."""
