@@ -162,7 +162,7 @@ class Pretended(Ledger):
                 self.ended(job.name, job.cost, longest, {}, None)
 
 
-@pytest.mark.parametrize("slower", [1.0, 1.2])
+@pytest.mark.parametrize("slower", [1.0, pytest.param(1.2, marks=pytest.mark.slow)])
 def test_at_the_ceilings_of_a_known_device_every_step_has_its_time(
     slower: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

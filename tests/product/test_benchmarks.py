@@ -46,6 +46,7 @@ def test_the_products_of_the_floor_are_all_of_them(setting: Setting) -> None:
     assert counted == setting.flops()
 
 
+@pytest.mark.slow
 def test_both_take_steps_that_learn() -> None:
     """From a loss near that of guessing; the same batch again and again is learned by heart."""
     setting = SETTINGS[0]

@@ -51,6 +51,7 @@ def test_the_examples_are_valid_shell(block: str) -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
+@pytest.mark.slow
 def test_the_array_and_the_merge_give_the_whole_study(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

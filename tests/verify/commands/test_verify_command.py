@@ -64,6 +64,7 @@ def test_the_table_names_every_layer(capsys: Capture) -> None:
     assert verdict.startswith(("rejected by", "undecided: " if differ >= 0.5 else "not rejected: "))
 
 
+@pytest.mark.slow
 def test_a_mixture_is_judged_layer_by_layer(capsys: Capture) -> None:
     sizes = ["--widths", "16,32", "--seeds", "2", "--steps", "1", "--batch", "8", "--vocab", "16", "--context", "2"]
     code, out, err = verify(capsys, "--optimizer", "adam,hidden=muon", *sizes, "--format", "json")
@@ -135,6 +136,7 @@ def test_bad_input_is_one_line_and_exit_code_2(arguments: list[str], message: st
     assert message in err
 
 
+@pytest.mark.slow
 def test_divergence_is_a_finding_and_the_rest_is_intact(capsys: Capture) -> None:
     """A rate that only the wide network cannot bear: narrow widths stay, wide ones are null with their step."""
     prescription = prescribe("sgd", "sp", "hidden.alpha=-1,hidden.u=-1,readout.alpha=-1,readout.u=-1", hidden_layers=2)
@@ -161,6 +163,7 @@ def test_a_study_can_be_interrupted() -> None:
     assert (out, err) == ("", "")
 
 
+@pytest.mark.slow
 def test_closed_loop_a_small_network_prescribes_a_large_one(tmp_path: Path) -> None:
     """Measured at 128 to 512, prescribed, trained at 2048: r_L is as prescribed, within 0.1.
 

@@ -211,7 +211,8 @@ def test_trained_gradients_with_one_rate_for_all_layers_and_with_symbols() -> No
         assert float(embedding.subs(dict.fromkeys(embedding.free_symbols, x))) == g - 0.5
 
 
-@pytest.mark.parametrize("scheme", [MUP, pytest.param(MFP, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("scheme", [MUP, MFP])
 def test_a_readout_that_outgrows_its_initial_weights_leaves_the_trained_gradients(scheme: Parameterization) -> None:
     """One large Adam step (a sign) on the readout alone, three times its initial weights and more.
 

@@ -147,6 +147,7 @@ def test_the_trace_has_both_and_runs_as_before() -> None:
     assert [product.name for product in verify.trace(apply, params, inputs).products] == ["sum", "dot"]
 
 
+@pytest.mark.slow
 def test_a_graph_attention_is_checked() -> None:
     make = graph_attention(by_hand=True)
     answer = verify.prescribe(make, base_width=16, width=64)

@@ -34,6 +34,7 @@ def gated_recurrent(n: int) -> Any:
     return params, apply, jax.random.normal(keys[4], (3, 16, 6))
 
 
+@pytest.mark.slow
 def test_a_product_that_is_zero_in_the_first_turn_is_no_failure() -> None:
     answer = verify.prescribe(gated_recurrent, base_width=16, width=64)
     found = coordinate_check(

@@ -91,11 +91,11 @@ def test_zeros_and_what_diverged_are_told_apart():
 @pytest.mark.parametrize(
     ("name", "at", "quantity"),
     [
-        ("embedding rate scaled", "in", "delta_z"),
+        pytest.param("embedding rate scaled", "in", "delta_z", marks=pytest.mark.slow),
         pytest.param("hidden rate unscaled", "w", "delta_z", marks=pytest.mark.slow),
         ("decay with the rate", "parameter w", "decay"),
         pytest.param("biases at 1/sqrt(fan_in)", "parameter b", "size", marks=pytest.mark.slow),
-        ("1/sqrt(d) attention, growing heads", "product dot", "product change"),
+        pytest.param("1/sqrt(d) attention, growing heads", "product dot", "product change", marks=pytest.mark.slow),
     ],
 )
 def test_mistakes_in_the_users_own_optimizer_are_caught(name: str, at: str, quantity: str):

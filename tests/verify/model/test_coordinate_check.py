@@ -58,6 +58,7 @@ def checked(prescription: ModelPrescription) -> Check:
     return coordinate_check(make, prescription, WIDTHS, base_rate=1e-3, seeds=3, steps=2)
 
 
+@pytest.mark.slow
 def test_the_usual_set_up_drifts_and_the_prescribed_one_does_not(checked: Check):
     assert not checked.measured["own"].passes
     assert checked.measured["prescribed"].passes
@@ -129,6 +130,7 @@ def test_the_default_loss_has_targets_that_stay():
     assert float(default_loss((jnp.zeros((400, 1)), jnp.zeros(400, jnp.int32)), None)) == pytest.approx(0.5, abs=0.15)
 
 
+@pytest.mark.slow
 def test_the_best_rate_of_a_usual_set_up_drifts_more():
     """Two widths, one seed, a few steps: enough to see the sign, and that grids go on beyond their edges."""
     answer = verify.prescribe(make, base_width=32, width=256)

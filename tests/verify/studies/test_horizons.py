@@ -241,6 +241,7 @@ def test_every_search_ends_and_never_tries_what_lies_beyond_its_end(values: list
         known |= {offset: losses[int(2 * offset)] for offset in wanted}
 
 
+@pytest.mark.slow
 def test_the_fit_is_the_same_with_and_without_the_end(tmp_path: Path, corpus: Corpus) -> None:
     """A full grid of real networks, widths 16 and 32: best rates and losses agree, in nine tenths of the runs."""
     found: dict[float | None, Study] = {}
@@ -269,6 +270,7 @@ def _with_inf(study: Study, name: str, width: int) -> tuple[Any, Any]:
 # Zero initialisation
 
 
+@pytest.mark.slow
 def test_queries_and_readout_start_at_zero_and_nothing_else_does() -> None:
     sizes: Any = {"vocabulary": 16, "context": 8, "blocks": 2, "head_dimension": 8}
     for scan in (False, True):
@@ -318,6 +320,7 @@ def test_the_command_trains_horizons_in_one_study_and_takes_more(tmp_path: Path,
     assert code == 0 and "Pictures: adam, 9 steps" in page and "3, 6, 9" in page and "times in 3" in page, err
 
 
+@pytest.mark.slow
 def test_a_transformer_with_zero_init_is_another_study(tmp_path: Path, capsys: Capture) -> None:
     command = ["transfer", *SMALL, "--model", "transformer", "--head-dimension", "8", "--steps", "2"]
     code, _, err = verify(capsys, *command, "--zero-init", "--out", str(tmp_path))

@@ -285,6 +285,7 @@ def test_each_layer_has_its_rate_and_its_prescribed_epsilon(monkeypatch: pytest.
     assert [rule.decay for rule in rules] == [0.0] * 3
 
 
+@pytest.mark.slow
 def test_a_diverged_point_has_no_r_and_says_why(tmp_path: Path) -> None:
     """SGD whose rates grow as n^100: at width 32 the weights leave the range of numbers at once."""
     made = conditions(optimizer="sgd", points=(("-100", "-100"), ("1/2", "1")), c_embedding="-1/2")

@@ -25,7 +25,8 @@ def study(scheme: str) -> Result:
     return exponents(config, WIDTHS, range(4), 1, load_corpus())
 
 
-@pytest.mark.parametrize("scheme", ["sp", pytest.param("mup", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("scheme", ["sp", "mup"])
 def test_every_dense_op_after_the_first_step(scheme: str) -> None:
     rows = study(scheme).rows
     names = {row.layer for row in rows}
@@ -46,6 +47,7 @@ def test_every_dense_op_after_the_first_step(scheme: str) -> None:
     assert sum(each.local[0] for each in keys) < sum(each.local[-1] for each in keys)
 
 
+@pytest.mark.slow
 def test_roles_are_found_from_shapes_alone() -> None:
     result = study("sp")
     labels = {name: "readout" if name == "readout" else name.split(".")[0] for name in result.runs[0].kinds}

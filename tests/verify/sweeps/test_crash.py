@@ -81,6 +81,7 @@ def crash(tmp_path: Path, kills: int) -> None:
     assert runs(folder) == expected
 
 
+@pytest.mark.slow
 def test_four_kills_leave_the_study_as_it_would_have_been(tmp_path: Path) -> None:
     crash(tmp_path, 4)
 

@@ -213,6 +213,7 @@ def test_what_is_measured_and_applied_is_what_one_does_by_hand(corpus: Corpus, d
         assert changed != pytest.approx(final, rel=2e-4)
 
 
+@pytest.mark.slow
 def test_runs_side_by_side_each_follow_their_own(corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
     """As on an accelerator, where runs are mapped over: the same losses, and the measurement still a branch."""
     setting = setting_of(f"adam sp {ONLINE}")
@@ -251,6 +252,7 @@ def test_what_has_not_moved_keeps_the_alignment_before(corpus: Corpus) -> None:
     assert first == rows[:4] and [row.c for row in first] == [0.0, 1.0, 1.0, 1.0]
 
 
+@pytest.mark.slow
 def test_a_transformer_follows_by_kind_with_the_largest_of_each(
     corpus: Corpus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -301,6 +303,7 @@ def test_one_compilation_serves_all_rates_seeds_and_segments(corpus: Corpus) -> 
     assert loop.advance._cache_size() == 1  # type: ignore[attr-defined]
 
 
+@pytest.mark.slow
 def test_segments_do_not_change_when_it_measures(corpus: Corpus) -> None:
     """A measurement after the first segment has the step's number, not its place in the segment."""
     conditions = replace(CONDITIONS, steps=60)
@@ -313,6 +316,7 @@ def test_segments_do_not_change_when_it_measures(corpus: Corpus) -> None:
     assert [row.alpha for row in trajectory(conditions, again, 32, RATE, SEED, corpus) if row.step == 1] == first
 
 
+@pytest.mark.slow
 def test_equal_settings_train_alike_and_others_do_not(corpus: Corpus) -> None:
     pairs = [prescribed("adam", scheme, each) for each in ("full", ONLINE, f"{ONLINE}:7") for scheme in ("sp", "ntk")]
     alike = representatives(pairs, decays=False, clips=False)
@@ -331,7 +335,7 @@ def test_equal_settings_train_alike_and_others_do_not(corpus: Corpus) -> None:
     assert pairs[2].setting.content() != sqrt[0].setting.content()
 
 
-@pytest.mark.parametrize("model", ["mlp", "transformer"])
+@pytest.mark.parametrize("model", ["mlp", pytest.param("transformer", marks=pytest.mark.slow)])
 def test_one_run_needs_no_more_memory_than_the_estimate(model: str) -> None:
     sizes = {"mlp": {"hidden_layers": 2}, "transformer": {"blocks": 1}}[model]
     changed: Any = {"model": model, "sizes": {"vocabulary": 256, "context": 4, **sizes}, "evaluation": 8, "batch": 8}
@@ -365,6 +369,7 @@ def verify(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, st
     return code, captured.out, captured.err
 
 
+@pytest.mark.slow
 def test_a_study_is_trained_resumed_and_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "study"
     command = ["transfer", *SMALL, "--alignment", "full,Measured Online", "--out", str(folder)]

@@ -526,7 +526,7 @@ def test_a_disk_that_fails_while_writing_keeps_what_was_reported(path: Path, lim
     assert sorted(texts(read(path).records)) == sorted(texts(planned()))
 
 
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_kill_9_loses_nothing_that_was_finished_and_doubles_nothing(path: Path, seed: int):
     drawn = random.Random(seed)
     reported: list[list] = []

@@ -107,7 +107,7 @@ def test_the_same_batch_gives_the_same_bits_and_single_runs_agree(optimizer: str
 
 ALIKE = [
     ("adam ntk full", "adam sp full"),
-    ("sgd mfp full", "sgd mup global"),
+    pytest.param("sgd mfp full", "sgd mup global", marks=pytest.mark.slow),
     pytest.param("adam ntk global", "adam sp none", marks=pytest.mark.slow),
     pytest.param("adam mfp none", "adam mup none", marks=pytest.mark.slow),
     pytest.param("sgd ntk global", "sgd sp prior", marks=pytest.mark.slow),
@@ -297,6 +297,7 @@ def test_shares_of_the_settings_add_up(tmp_path: Path, corpus: Corpus, names: Gr
     assert all(part.records for part in parts)
 
 
+@pytest.mark.slow
 def test_equivalents_are_trained_on_demand(tmp_path: Path, corpus: Corpus, names: Grid) -> None:
     everything = study(
         tmp_path / "study.sqlite", InProcess(corpus), replace(names, train_equivalents=True, widths=(16, 64))

@@ -55,7 +55,7 @@ def whole() -> Result:
     return study(None)
 
 
-@pytest.mark.parametrize("stop", [1, 5, STEPS, STEPS + 4])
+@pytest.mark.parametrize("stop", [5, *(pytest.param(stop, marks=pytest.mark.slow) for stop in (1, STEPS, STEPS + 4))])
 def test_an_ended_study_goes_on_to_the_same_numbers(stop: int, whole: Result, tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         study(tmp_path, stop)
@@ -74,6 +74,7 @@ def test_the_last_two_checkpoints_of_a_width_are_kept(tmp_path: Path) -> None:
         assert sorted(each.name for each in (tmp_path / f"width_{width}").iterdir()) == ["6", "7"]
 
 
+@pytest.mark.slow
 def test_a_study_all_of_whose_runs_diverged_is_over(tmp_path: Path) -> None:
     expected = study(None, base_rate=1e38, steps=50)
     assert all(run.diverged.keys() == {0, 1} for run in expected.runs)

@@ -67,6 +67,7 @@ def rows(path: Path) -> Iterator[tuple[list[str], float]]:
             yield name, float(value)
 
 
+@pytest.mark.slow
 def test_two_processes_measure_what_one_does(whole: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "verify", *TRAINED, "--out", str(tmp_path)]
     subprocess.run(command, check=True, capture_output=True, env={**os.environ, "JAX_PLATFORMS": "cpu"})

@@ -85,7 +85,8 @@ def run(optimizer: str, **options: Any) -> Any:
 
 
 # What a rule makes of a whole parameter (its RMS, its matrix) is where stacking could show.
-@pytest.mark.parametrize("optimizer", ["adam-ps", *(pytest.param(name, marks=pytest.mark.slow) for name in MORE)])
+@pytest.mark.slow
+@pytest.mark.parametrize("optimizer", ["adam-ps", *MORE])
 def test_training_and_measuring_are_the_same_layer_by_layer(optimizer: str) -> None:
     scanned, plain = run(optimizer, scan=True, remat=True), run(optimizer)
     np.testing.assert_allclose(scanned.losses, plain.losses, rtol=1e-5)

@@ -30,7 +30,7 @@ def losses(optimizer: str, scheme: str, width: int, steps: int = STEPS, epsilon:
 
 @pytest.mark.usefixtures("optimized")
 @pytest.mark.parametrize("ratio", [4, pytest.param(16, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+@pytest.mark.parametrize("optimizer", ["adam", pytest.param("sgd", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("pair", [("sp", "ntk"), ("mup", "mfp")], ids="-".join)
 def test_bitwise_where_the_multipliers_are_powers_of_two(pair: tuple[str, str], optimizer: str, ratio: int) -> None:
     first, second = (losses(optimizer, scheme, ratio * BASE) for scheme in pair)
