@@ -15,6 +15,10 @@ import tempfile
 from collections.abc import Iterator
 
 import pytest
+from jaxtyping import config as jaxtyping_config
+from jaxtyping import install_import_hook
+
+import tests.helpers.checked  # noqa: F401  (the hook names it)
 
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     folder = tempfile.mkdtemp(prefix="compiled-")
@@ -26,6 +30,10 @@ os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 # The emitters of fused loops take a third of the time of all compiling; without them loops are emitted one by one.
 os.environ.setdefault("XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false")
 os.environ.pop("COLUMNS", None)  # whoever runs them has set: output is as to a file unless a test says so
+
+# Shapes and types are checked at every call, but in the commands, whose annotations typer reads.
+ROOMS = "checksums files fit measuring model planning provenance studies sweeps torch training"
+install_import_hook([f"verify.{room}" for room in ROOMS.split()], "tests.helpers.checked.checked")
 
 
 @pytest.fixture
@@ -39,6 +47,14 @@ def optimized() -> Iterator[None]:
     yield
     jax.config.update("jax_disable_most_optimizations", before)
     jax.clear_caches()
+
+
+@pytest.fixture
+def unchecked() -> Iterator[None]:
+    """What the annotations forbid and users may do all the same."""
+    jaxtyping_config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping_config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import numpy as np
+from jaxtyping import Float
 
 from verify.fit.slopes import Sizes, Slope, slope
 
@@ -47,7 +48,7 @@ def alignment_slopes(widths: Sequence[int], sizes: Mapping[str, Sizes]) -> dict[
     return {name: slope(widths, ratio) for name, ratio in alignment_ratios(sizes).items()}
 
 
-def single_width_ratio(ratio: Sizes, fan_in: int) -> float:
+def single_width_ratio(ratio: Float[np.ndarray, "..."], fan_in: int) -> float:
     """log(ratio) / log(fan_in) at one width, the usual log-alignment ratio, with its constant offset."""
     return float(np.log(ratio).mean() / np.log(fan_in)) if fan_in > 1 else float("nan")
 

@@ -10,7 +10,7 @@ independent weights, as N^1/2 (docs/theory.md, section 9).
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +22,7 @@ Stream = Float[Array, "batch time width"]
 STREAM, LOGITS = "stream", "logits"
 
 
+@runtime_checkable
 class Residual(Protocol):
     """A network of a stream into which blocks write; those of `params["blocks"]` are stacked on a leading axis."""
 

@@ -10,7 +10,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from derive.errors import UserError
 from verify.sweeps.records import Batch, Conditions, Record, Setting
@@ -75,6 +75,7 @@ def as_cross_entropy(record: Record) -> Record:
     return replace(record, loss=possible(record.loss), curve=curve)
 
 
+@runtime_checkable
 class Engine(Protocol):
     """Takes tasks and gives back finished ones, in any order."""
 

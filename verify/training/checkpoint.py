@@ -16,6 +16,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jaxtyping import Shaped
 
 from derive.emit import dump
 from derive.errors import DeriveError, shorten
@@ -31,8 +32,8 @@ class RunState:
 
     params: Any
     state: Any
-    losses: list[np.ndarray[Any, Any]] = field(default_factory=list)
-    sizes: dict[int, dict[str, dict[str, np.ndarray[Any, Any]]]] = field(default_factory=dict)
+    losses: list[Shaped[np.ndarray, "..."]] = field(default_factory=list)
+    sizes: dict[int, dict[str, dict[str, Shaped[np.ndarray, "..."]]]] = field(default_factory=dict)
     diverged: dict[int, int] = field(default_factory=dict)
 
     @property

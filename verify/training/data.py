@@ -21,7 +21,7 @@ from jaxtyping import Int, UInt
 from derive.errors import UserError, shorten
 
 Split = Literal["train", "held_out"]
-Windows = Int[np.ndarray, "size context+1"]
+Windows = Int[np.ndarray, "size window"]
 Batch = tuple[Int[np.ndarray, "size context"], Int[np.ndarray, "size ..."]]
 
 BYTES = 256

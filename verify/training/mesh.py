@@ -18,7 +18,7 @@ from typing import Any
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array
+from jaxtyping import Array, Shaped
 
 from derive.errors import DeriveError, shorten
 from verify.measuring.trace import DenseOp, Operands, Trace
@@ -134,7 +134,7 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def place(array: np.ndarray[Any, Any], sharding: NamedSharding) -> jax.Array:
+def place(array: Shaped[np.ndarray, "..."], sharding: NamedSharding) -> jax.Array:
     """An array that every process has whole, as one array over the devices of all: each takes its own part."""
     return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
 

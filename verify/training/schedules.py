@@ -12,13 +12,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from derive.errors import UserError, canonical, shorten
 
 WARM_UP = 0.05
 DECAY = 0.2
-Step = int | Float[Array, ""]
+Step = int | Int[Array, ""]
 
 
 def _cosine(step: Step, warm: int, total: int) -> Float[Array, ""]:

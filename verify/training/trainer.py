@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding
+from jaxtyping import Shaped
 
 from derive.axes import OUT
 from derive.emit import layer_names, parts
@@ -87,7 +88,7 @@ class Measurement:
 
     width: int
     step: int
-    values: dict[str, dict[str, np.ndarray[Any, Any]]]
+    values: dict[str, dict[str, Shaped[np.ndarray, "..."]]]
 
 
 @dataclass
@@ -98,7 +99,7 @@ class Run:
     kinds: dict[str, Kind]
     fan_in: dict[str, int]
     measurements: list[Measurement]
-    losses: np.ndarray[Any, Any]
+    losses: Shaped[np.ndarray, "..."]
     diverged: dict[int, int]
 
 

@@ -89,7 +89,9 @@ def compiled_step(model: str, width: int, **changes: Any) -> Any:
         return optax.apply_updates(params, updates), state
 
     arguments = params, jax.eval_shape(transform.init, params), inputs, targets
-    as_users_compile = {"xla_cpu_use_fusion_emitters": True}  # XLA's count of entrywise work is of the fused loops
+    as_users_compile: dict[str, str | bool] = {
+        "xla_cpu_use_fusion_emitters": True
+    }  # XLA's count of entrywise work is of the fused loops
     return jax.jit(step, donate_argnums=(0, 1)).lower(*arguments).compile(as_users_compile)
 
 

@@ -188,6 +188,7 @@ def test_every_bit_of_a_real_is_kept(path: Path, loss: float, form: str):
         assert math.isnan(real) if math.isnan(loss) else struct.pack("<d", real) == struct.pack("<d", loss)
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_what_numpy_hands_over_is_kept_too(path: Path):
     import numpy as np
 
@@ -423,6 +424,7 @@ def test_a_reader_stays_at_one_moment(path: Path):
         assert len(read(path).records) == 3
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_what_cannot_be_written_does_not_hold_up_what_follows(path: Path):
     with Store(path, CONDITIONS) as store:
         store.add_settings([ADAM], {})

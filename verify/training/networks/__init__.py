@@ -7,7 +7,7 @@ At the base width every parameterization is the same model, bit for bit; only th
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, SupportsFloat, get_args
+from typing import Any, Protocol, SupportsFloat, get_args, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -87,7 +87,7 @@ def standard_normal(key: Key[Array, ""], shape: tuple[int, ...]) -> Float[Array,
 class Parameter:
     """How one parameter is drawn: W = std N(0, 1), from a key of its own; `writes` says that into a residual stream."""
 
-    index: int
+    index: int | Int[Array, ""]
     kind: Kind
     shape: tuple[int, ...]
     std: float
@@ -135,6 +135,7 @@ class Stack:
         return jax.lax.map(lambda index: replace(self.each, index=index).draw(key), indices)
 
 
+@runtime_checkable
 class Model(Protocol):
     """A function of parameters and tokens at one width, without state of its own."""
 

@@ -233,7 +233,7 @@ def _with_singular_values(matrix: Array, singular_map: Expr, values: Values) -> 
     return (left * mapped) @ right
 
 
-def _blockwise(matrix: blocked, singular_map: Expr, values: Values) -> Array:
+def _blockwise(matrix: Expr, singular_map: Expr, values: Values) -> Array:
     """f(sigma) of every block; DeriveError where the blocks are not of one whole size."""
     whole, down, across = (evaluate(part, values) for part in _arguments(matrix))
     fan_in, fan_out = whole.shape  # type: ignore[union-attr]

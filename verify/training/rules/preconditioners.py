@@ -17,7 +17,7 @@ from derive.errors import DeriveError
 Epsilon = float | Float[Array, ""]
 Matrix = Float[Array, "fan_in fan_out"]
 Square = Float[Array, "units units"]
-Sides = tuple[Square | None, Square | None]
+Sides = tuple[Float[Array, "fan_in fan_in"] | None, Float[Array, "fan_out fan_out"] | None]
 """One matrix for the input's side and one for the output's; None where a side is left as it is."""
 
 
@@ -66,7 +66,7 @@ def normalise_by_norm(epsilon: Epsilon) -> optax.GradientTransformation:
     return for_each_matrix(lambda _: optax.EmptyState(), update)
 
 
-def _grams(matrix: Matrix) -> tuple[Square, Square]:
+def _grams(matrix: Matrix) -> tuple[Float[Array, "fan_in fan_in"], Float[Array, "fan_out fan_out"]]:
     """M M^T, of the input's side, and M^T M, of the output's."""
     return matrix @ matrix.T, matrix.T @ matrix
 
@@ -155,7 +155,7 @@ def scale_by_soap(
     Vyas et al. 2024, 2409.11321, algorithm 3, with eps outside the root as in its code.
     """
 
-    def chosen(inputs: Square, outputs: Square) -> Sides:
+    def chosen(inputs: Float[Array, "fan_in fan_in"], outputs: Float[Array, "fan_out fan_out"]) -> Sides:
         return inputs if rotate_in else None, outputs if rotate_out else None
 
     def init(zeros: Matrix) -> SoapState:
