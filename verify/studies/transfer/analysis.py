@@ -222,7 +222,7 @@ def _fails(rates: Rates, losses: Losses, rate: float, untrained_loss: float) -> 
     return bool(np.mean(made > untrained_loss) > 0.5 and np.log2(rates[0] / rate) <= SAME)
 
 
-def _complete(widths: Sequence[int], table: Table) -> tuple[list[int], Table]:
+def _complete(widths: Sequence[int], table: Table) -> tuple[list[int], Float[np.ndarray, "kept complete"]]:
     """The widths at which any seed has a value, and the seeds that have one at all of those."""
     rows = [row for row in range(len(widths)) if not np.isnan(table[row]).all()]
     kept = table[rows]
