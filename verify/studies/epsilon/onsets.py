@@ -250,7 +250,9 @@ class Result:
         """
         scaled = self._per_layer(scheme)
         values = sorted(scaled)
-        return first_cost(values, np.array([scaled[value].costs.mean(axis=0) for value in values]))
+        return (
+            first_cost(values, np.array([scaled[value].costs.mean(axis=0) for value in values])) if values else np.inf
+        )
 
     def _per_layer(self, scheme: str) -> dict[float, Cost]:
         return {
