@@ -86,12 +86,14 @@ def test_drift_is_the_exponent_of_the_best_rate(slope: float) -> None:
 
 
 @pytest.mark.parametrize("slope", [0.0, -0.5])
+@pytest.mark.usefixtures("unchecked")
 def test_drift_is_covered(slope: float) -> None:
     found = [only(noisy(parabola(slope), 0.003, trial)).drift for trial in range(200)]
     assert 0.88 <= np.mean([holds(each, slope) for each in found]) <= 1.0
     assert all(each.high - each.low < 0.5 for each in found)
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_loss_lost_is_covered_at_the_rate_that_was_found() -> None:
     def at(trial: int) -> Loss:
         exact, blurred = parabola(-0.5), noisy(parabola(-0.5), 0.003, trial)
@@ -311,6 +313,7 @@ def test_no_limit_is_given_where_the_power_is_at_the_end_of_its_range() -> None:
     assert any("p is at the end of its range for" in note for note in straight.notes)
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_limit_and_penalty_are_covered_with_the_uncertainty_of_the_power() -> None:
     """One p for all seeds would make intervals that hold the truth every other time."""
     limits = {"full": 2.9, "none": 2.7, "prior": 2.8}
