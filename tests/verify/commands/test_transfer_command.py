@@ -93,6 +93,7 @@ def test_constants_are_tuned_apart_and_used(tmp_path: Path, capsys: Capture) -> 
     )
 
 
+@pytest.mark.slow
 def test_a_part_without_work_says_so_and_widths_are_told_apart(tmp_path: Path, capsys: Capture) -> None:
     command = ["transfer", *SMALL, "--parameterization", "sp", "--alignment"]
     code, out, err = verify(capsys, *command, "full", "--part", "2/2", "--out", str(tmp_path / "idle"))
@@ -103,6 +104,7 @@ def test_a_part_without_work_says_so_and_widths_are_told_apart(tmp_path: Path, c
     assert code == 0 and "loss at 64" in out and shorter.count("-") == 3, "nothing is shown for a width without runs"
 
 
+@pytest.mark.slow
 def test_depth_that_makes_layers_differ_is_trained_layer_by_layer(tmp_path: Path, capsys: Capture) -> None:
     command = ["transfer", *SMALL, "--depth", "2", "--parameterization", "sp", "--out", str(tmp_path), "--alignment"]
     assert verify(capsys, *command, "omega=3/4")[0] == 0
@@ -113,6 +115,7 @@ def test_depth_that_makes_layers_differ_is_trained_layer_by_layer(tmp_path: Path
     ]
 
 
+@pytest.mark.slow
 def test_base_rates_by_optimizer(tmp_path: Path, capsys: Capture) -> None:
     names = ["--optimizer", "sgd,adam", "--parameterization", "sp", "--alignment", "full"]
     command = ["transfer", *SMALL, *names, "--base-rate", "adam=0.01,sgd=0.25", "--out", str(tmp_path)]

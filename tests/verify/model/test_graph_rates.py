@@ -51,7 +51,9 @@ def solved(
 
 
 @pytest.mark.parametrize("rule", RULES)
-@pytest.mark.parametrize("name", SCHEMES)
+@pytest.mark.parametrize(
+    "name", ["sp", "mup", *(pytest.param(name, marks=pytest.mark.slow) for name in ("ntk", "mfp"))]
+)
 def test_chains_and_transformers_have_the_rates_that_derive_has(rule: str, name: str):
     """a, b, c, g and epsilon, with the model's own multipliers and with those that wrap() puts in."""
     for alignment in ("full", "none", "prior"):

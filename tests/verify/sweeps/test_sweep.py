@@ -124,6 +124,7 @@ def test_settings_proved_alike_train_alike_bit_for_bit(first: str, second: str, 
     assert (found[0] == found[1]).all()
 
 
+@pytest.mark.slow
 def test_settings_not_proved_alike_train_differently_but_for_the_base_width(corpus: Corpus) -> None:
     names = [("adam", scheme, assumed) for scheme in ("sp", "mup") for assumed in ("global", "full", "none")]
     settings = [prescribed(*name) for name in names]
