@@ -380,9 +380,8 @@ def study(scheme: str, model: str = "mlp", widths: tuple[int, ...] = (64, 256, 1
     return verdicts(answer, widths, steps, found.tables[steps], found.kinds, chain=model == "mlp")
 
 
-@pytest.mark.parametrize(
-    "scheme", ["sp", *(pytest.param(name, marks=pytest.mark.slow) for name in ("ntk", "mup", "mfp"))]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("scheme", ["sp", "ntk", "mup", "mfp"])
 def test_gradients_and_backward_alignment_at_initialisation(scheme: str) -> None:
     rows = study(scheme)
     assert len(rows) == 21

@@ -85,7 +85,7 @@ def test_drift_is_the_exponent_of_the_best_rate(slope: float) -> None:
         assert found.lost.value == pytest.approx(0.05 * (slope * octaves(found.width)) ** 2, abs=1e-9)
 
 
-@pytest.mark.parametrize("slope", [0.0, -0.5])
+@pytest.mark.parametrize("slope", [0.0, pytest.param(-0.5, marks=pytest.mark.slow)])
 @pytest.mark.usefixtures("unchecked")
 def test_drift_is_covered(slope: float) -> None:
     found = [only(noisy(parabola(slope), 0.003, trial)).drift for trial in range(200)]

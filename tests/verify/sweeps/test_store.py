@@ -461,7 +461,9 @@ def unprivileged(expression: str, path: Path) -> str:
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid"), reason="rights of files are those of POSIX")
-@pytest.mark.parametrize("left", ["closed", "log", "log alone"])
+@pytest.mark.parametrize(
+    "left", ["log", *(pytest.param(left, marks=pytest.mark.slow) for left in ("closed", "log alone"))]
+)
 def test_a_read_only_store_can_be_read_and_not_driven(shelf: Path, left: str):
     path = filled(shelf / "study.sqlite", 0)
     if left != "closed":
