@@ -42,7 +42,7 @@ from verify.training.networks import Model, Params
 PROBE_SHARE = 4
 """The probe batch is this part of a training batch, so that its four products cost a third of a step's work."""
 
-Ratios = Float[Array, "3 layers"]
+Ratios = Float[Array, "3 dense"]
 """alpha, omega, u of every layer but the embedding, which has none."""
 
 
