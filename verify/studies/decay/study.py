@@ -21,7 +21,6 @@ from derive.solve import Prescription, prescribe
 from verify.measuring.forward import Sizes, operator_norm, root_mean_square
 from verify.measuring.trace import Trace
 from verify.studies.decay.conditions import Conditions
-from verify.studies.decay.conditions import prescription as prescription
 from verify.studies.decay.theory import MARKS, Network
 from verify.training.data import Corpus, next_token
 from verify.training.networks import loss

@@ -18,13 +18,11 @@ from verify.checksums import read_document, refused
 from verify.fit.backward import Gradients, Row, verdicts
 from verify.studies.epsilon.conditions import ByLayer, Conditions, Found, epsilon_values, file_name
 from verify.studies.epsilon.onsets import Result
-from verify.studies.epsilon.settings import study_settings
 from verify.studies.epsilon.text import as_json, text
 from verify.studies.folder import read_study
 from verify.studies.plan import read_plan
 from verify.studies.study import Answer, Part, Progress, Study, StudyError, Unit, made_by, shared
 from verify.sweeps import records
-from verify.sweeps.settings import representatives
 from verify.sweeps.storage.database import StoreError
 from verify.sweeps.storage.export import DESCRIPTION, TABLES, export, load_export
 from verify.training.data import Corpus
@@ -100,6 +98,9 @@ def read_result(folder: Path) -> Result:
 
 def result(wanted: Mapping[Unit, Conditions], parts: Mapping[Unit, Part[Found]], _: Path) -> Result:
     """What the runs and the gradients of all parameterizations show."""
+    from verify.studies.epsilon.settings import study_settings
+    from verify.sweeps.settings import representatives
+
     conditions = shared({unit: each for unit, each in wanted.items() if unit[0] != "rate"})
     schemes: dict[str, list[tuple[int, Found]]] = {}
     for unit, part in parts.items():
