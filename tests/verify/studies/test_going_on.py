@@ -1,4 +1,4 @@
-"""Every study that is trained unit by unit: what it goes on with, what it refuses, its shares, and its folder read again."""
+"""Every study trained unit by unit: what it goes on with, what it refuses, its shares, its folder read again."""
 
 import json
 import shutil
