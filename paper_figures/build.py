@@ -50,8 +50,8 @@ def build(name: str, data: Path = DATA) -> Item:
 def rerun(scale: Scale, folder: Path) -> None:
     """Run every study again under `folder`; what is finished stays, and what was interrupted is gone on with."""
     for study in STUDIES:
-        # `verify exponents` alone never goes on with a folder: it trains for minutes and writes at the end.
-        if not (folder / study / "measured.json").exists():
+        # `verify check` alone never goes on with a folder: it trains for minutes and writes at the end.
+        if not (folder / study / "check.json").exists():
             run_verify(arguments(study, scale, folder / study))
 
 
