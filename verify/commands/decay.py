@@ -7,22 +7,8 @@ from typing import Annotated
 import typer
 
 from derive.errors import DeriveError, check_positive
+from verify.commands import shared
 from verify.commands.options import read_corpus, read_numbers, split_values, write_error
-from verify.commands.shared import (
-    BatchOption,
-    ContextOption,
-    CorpusOption,
-    DepthOption,
-    EvaluationOption,
-    FormatOption,
-    OutOption,
-    PartOption,
-    ProcessesOption,
-    SeedsOption,
-    UsualRateOption,
-    VocabOption,
-    WidthsOption,
-)
 from verify.commands.studies import WHOLE, Run, carry_out, command
 
 PACE = 0.01
@@ -41,23 +27,23 @@ class DecayOptions:
     weight_decay: Annotated[
         float | None, typer.Option(help="lambda at the base width.  [default: rate x lambda = 0.01]")
     ] = None
-    base_rate: UsualRateOption = None
-    widths: WidthsOption = "64,128,256,512"
+    base_rate: shared.UsualRateOption = None
+    widths: shared.WidthsOption = "64,128,256,512"
     base_width: Annotated[int | None, typer.Option(help="Where all conventions agree.  [default: the first]")] = None
-    seeds: SeedsOption = 3
+    seeds: shared.SeedsOption = 3
     steps: Annotated[
         int | None, typer.Option(help="Training steps.  [default: 4 / (rate x lambda) of the slowest layer]")
     ] = None
-    batch: BatchOption = 128
-    context: ContextOption = 8
-    depth: DepthOption = 2
-    evaluation: EvaluationOption = 2048
-    corpus: CorpusOption = None
-    vocab: VocabOption = 16
-    processes: ProcessesOption = None
-    part: PartOption = WHOLE
-    out: OutOption = Path("decay")
-    output_format: FormatOption = "table"
+    batch: shared.BatchOption = 128
+    context: shared.ContextOption = 8
+    depth: shared.DepthOption = 2
+    evaluation: shared.EvaluationOption = 2048
+    corpus: shared.CorpusOption = None
+    vocab: shared.VocabOption = 16
+    processes: shared.ProcessesOption = None
+    part: shared.PartOption = WHOLE
+    out: shared.OutOption = Path("decay")
+    output_format: shared.FormatOption = "table"
 
 
 def run(given: DecayOptions) -> None:

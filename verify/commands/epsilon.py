@@ -9,19 +9,8 @@ import typer
 
 from derive.errors import DeriveError, check_positive
 from derive.terminal import wrapped
+from verify.commands import shared
 from verify.commands.options import read_choice, read_corpus, read_numbers, split_values, write_out
-from verify.commands.shared import (
-    BatchOption,
-    ContextOption,
-    CorpusOption,
-    DepthOption,
-    EvaluationOption,
-    FormatOption,
-    OutOption,
-    PartOption,
-    SeedsOption,
-    WorkersOption,
-)
 from verify.commands.studies import WHOLE, Run, command, keep, say_share, train_all
 
 if TYPE_CHECKING:
@@ -44,7 +33,7 @@ class EpsilonOptions:
         "1e-3,3e-4,1e-4"
     )
     widths: Annotated[str, typer.Option(help="Growing widths; the first is the base width.")] = "64,128,256,512,1024"
-    seeds: SeedsOption = 3
+    seeds: shared.SeedsOption = 3
     steps: Annotated[int, typer.Option(help="Training steps.")] = 150
     dtype: Annotated[list[str] | None, typer.Option(help="float32, bfloat16.  [default: float32; one study each]")] = (
         None
@@ -52,16 +41,16 @@ class EpsilonOptions:
     base_rate: Annotated[
         float | None, typer.Option(help="Learning rate at the base width.  [default: the best one there]")
     ] = None
-    batch: BatchOption = 256
-    context: ContextOption = 8
-    depth: DepthOption = 2
-    evaluation: EvaluationOption = 2048
-    corpus: CorpusOption = None
+    batch: shared.BatchOption = 256
+    context: shared.ContextOption = 8
+    depth: shared.DepthOption = 2
+    evaluation: shared.EvaluationOption = 2048
+    corpus: shared.CorpusOption = None
     vocab: Annotated[int | None, typer.Option(help="Vocabulary of token shards.")] = None
-    processes: WorkersOption = None
-    part: PartOption = WHOLE
-    out: OutOption = Path("epsilon")
-    output_format: FormatOption = "table"
+    processes: shared.WorkersOption = None
+    part: shared.PartOption = WHOLE
+    out: shared.OutOption = Path("epsilon")
+    output_format: shared.FormatOption = "table"
 
 
 def run(given: EpsilonOptions) -> None:

@@ -12,10 +12,10 @@ import typer
 
 from derive.errors import DeriveError, canonical, check_positive, shorten
 from derive.options import KAPPA_HELP, RESIDUAL_HELP
+from verify.commands import shared
 from verify.commands.depth import DEPTHS, along_depth
 from verify.commands.options import one_driver, read_choice, read_corpus, read_numbers, write_error
 from verify.commands.progress import Progress, silence
-from verify.commands.shared import CorpusOption, FormatOption, PartOption
 from verify.commands.studies import WHOLE, Run, answer, carry_out, command
 from verify.commands.updates import note_fixed_dimensions
 from verify.training import hosts as hosts
@@ -60,7 +60,7 @@ class ExponentsOptions:
     batch: Annotated[int | None, typer.Option(help="Examples per training step.  [default: 256; along depth 16]")] = (
         None
     )
-    corpus: CorpusOption = None
+    corpus: shared.CorpusOption = None
     vocab: Annotated[int | None, typer.Option(help="Vocabulary of token shards; 16 reads text as half bytes.")] = None
     context: Annotated[
         int | None, typer.Option(help="Tokens read at once.  [default: 16; transformer 64; along depth 32]")
@@ -82,9 +82,9 @@ class ExponentsOptions:
     process: Annotated[int | None, typer.Option(help="Which of them this is, from 0.")] = None
     checkpoint: Annotated[Path | None, typer.Option(help="Folder in which the run is kept, to go on from.")] = None
     checkpoint_every: Annotated[int, typer.Option(help="Steps between checkpoints.")] = 100
-    part: PartOption = WHOLE
+    part: shared.PartOption = WHOLE
     out: Annotated[Path | None, typer.Option(help="Folder for measured.json, sizes.csv and pictures.")] = None
-    output_format: FormatOption = "table"
+    output_format: shared.FormatOption = "table"
 
 
 OF_WIDTH = (

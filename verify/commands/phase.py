@@ -7,20 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from derive.errors import check_positive
+from verify.commands import shared
 from verify.commands.options import read_corpus, read_numbers
-from verify.commands.shared import (
-    ContextOption,
-    CorpusOption,
-    DepthOption,
-    FormatOption,
-    OutOption,
-    PartOption,
-    ProcessesOption,
-    SchemeOption,
-    UsualRateOption,
-    VocabOption,
-    WidthsOption,
-)
 from verify.commands.studies import WHOLE, Run, carry_out, command
 
 if TYPE_CHECKING:
@@ -32,7 +20,7 @@ class PhaseOptions:
     """Train a few steps at a plane of rate exponents: where features and logits are stable, diverge or freeze."""
 
     optimizer: Annotated[str, typer.Option(help="A trainable optimizer: adam, sgd, lion, muon, ...")] = "adam"
-    parameterization: SchemeOption = "sp"
+    parameterization: shared.SchemeOption = "sp"
     c_hidden: Annotated[
         str | None, typer.Option(help="Exponents such as 0,1/4,1/2.  [default: prescription +-1 in quarters]")
     ] = None
@@ -40,22 +28,22 @@ class PhaseOptions:
         None
     )
     c_embedding: Annotated[str | None, typer.Option(help="One exponent.  [default: the prescription]")] = None
-    widths: WidthsOption = "64,128,256,512"
+    widths: shared.WidthsOption = "64,128,256,512"
     base_width: Annotated[int | None, typer.Option(help="Where every rate is the base rate.  [default: the first]")] = (
         None
     )
-    base_rate: UsualRateOption = None
+    base_rate: shared.UsualRateOption = None
     seeds: Annotated[int, typer.Option(help="Networks per point and width.")] = 2
     steps: Annotated[int, typer.Option(help="Training steps; measured after the first and the last.")] = 10
     batch: Annotated[int, typer.Option(help="Examples per training step.")] = 128
-    context: ContextOption = 8
-    depth: DepthOption = 2
-    corpus: CorpusOption = None
-    vocab: VocabOption = 16
-    processes: ProcessesOption = None
-    part: PartOption = WHOLE
-    out: OutOption = Path("phase")
-    output_format: FormatOption = "table"
+    context: shared.ContextOption = 8
+    depth: shared.DepthOption = 2
+    corpus: shared.CorpusOption = None
+    vocab: shared.VocabOption = 16
+    processes: shared.ProcessesOption = None
+    part: shared.PartOption = WHOLE
+    out: shared.OutOption = Path("phase")
+    output_format: shared.FormatOption = "table"
 
 
 def run(given: PhaseOptions) -> None:

@@ -7,20 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from derive.errors import check_positive
+from verify.commands import shared
 from verify.commands.options import read_corpus, read_numbers, split_values, write_error
-from verify.commands.shared import (
-    ContextOption,
-    CorpusOption,
-    DepthOption,
-    FormatOption,
-    OutOption,
-    PartOption,
-    ProcessesOption,
-    SchemeOption,
-    SeedsOption,
-    VocabOption,
-    WidthsOption,
-)
 from verify.commands.studies import WHOLE, Run, carry_out, command
 
 if TYPE_CHECKING:
@@ -34,12 +22,12 @@ class UpdatesOptions:
     optimizer: Annotated[list[str] | None, typer.Option(help="all, or one or several: sgd,adam.  [default: all]")] = (
         None
     )
-    parameterization: SchemeOption = "sp"
-    widths: WidthsOption = "128,256,512,1024,2048"
+    parameterization: shared.SchemeOption = "sp"
+    widths: shared.WidthsOption = "128,256,512,1024,2048"
     base_width: Annotated[int | None, typer.Option(help="Where the rate is the base rate.  [default: the first]")] = (
         None
     )
-    seeds: SeedsOption = 3
+    seeds: shared.SeedsOption = 3
     steps: Annotated[int, typer.Option(help="Training steps; measured after the first and the last.")] = 10
     batch: Annotated[
         int,
@@ -47,14 +35,14 @@ class UpdatesOptions:
             help="Examples per training step; an eighth of the smallest width, or less, make a gradient of fixed rank."
         ),
     ] = 256
-    context: ContextOption = 8
-    depth: DepthOption = 2
-    corpus: CorpusOption = None
-    vocab: VocabOption = 16
-    processes: ProcessesOption = None
-    part: PartOption = WHOLE
-    out: OutOption = Path("updates")
-    output_format: FormatOption = "table"
+    context: shared.ContextOption = 8
+    depth: shared.DepthOption = 2
+    corpus: shared.CorpusOption = None
+    vocab: shared.VocabOption = 16
+    processes: shared.ProcessesOption = None
+    part: shared.PartOption = WHOLE
+    out: shared.OutOption = Path("updates")
+    output_format: shared.FormatOption = "table"
 
 
 def run(given: UpdatesOptions) -> None:
@@ -70,7 +58,7 @@ def run(given: UpdatesOptions) -> None:
     check_widths(growing)
     text = read_corpus(given.corpus, given.vocab)
     names = split_values(given.optimizer, ["all"])
-    shared: dict[str, Any] = {
+    common: dict[str, Any] = {
         "widths": tuple(growing),
         "seeds": given.seeds,
         "steps": given.steps,
@@ -81,7 +69,7 @@ def run(given: UpdatesOptions) -> None:
         "corpus": f"{text.name} {text.fingerprint}",
     }
     chosen = DIRECTIONS if names == ["all"] else names
-    conditions = [Conditions.of(name, given.parameterization, **shared) for name in chosen]
+    conditions = [Conditions.of(name, given.parameterization, **common) for name in chosen]
     note_fixed_dimensions(given.context * text.vocabulary, growing[0])
     wanted: dict[Unit, Conditions] = {(each.optimizer,): each for each in conditions}
     carry_out(UPDATES, wanted, Run.of(given, text, given.processes), lambda _: len(growing) * given.steps)
