@@ -7,16 +7,15 @@ eps; matrix functions of the gradient say how they map its singular values sigma
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
+from functools import cached_property
 
-from sympy import Abs, Expr, Max, Min, Rational, S, Symbol, atan2, sign, sqrt, sympify
+from sympy import Expr, Max, Min, Rational, S, Symbol
 
 from derive.errors import DeriveError, shorten
 from derive.exponents import (
     CHANGE,
     EPSILON,
     EPSILONS,
-    FAN_EXPONENTS,
     FAN_IN,
     FAN_OUT,
     FIRST_MOMENT,
@@ -29,7 +28,6 @@ from derive.exponents import (
     SIGMA,
     SPREAD,
     WEIGHT,
-    Kind,
     Sizes,
     check_arguments,
     clip,
@@ -41,58 +39,16 @@ from derive.exponents import (
     norm,
     operator_norm_exponent,
     opnorm,
-    polar,
-    rms,
     ruling_branch,
     spectral,
 )
-from derive.matrix_functions import (
-    colnorm,
-    depends_on_rank,
-    first,
-    in_blocks,
-    nucnorm,
-    of_low_rank,
-    rownorm,
-    second,
-    without,
-)
-from derive.parsing import parse_expression
+from derive.matrix_functions import depends_on_rank, nucnorm, without
+from derive.rule_language import RULE_FUNCTIONS as RULE_FUNCTIONS
+from derive.rule_language import RULE_NAMES as RULE_NAMES
+from derive.rule_language import read_rule
+from derive.words import Fans as Fans
+from derive.words import fan_exponents as fan_exponents
 
-RULE_NAMES: Mapping[str, Expr] = {
-    "g": GRADIENT,
-    "g_prev": PREVIOUS_GRADIENT,
-    "m": FIRST_MOMENT,
-    "v": SECOND_MOMENT,
-    "w": WEIGHT,
-    "w0": WEIGHT - CHANGE,
-    "dw": CHANGE,
-    "eps": EPSILON,
-    "eps2": SECOND_EPSILON,
-    "sigma": SIGMA,
-    "fan_in": FAN_IN,
-    "fan_out": FAN_OUT,
-}
-RULE_FUNCTIONS = {
-    "sqrt": lambda radicand: sqrt(radicand),  # sympy's own takes a second argument
-    "abs": Abs,
-    "sign": sign,
-    "max": Max,
-    "min": Min,
-    "atan2": atan2,
-    "clip": clip,
-    "rms": rms,
-    "norm": norm,
-    "rownorm": rownorm,
-    "colnorm": colnorm,
-    "opnorm": opnorm,
-    "nucnorm": nucnorm,
-    "first": first,
-    "second": second,
-    "lowrank": of_low_rank,
-    "polar": lambda matrix, *, blocks=None: polar(in_blocks(matrix, blocks)),
-    "spectral": lambda matrix, singular_map, *, blocks=None: spectral(in_blocks(matrix, blocks), singular_map),
-}
 GRADIENT_DEGREES: Mapping[Symbol, Expr] = {
     GRADIENT: S.One,
     PREVIOUS_GRADIENT: S.One,
@@ -102,21 +58,6 @@ GRADIENT_DEGREES: Mapping[Symbol, Expr] = {
 WEIGHT_DEGREES: Mapping[Symbol, Expr] = {WEIGHT: S.One}
 NEXT = Rational(1, 10**40)
 """Less than any difference of exponents: a gradient larger by n^NEXT is one that has just begun to grow."""
-
-
-Fans = Kind | tuple[Rational, Rational]
-"""Powers of the width in (fan_in, fan_out), or the layer kind that has them."""
-
-
-def fan_exponents(fans: Fans) -> tuple[Expr, Expr]:
-    """Powers of the width in (fan_in, fan_out)."""
-    fan_in, fan_out = FAN_EXPONENTS[fans] if isinstance(fans, str) else fans
-    return sympify(fan_in), sympify(fan_out)
-
-
-@lru_cache(maxsize=256)
-def _read(update: str) -> Expr:
-    return parse_expression(update, "update rule", names=RULE_NAMES, functions=RULE_FUNCTIONS)
 
 
 @dataclass(frozen=True)
@@ -141,7 +82,7 @@ class Optimizer:
     @cached_property
     def rule(self) -> Expr:
         """The update rule as a sympy expression; DeriveError where it cannot be read or is not a matrix."""
-        rule = _read(self.update)
+        rule = read_rule(self.update)
         check_arguments(rule)
         if not is_matrix(rule):
             raise DeriveError(

@@ -50,7 +50,7 @@ def build(name: str, data: Path = DATA) -> Item:
 def rerun(scale: Scale, folder: Path) -> None:
     """Run every study again under `folder`; what is finished stays, and what was interrupted is gone on with."""
     for study in STUDIES:
-        # `verify exponents` alone never goes on with a folder: it trains for minutes and writes at the end.
+        # `verify check` never goes on with a folder, nor `verify exponents` with one of an earlier version.
         if not (folder / study / "measured.json").exists():
             run_verify(arguments(study, scale, folder / study))
 

@@ -3,6 +3,7 @@
 `prescribe(make, base_width=..., width=..., optimizer=...)` is the way in from Python, and `coordinate_check` trains the
 model to see whether the prescription holds. `trace`, `roles`, `measure` and `backward` look into any JAX function;
 `slope`, `judge` and `optimum` turn sizes and losses into findings; the optimizers are those that optax lacks.
+`read(folder)` is the result of a finished study, and `STUDIES` are all that are trained unit by unit, by name.
 """
 
 from importlib import import_module
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from verify.model.check.check import coordinate_check
     from verify.model.prescribe import prescribe
     from verify.model.prescription import ModelPrescription
+    from verify.studies.catalogue import STUDIES, read
+    from verify.studies.study import Study
     from verify.training.rules.atan2 import adam_atan2, scale_by_adam_atan2
     from verify.training.rules.preconditioners import scale_by_shampoo, scale_by_soap
 
@@ -33,12 +36,16 @@ _HOMES = {
     "verify.model.check.check": ("coordinate_check",),
     "verify.model.prescribe": ("prescribe",),
     "verify.model.prescription": ("ModelPrescription",),
+    "verify.studies.catalogue": ("STUDIES", "read"),
+    "verify.studies.study": ("Study",),
     "verify.training.rules.atan2": ("adam_atan2", "scale_by_adam_atan2"),
     "verify.training.rules.preconditioners": ("scale_by_shampoo", "scale_by_soap"),
 }
 
 __all__ = [
+    "STUDIES",
     "ModelPrescription",
+    "Study",
     "UserError",
     "adam_atan2",
     "backward",
@@ -47,6 +54,7 @@ __all__ = [
     "measure",
     "optimum",
     "prescribe",
+    "read",
     "roles",
     "scale_by_adam_atan2",
     "scale_by_shampoo",

@@ -110,7 +110,7 @@ def as_chain(problem: ChainProblem) -> Chain:
 def solved_again(problem: ChainProblem) -> list[Any]:
     chain = as_chain(problem)
     if problem.global_rate:
-        return [solver._global_rate(chain, max, min)]
+        return [solver.global_rate(chain, max, min)]
     ratios = (chain.alpha, chain.omega, chain.u)
     return largest_rates(chain.a, chain.b, chain.s, *ratios, chain.bounded, cross_entropy=problem.loss == "ce")[0]
 
@@ -377,8 +377,8 @@ def test_a_wrong_solver_is_refused(mistake: str, monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.parametrize("by", [Rational(1, 7), -Rational(1, 7)])
 def test_a_wrong_global_rate_is_refused(by: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    right = solver._global_rate
-    monkeypatch.setattr(solver, "_global_rate", lambda *args: right(*args) + by)
+    right = solver.global_rate
+    monkeypatch.setattr(solver, "global_rate", lambda *args: right(*args) + by)
     with pytest.raises(Refused):
         prescribe("sgd", "sp", "full", global_rate=True)
 

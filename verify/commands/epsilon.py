@@ -1,5 +1,7 @@
 """`verify epsilon`: the width at which a constant epsilon bites: predicted, seen in updates, paid for in loss."""
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -7,174 +9,174 @@ import typer
 
 from derive.errors import DeriveError, check_positive
 from derive.terminal import wrapped
-from verify.commands.options import (
-    one_driver,
-    read_choice,
-    read_corpus,
-    read_numbers,
-    split_values,
-    write_error,
-    write_out,
-)
-from verify.commands.progress import Progress
-from verify.files import make_folder
+from verify.commands import shared
+from verify.commands.options import read_choice, read_corpus, read_numbers, split_values, write_out
+from verify.commands.studies import WHOLE, Run, command, keep, say_share, train_all
 
 if TYPE_CHECKING:
+    from verify.studies.epsilon.conditions import Conditions
     from verify.studies.epsilon.onsets import Result
+    from verify.studies.study import Unit
+    from verify.sweeps.settings import Prescribed
 
 DTYPES = ("float32", "bfloat16")
-RATES = "rates.sqlite"
 
 
-def epsilon(
-    parameterization: Annotated[
-        list[str] | None, typer.Option(help="sp, ntk, mup, mfp.  [default: all of them]")
-    ] = None,
+@dataclass(frozen=True)
+class EpsilonOptions:
+    """Train Adam with constant and per-layer epsilon, and Adam-atan2: from which width does a constant one cost."""
+
+    parameterization: Annotated[list[str] | None, typer.Option(help="sp, ntk, mup, mfp.  [default: all of them]")] = (
+        None
+    )
     epsilon: Annotated[str, typer.Option(help="Values at the base width, each constant and per layer.")] = (
         "1e-3,3e-4,1e-4"
-    ),
-    widths: Annotated[str, typer.Option(help="Growing widths; the first is the base width.")] = "64,128,256,512,1024",
-    seeds: Annotated[int, typer.Option(help="Networks per width.")] = 3,
-    steps: Annotated[int, typer.Option(help="Training steps.")] = 150,
-    dtype: Annotated[
-        list[str] | None, typer.Option(help="float32, bfloat16.  [default: float32; one study each]")
-    ] = None,
+    )
+    widths: Annotated[str, typer.Option(help="Growing widths; the first is the base width.")] = "64,128,256,512,1024"
+    seeds: shared.SeedsOption = 3
+    steps: Annotated[int, typer.Option(help="Training steps.")] = 150
+    dtype: Annotated[list[str] | None, typer.Option(help="float32, bfloat16.  [default: float32; one study each]")] = (
+        None
+    )
     base_rate: Annotated[
         float | None, typer.Option(help="Learning rate at the base width.  [default: the best one there]")
-    ] = None,
-    batch: Annotated[int, typer.Option(help="Examples per step.")] = 256,
-    context: Annotated[int, typer.Option(help="Tokens read at once.")] = 8,
-    depth: Annotated[int, typer.Option(help="Hidden layers.")] = 2,
-    evaluation: Annotated[int, typer.Option(help="Held-out windows for the final loss.")] = 2048,
-    corpus: Annotated[Path | None, typer.Option(help="Text file, folder, or *.bin token shards.")] = None,
-    vocab: Annotated[int | None, typer.Option(help="Vocabulary of token shards.")] = None,
-    processes: Annotated[
-        int | None, typer.Option(help="Workers on this machine.  [default: one per core; 1 with an accelerator]")
-    ] = None,
-    out: Annotated[Path, typer.Option(help="The study's folder; the same command goes on with it.")] = Path("epsilon"),
-    output_format: Annotated[str, typer.Option("--format", help="table or json.")] = "table",
-) -> None:
-    """Train Adam with constant and per-layer epsilon, and Adam-atan2: from which width does a constant one cost."""
-    from derive.emit import dump
-    from verify.checksums import sealed
-    from verify.provenance import code_version
-    from verify.studies.epsilon.plots import cost_against_width
-    from verify.studies.epsilon.results import RESULT, write_study
-    from verify.studies.epsilon.study import study_settings
-    from verify.studies.epsilon.text import as_json, text
-    from verify.studies.pictures import save
-    from verify.studies.study import check_widths
-    from verify.sweeps.driver import check_trains
-    from verify.sweeps.records import Conditions
+    ] = None
+    batch: shared.BatchOption = 256
+    context: shared.ContextOption = 8
+    depth: shared.DepthOption = 2
+    evaluation: shared.EvaluationOption = 2048
+    corpus: shared.CorpusOption = None
+    vocab: Annotated[int | None, typer.Option(help="Vocabulary of token shards.")] = None
+    processes: shared.WorkersOption = None
+    part: shared.PartOption = WHOLE
+    out: shared.OutOption = Path("epsilon")
+    output_format: shared.FormatOption = "table"
 
-    shown = read_choice("--format", output_format, ("table", "json"))
-    dtypes = [read_choice("--dtype", each, DTYPES) for each in split_values(dtype, ["float32"])]
-    check_positive(seeds=seeds, steps=steps, base_rate=base_rate, batch=batch, context=context, depth=depth)
-    check_positive(evaluation=evaluation, processes=processes)
-    if steps < 2:
-        raise DeriveError(f"--steps {steps} is not allowed; give at least 2, since the first and the last are compared")
-    growing = read_numbers("--widths", widths, int, "64,128,256")
+
+def run(given: EpsilonOptions) -> None:
+    """Train a study of every dtype, and answer."""
+    from derive.emit import dump
+    from verify.files import make_folder
+    from verify.studies.epsilon.results import EPSILON
+    from verify.studies.epsilon.text import as_json, text
+    from verify.sweeps.driver import check_trains
+
+    growing, settings, rates, studies, read = _read(given)
+    plan = Run.of(given, read, _workers(given.processes))
+    for each in studies:
+        check_trains(each.of_runs(""), [setting.setting for setting in settings], growing, read)
+    make_folder(given.out)
+    results = []
+    for each in studies:
+        here = replace(plan, out=given.out / each.dtype)
+        found = _train(here, each, settings, growing, rates)
+        if found is not None:
+            keep(EPSILON, found, given.out / each.dtype)
+            results.append(found)
+    if len(results) == len(studies):
+        shown = dump(as_json(results)) if plan.shown == "json" else "\n".join(map(text, results))
+        write_out(shown if plan.shown == "json" else wrapped(f"{shown}written to {given.out}\n"))
+
+
+def _read(
+    given: EpsilonOptions,
+) -> "tuple[list[int], Sequence[Prescribed], dict[str, float], list[Conditions], Any]":
+    """The widths, all settings, base rates by optimizer where they are given, and the conditions of every dtype."""
+    from verify.studies.epsilon.conditions import Conditions
+    from verify.studies.epsilon.settings import study_settings
+    from verify.studies.study import check_widths
+
+    dtypes = [read_choice("--dtype", each, DTYPES) for each in split_values(given.dtype, ["float32"])]
+    check_positive(seeds=given.seeds, steps=given.steps, base_rate=given.base_rate, batch=given.batch)
+    check_positive(context=given.context, depth=given.depth, evaluation=given.evaluation, processes=given.processes)
+    if given.steps < 2:
+        raise DeriveError(
+            f"--steps {given.steps} is not allowed; give at least 2, since the first and the last are compared"
+        )
+    growing = read_numbers("--widths", given.widths, int, "64,128,256")
     check_widths(growing)
-    values = sorted(set(read_numbers("--epsilon", epsilon, float, "1e-3,1e-4")), reverse=True)
+    values = sorted(set(read_numbers("--epsilon", given.epsilon, float, "1e-3,1e-4")), reverse=True)
     if not all(0 < value < float("inf") for value in values):
-        raise DeriveError(f"--epsilon {epsilon} is not allowed; give numbers above 0, such as 1e-3,1e-4")
-    schemes = split_values(parameterization, ["sp", "ntk", "mup", "mfp"])
-    settings = study_settings(schemes, values, depth)
-    read = read_corpus(corpus, vocab)
+        raise DeriveError(f"--epsilon {given.epsilon} is not allowed; give numbers above 0, such as 1e-3,1e-4")
+    schemes = split_values(given.parameterization, ["sp", "ntk", "mup", "mfp"])
+    settings = study_settings(schemes, values, given.depth)
+    names = dict.fromkeys(each.setting.optimizer for each in settings)
+    rates = {} if given.base_rate is None else dict.fromkeys(names, given.base_rate)
+    text = read_corpus(given.corpus, given.vocab)
     studies = [
         Conditions(
-            model="mlp",
-            sizes={"vocabulary": read.vocabulary, "context": context, "hidden_layers": depth},
-            base_width=growing[0],
-            steps=steps,
-            batch=batch,
-            evaluation=evaluation,
-            corpus=f"{read.name} {read.fingerprint}",
-            code=code_version(),
+            rates={},
             dtype=each,
+            base_width=growing[0],
+            seeds=given.seeds,
+            steps=given.steps,
+            batch=given.batch,
+            vocabulary=text.vocabulary,
+            context=given.context,
+            hidden_layers=given.depth,
+            evaluation=given.evaluation,
+            corpus=f"{text.name} {text.fingerprint}",
         )
         for each in dtypes
     ]
-    for conditions in studies:
-        check_trains(conditions, [each.setting for each in settings], growing, read)
-    make_folder(out)
-    results = []
-    for conditions in studies:
-        folder = out / conditions.dtype
-        make_folder(folder)
-        engine = _engine(processes, read, corpus, vocab)
-        try:
-            with one_driver(folder):
-                result = _study(conditions, settings, growing, seeds, base_rate, engine, read, folder)
-                write_study(result.study, folder)
-        except KeyboardInterrupt:
-            write_error(f"interrupted; what is finished is in {folder}, the same command goes on")
-            raise
-        finally:
-            engine.close()
-        (folder / RESULT).write_text(dump(sealed(as_json([result]))), encoding="utf-8")
-        save(cost_against_width(result), folder / "epsilon")
-        results.append(result)
-    write_out(
-        dump(as_json(results)) if shown == "json" else wrapped("\n".join(map(text, results)) + f"written to {out}\n")
-    )
+    return growing, settings, rates, studies, text
 
 
-def _engine(processes: int | None, corpus: Any, path: Path | None, vocabulary: int | None) -> Any:
+def _workers(processes: int | None) -> int:
     import jax
 
-    from verify.sweeps.engines import InProcess, Processes, available_cores
+    from verify.sweeps.engines import available_cores
 
-    count = processes or (available_cores() if jax.default_backend() == "cpu" else 1)
-    return InProcess(corpus) if count == 1 else Processes(count, path, vocabulary, corpus.fingerprint)
+    return processes or (available_cores() if jax.default_backend() == "cpu" else 1)
 
 
-def _study(
-    conditions: Any,
-    settings: Any,
-    widths: list[int],
-    seeds: int,
-    base_rate: float | None,
-    engine: Any,
-    corpus: Any,
-    folder: Path,
-) -> "Result":
-    """Find the base rate, train every setting with it at every width, and measure the gradients; resumes each."""
-    from verify.studies.epsilon.onsets import Result
-    from verify.studies.epsilon.study import best_rates, measure_backward, train
-    from verify.sweeps.driver import Driver
-    from verify.sweeps.search import Search
-    from verify.sweeps.storage.export import STORE
-    from verify.sweeps.storage.store import Store
-    from verify.training.rules.transforms import BASE_RATES
+def _train(
+    plan: Run,
+    conditions: "Conditions",
+    settings: "Sequence[Prescribed]",
+    widths: Sequence[int],
+    rates: Mapping[str, float],
+) -> "Result | None":
+    """Find the base rates, train every setting with them at every width, and measure the gradients; None for a share.
 
-    names = list(dict.fromkeys(each.setting.optimizer for each in settings))
-    schemes = list(dict.fromkeys(each.setting.parameterization for each in settings))
-    rates = {} if base_rate is None else dict.fromkeys(names, base_rate)
-    if not rates:
-        # BASE_RATES are safe; the best ones are somewhat above them.
-        searches = {name: Search(4 * BASE_RATES[name], count=7) for name in names}
-        with (
-            Progress("finding the base rate", len(names) * 7 * seeds) as bar,
-            Store(folder / RATES, conditions) as store,
-        ):
-            driver = Driver(store, engine, conditions, range(seeds), lambda *_: 1, bar.advance)
-            rates = best_rates(driver, settings, searches)
-    with Progress("training", len(settings) * len(widths) * seeds) as bar, Store(folder / STORE, conditions) as store:
-        train(Driver(store, engine, conditions, range(seeds), lambda *_: 1, bar.advance), settings, widths, rates)
-        study = store.study()
-    with Progress("measuring gradients", 2 * len(schemes) * len(widths) * conditions.steps) as bar:
-        found = [
-            measure_backward(
-                scheme,
-                conditions,
-                rates["adam"],
-                widths,
-                range(seeds),
-                corpus,
-                folder,
-                bar.advance,
-            )
-            for scheme in schemes
-        ]
-    return Result(study, rates, tuple(found))
+    Every share finds the rates for itself, since all of its runs wait for them.
+    """
+    from verify.studies.epsilon.results import EPSILON
+    from verify.studies.epsilon.study import RATES, best_rate
+    from verify.studies.training import Training
+
+    def cost(unit: "Unit") -> int:
+        return {"rate": RATES, "run": 1, "gradients": 2}[str(unit[0])] * conditions.steps
+
+    names = dict.fromkeys(each.setting.optimizer for each in settings)
+    searched: dict[Unit, Conditions] = {} if rates else {("rate", name): conditions for name in names}
+    with plan.folder() as folder:
+        if searched:
+            first = Training(EPSILON, searched, folder, more_follow=True)
+            train_all(first, plan, cost, "finding the base rate")
+            rates = {
+                name: best_rate(conditions, name, first.parts["rate", name].found.runs) for name in reversed(names)
+            }
+        wanted = searched | dict.fromkeys(_units(settings, widths), replace(conditions, rates=rates))
+        training = Training(EPSILON, wanted, folder, plan.share)
+        train_all(training, plan, cost, "training and measuring")
+        if not training.is_finished:
+            say_share("epsilon", len(training.parts), len(wanted), plan)
+            return None
+        return EPSILON.answers.result(training.wanted, training.parts, folder)
+
+
+def _units(settings: "Sequence[Prescribed]", widths: Sequence[int]) -> "list[Unit]":
+    """Of settings that train alike the first, width by width; and the gradients of every parameterization."""
+    from verify.studies.epsilon.conditions import run_unit
+    from verify.sweeps.settings import representatives
+
+    alike = representatives(settings, decays=False, clips=False)
+    trained = {each.setting.name: each.setting for each in settings if each.setting.name not in alike}
+    schemes = dict.fromkeys(each.setting.parameterization for each in settings)
+    runs: list[Unit] = [run_unit(setting, width) for width in widths for setting in trained.values()]
+    gradients: list[Unit] = [("gradients", scheme, width) for scheme in schemes for width in widths]
+    return runs + gradients
+
+
+epsilon = command(EpsilonOptions, run, "epsilon")

@@ -183,6 +183,7 @@ def check(
     from derive.registry import optimizers, spelled
     from verify.model.check.check import coordinate_check
     from verify.model.check.drift import rate_drift
+    from verify.model.check.results import as_json
     from verify.model.make import build, load_make
     from verify.model.prescribe import prescribe as prescribed
     from verify.studies.study import check_widths
@@ -219,8 +220,8 @@ def check(
             raise DeriveError("--format torch writes a file for --framework torch, and reads no --measured")
         from verify.torch.measured import check_as_torch
 
-        has_loss = getattr(make, "loss", None) is not None
-        write_out(check_as_torch(answer, model, example, loss_function, has_loss, sizes, seeds, steps, rate))
+        beside = f"{model.partition(':')[0]}:loss" if getattr(make, "loss", None) is not None else None
+        write_out(check_as_torch(answer, model, example, loss_function or beside, sizes, seeds, steps, rate))
         return
     if measured is not None:
         from verify.torch.measured import judge_measured
@@ -228,7 +229,7 @@ def check(
         if own is not None or drift_steps is not None:
             raise DeriveError("--measured trains nothing; leave out --own and --drift-steps")
         judged, inputs, unseen = judge_measured(answer, measured)
-        _report(model, inputs, judged, rate, None, None, out, chosen, unseen)
+        _report(model, judged, as_json(model, inputs, judged, rate, None), (None, None), out, chosen, unseen)
         return
     transform = None if own is None else load_make(own)
     with Progress("training and measuring", len(sizes) * (1 if own is None else 2)) as bar:
@@ -249,32 +250,30 @@ def check(
                 make, answer, sizes, base_rate=rate, seeds=seeds, steps=drift_steps, progress=bar.advance
             )
     inputs = build(make, sizes[0]).fingerprint(max(steps, drift_steps or 0))
-    _report(model, inputs, found, rate, drifts, own, out, chosen, [])
+    _report(model, found, as_json(model, inputs, found, rate, drifts), (drifts, own), out, chosen, [])
 
 
 def _report(
     model: str,
-    inputs: str,
     found: "Check",
-    rate: float,
-    drifts: Any,
-    own: str | None,
+    content: dict[str, Any],
+    besides: tuple[Any, str | None],
     out: Path | None,
     chosen: str,
     unseen: Sequence[str],
 ) -> None:
-    """Write what was found, into the folder and to the terminal."""
+    """Write what was found, into the folder and to the terminal; `besides` are drifts and the user's own optimizer."""
     from derive.emit import dump
     from verify.commands.check_picture import changes_against_width
-    from verify.model.check.results import as_json, as_text, measured_json
+    from verify.model.check.results import as_text, measured_json
 
-    content, answer = as_json(model, inputs, found, rate, drifts), found.prescription
+    answer = found.prescription
     if out is not None:
         (out / "check.json").write_text(dump(content), encoding="utf-8")
         (out / "measured.json").write_text(dump(measured_json(content, "prescribed")), encoding="utf-8")
         (out / "prescription.json").write_text(answer.to_json(), encoding="utf-8")
         changes_against_width(found, model).savefig(out / "check.png")
-    text = as_text(model, found, content, drifts, own)
+    text = as_text(model, found, content, *besides)
     if unseen:
         text += f"not measured, as no module of its own has it: {', '.join(unseen)}\n"
     write_out(dump(content) if chosen == "json" else wrapped(text))

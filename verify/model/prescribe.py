@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -59,13 +59,12 @@ def prescribe(
     or by the leading axis of a scan, and rates follow depth too: `depth_alignment` as in derive (docs/theory.md,
     section 9). DeriveError, or TraceError of the same kind, for what cannot be decided: nothing is guessed.
     """
-    decay = read_decay(decay)
     if loss not in LOSSES or gauge not in GAUGES:
         raise DeriveError(f"loss is one of {LOSSES}, gauge of {GAUGES}; got {loss}, {gauge}")
     if base_depth is not None or depth is not None:
         from verify.model.depth.prescribe import Deeper, at_depth
 
-        deeper = Deeper(make, base_width, base_depth, depth, depth_alignment, decay)
+        deeper = Deeper(make, base_width, base_depth, depth, depth_alignment, read_decay(decay))
         wide = prescribe(
             at_depth(make, deeper.depth),
             base_width=base_width,
@@ -82,24 +81,42 @@ def prescribe(
         )
         return deeper.along_depth(wide)
     graph, model, shapes = graph_of(make, base_width, width, frozen)
-    measured: Mapping[str, Ratios] = {}
+    measured, name, assumed = _alignments(alignment, graph)
+    scheme = read_parameterization(parameterization) if isinstance(parameterization, str) else parameterization
+    axes = {path: axis for each, axis in (apart or {}).items() for path in matching(model.params, [each], "apart")}
+    wanted = Wanted(read_optimizers(optimizer), scheme, assumed, loss, gauge == "own", measured, axes, forward_only)
+    asked = _Asked(base_width, width, name, read_decay(decay), gauge)
+    return _assembled(graph, solve_graph(graph, wanted), wanted, drawn(model.params), shapes, asked)
+
+
+def _alignments(
+    alignment: str | Alignment | Mapping[str, Ratios], graph: Graph
+) -> tuple[Mapping[str, Ratios], str, Alignment]:
+    """(those measured by dense op, what they are called, those assumed where none were); DeriveError for other ops."""
     if isinstance(alignment, str) and alignment.strip().lower().startswith("measured:"):
-        measured, name = measured_by_op(Path(alignment.strip()[len("measured:") :])), alignment.strip()
-        assumed = read_alignment("full")
+        name = alignment.strip()
+        measured, assumed = measured_by_op(Path(name[len("measured:") :])), read_alignment("full")
     elif isinstance(alignment, Mapping):
         measured, name, assumed = alignment, "measured", read_alignment("full")
     else:
         assumed = read_alignment(alignment) if isinstance(alignment, str) else alignment
-        name = assumed.name
-    unknown = measured.keys() - {use.name for use in graph.uses if use.is_dense}
+        measured, name = {}, assumed.name
+    dense = [use.name for use in graph.uses if use.is_dense]
+    unknown = measured.keys() - {*dense}
     if unknown:
-        raise unknown_name("dense op in the alignments", min(unknown), [use.name for use in graph.uses if use.is_dense])
-    scheme = read_parameterization(parameterization) if isinstance(parameterization, str) else parameterization
-    rules = read_optimizers(optimizer)
-    axes = {path: axis for each, axis in (apart or {}).items() for path in matching(model.params, [each], "apart")}
-    wanted = Wanted(rules, scheme, assumed, loss, gauge == "own", measured, axes, forward_only)
-    rates = solve_graph(graph, wanted)
-    return _assembled(graph, rates, wanted, drawn(model.params), shapes, base_width, width, name, decay, gauge)
+        raise unknown_name("dense op in the alignments", min(unknown), dense)
+    return measured, name, assumed
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What the prescription is for, beside what the program was solved with."""
+
+    base_width: int
+    width: int
+    alignment: str
+    decay: Decay
+    gauge: Gauge
 
 
 def _assembled(
@@ -108,11 +125,7 @@ def _assembled(
     wanted: Wanted,
     starts: Mapping[str, Drawn | None],
     structure: Tree,
-    base_width: int,
-    width: int,
-    alignment: str,
-    decay: Decay,
-    gauge: Gauge,
+    asked: _Asked,
 ) -> ModelPrescription:
     multipliers = {key(use): rates.uses[key(use)].extra for use in graph.uses if rates.uses[key(use)].extra}
     multipliers |= {name: extra for name, extra in rates.products.items() if extra}
@@ -124,15 +137,15 @@ def _assembled(
         "duals": {name: str(y) for name, y in solution.certificate.duals.items()},
     }
     return ModelPrescription(
-        base_width,
-        width,
+        asked.base_width,
+        asked.width,
         joined({kind: replace(row, name=spelled(row)) for kind, row in wanted.optimizers.items()}),
         wanted.parameterization.name,
-        alignment,
+        asked.alignment,
         wanted.loss,
-        decay,
-        gauge,
-        _parameter_rows(graph, rates, wanted, starts, decay),
+        asked.decay,
+        asked.gauge,
+        _parameter_rows(graph, rates, wanted, starts, asked.decay),
         _op_rows(graph, rates),
         multipliers,
         (*rates.notes, *_odd_fans(graph), *_multiplier_notes(graph, multipliers)),

@@ -5,6 +5,7 @@ array type of jaxtyping is an array of floats. A TypeError, KeyError or ValueErr
 """
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import fields, is_dataclass
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
@@ -46,7 +47,7 @@ def _build(kind: Any, content: Any) -> Any:
     if origin is Literal:
         return _member(content, parts)
     if origin in (Union, UnionType):
-        return None if content is None and NoneType in parts else _build(parts[0], content)
+        return None if content is None and NoneType in parts else _first_that_fits(parts, content)
     if isinstance(origin, type) and issubclass(origin, Mapping):
         return {_key(parts[0], key): _build(parts[1], value) for key, value in content.items()}
     if origin is tuple:
@@ -55,6 +56,14 @@ def _build(kind: Any, content: Any) -> Any:
     if isinstance(kind, type) and issubclass(kind, AbstractArray):
         return np.array(content, dtype=float)
     return _scalar(kind, content)
+
+
+def _first_that_fits(kinds: tuple[Any, ...], content: Any) -> Any:
+    *others, last = [each for each in kinds if each is not NoneType]
+    for kind in others:
+        with suppress(TypeError, KeyError, ValueError):
+            return _build(kind, content)
+    return _build(last, content)
 
 
 def _key(kind: Any, key: str) -> Any:

@@ -1,13 +1,12 @@
-"""A study that is trained unit by unit: every unit is kept as it ends, and the same command goes on with the rest.
+"""A study that is trained unit by unit: what its units are, how a unit is kept, and how the parts become an answer.
 
 A unit is one piece of work, such as ("SP", "sqrt", 128): it is trained under conditions, and what is found is a
 dataclass of numbers and arrays. Its file says under which conditions, with which code, by which JAX, on what and when
-it was made. What was made under other conditions is never taken for the same study, and what another code or JAX made
-is never gone on with: the folder is left as it was.
+it was made. What was made under other conditions is never taken for the same study.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -15,12 +14,13 @@ from typing import Any, Generic, TypeVar
 from derive import __version__
 from derive.errors import UserError, shorten
 from verify.checksums import read_document, refused, write_document
-from verify.provenance import Made, loaded_code, made
+from verify.provenance import Made
 from verify.studies.content import build, plain
 from verify.training.data import Corpus
 
 Conditions = TypeVar("Conditions")
 Found = TypeVar("Found")
+Result = TypeVar("Result")
 Unit = tuple[str | int, ...]
 Progress = Callable[[int], None]
 SCHEMA = 1
@@ -47,8 +47,28 @@ class Part(Generic[Found]):
 
 
 @dataclass(frozen=True)
+class Answer(Generic[Conditions, Found, Result]):
+    """How the parts of a finished study become an answer, without training anything and without JAX.
+
+    `result(wanted, parts, folder)` judges; `file` is what holds `as_json(result)` in the study's folder, with a
+    checksum where `is_sealed`; `units(content)` are the units of a folder that an earlier version made, from that
+    file's content. `draw(result, folder)` writes pictures and whatever else there is, which `written` names.
+    """
+
+    conditions: type[Conditions]
+    file: str
+    units: Callable[[Mapping[str, Any]], Sequence[Unit]]
+    result: Callable[[Mapping[Unit, Conditions], Mapping[Unit, Part[Found]], Path], Result]
+    as_json: Callable[[Result], dict[str, Any]]
+    table: Callable[[Result], str]
+    draw: Callable[[Result, Path], None] = lambda _result, _folder: None
+    is_sealed: bool = True
+    written: str = ""
+
+
+@dataclass(frozen=True)
 class Study(Generic[Conditions, Found]):
-    """How the units of one command are trained and kept.
+    """How the units of one command are trained, kept and answered from.
 
     `module` trains: with everything it imports it is the code of a part. `train(conditions, unit, corpus, progress)`
     calls progress with the steps done since. `within` names the entry of the file that holds what was found.
@@ -59,8 +79,16 @@ class Study(Generic[Conditions, Found]):
     found: type[Found]
     file_name: Callable[[Unit], str]
     train: Callable[[Conditions, Unit, Corpus, Progress], Found]
-    digits: int
+    digits: int | None
     within: str | None = None
+    answer: Answer[Conditions, Found, Any] | None = None
+
+    @property
+    def answers(self) -> Answer[Conditions, Found, Any]:
+        """How it is answered; StudyError for a study that only trains."""
+        if self.answer is None:
+            raise StudyError(f"verify {self.name} only trains; read its parts with Study.read")
+        return self.answer
 
     def write(self, path: Path, conditions: Conditions, part: Part[Found]) -> None:
         """Keep a part with a checksum; what is not finite is null."""
@@ -70,20 +98,30 @@ class Study(Generic[Conditions, Found]):
 
     def read(self, path: Path, conditions: Conditions) -> Part[Found]:
         """A part that `write` kept; StudyError where it was made under other conditions, or is something else."""
-        with refused(path, f"of verify {self.name}", "move it away, or give another --out", StudyError):
-            content = read_document(path)
-            stored = dict(content["conditions"])
-            names = Made.__dataclass_fields__
-            part = Part(
-                build(self.found, content[self.within] if self.within else content),
-                build(Made, {"jax": None, **{name: content[name] for name in names if name in content}}),
-            )
-            different = differences(conditions, stored)
+        part, stored = self._read(path)
+        different = differences(conditions, stored)
         if different:
             raise StudyError(
                 f"{shorten(path.name)} in --out was made with {'; '.join(different)}; give another --out, or those"
             )
         return part
+
+    def read_any(self, path: Path) -> tuple[Part[Found], Conditions]:
+        """A part with the conditions that it was made under, whatever they are."""
+        part, stored = self._read(path)
+        with self._refused(path):
+            return part, build(self.answers.conditions, stored)
+
+    def _refused(self, path: Path) -> Any:
+        return refused(path, f"of verify {self.name}", "move it away, or give another --out", StudyError)
+
+    def _read(self, path: Path) -> tuple[Part[Found], dict[str, Any]]:
+        with self._refused(path):
+            content = read_document(path)
+            names = Made.__dataclass_fields__
+            found = build(self.found, content[self.within] if self.within else content)
+            by = build(Made, {"jax": None, **{name: content[name] for name in names if name in content}})
+            return Part(found, by), dict(content["conditions"])
 
 
 def differences(conditions: Any, stored: Mapping[str, Any]) -> list[str]:
@@ -101,67 +139,27 @@ def _brief(name: str, value: Any) -> str:
     return f"{len(value)} {name}" if nested else str(value)
 
 
-@dataclass
-class Training(Generic[Conditions, Found]):
-    """One run of a study: the units that are wanted, each with its conditions, and the parts there are."""
+def shared(wanted: Mapping[Unit, Conditions]) -> Conditions:
+    """The conditions that all units have; StudyError where they differ."""
+    first, *rest = wanted.values()
+    different = [each for other in rest if other is not first for each in differences(first, plain(other))]
+    if different:
+        raise StudyError(f"its parts were made with {'; '.join(dict.fromkeys(different))}: they are of two studies")
+    return first
 
-    study: Study[Conditions, Found]
-    wanted: Mapping[Unit, Conditions]
-    folder: Path
-    parts: dict[Unit, Part[Found]] = field(default_factory=dict)
 
-    def __post_init__(self) -> None:
-        loaded_code(self.study.module)  # before anything is trained: files may change while a long study runs
+def made_by(parts: Iterable[Part[Any]]) -> Made:
+    """With what all parts were made: the makers one after another where they differ, and the last day."""
+    everything = [asdict(part.made) for part in parts]
 
-    def path(self, unit: Unit) -> Path:
-        """Where that unit is kept."""
-        return self.folder / self.study.file_name(unit)
+    def joined(name: str) -> str:
+        return "; ".join(dict.fromkeys(each[name] for each in everything if each[name] is not None))
 
-    def take_stock(self) -> list[Unit]:
-        """Read the parts there are, and return the units left; StudyError where those cannot be gone on with."""
-        there = [unit for unit in self.wanted if self.path(unit).exists()]
-        self.parts = {unit: self.study.read(self.path(unit), self.wanted[unit]) for unit in there}
-        left = [unit for unit in self.wanted if unit not in self.parts]
-        if left and there:
-            now = made(self.study.module)
-            for unit in there:
-                self._refuse_other(unit, now)
-        return left
-
-    def _refuse_other(self, unit: Unit, now: Made) -> None:
-        then = self.parts[unit].made
-        pairs = [("code", then.code, now.code), ("JAX", then.jax, now.jax)]
-        other = [f"{what} {was}, and this is {this}" for what, was, this in pairs if was is not None and was != this]
-        if other:
-            raise StudyError(
-                f"{shorten(self.path(unit).name)} in --out was made by {'; '.join(other)}: what is still to be trained "
-                "would not be the same study; give another --out, or go on with what began it"
-            )
-
-    def run(self, left: Sequence[Unit], corpus: Corpus, progress: Progress) -> dict[Unit, Part[Found]]:
-        """Train what is left, each unit kept as it ends; all parts in the order in which they were wanted."""
-        for unit in left:
-            conditions = self.wanted[unit]
-            found = self.study.train(conditions, unit, corpus, progress)
-            self.study.write(self.path(unit), conditions, Part(found, made(self.study.module)))
-            # As it was rounded: what is judged now is what is judged when the folder is gone on with.
-            self.parts[unit] = self.study.read(self.path(unit), conditions)
-        return {unit: self.parts[unit] for unit in self.wanted}
+    return Made(joined("code"), joined("device"), max(each["date"] for each in everything), joined("jax"))
 
 
 def head(command: str, parts: Iterable[Part[Any]]) -> dict[str, Any]:
     """The first entries of every command's JSON: with what, on what and when its parts were made."""
-    all_made = [asdict(part.made) for part in parts]
-
-    def joined(name: str) -> str:
-        return "; ".join(dict.fromkeys(each[name] for each in all_made if each[name] is not None))
-
-    return {
-        "schema": SCHEMA,
-        "command": command,
-        "version": __version__,
-        "code": joined("code"),
-        "date": max(each["date"] for each in all_made),
-        "device": joined("device"),
-        "jax": joined("jax"),
-    }
+    by = made_by(parts)
+    made = {"code": by.code, "date": by.date, "device": by.device, "jax": by.jax}
+    return {"schema": SCHEMA, "command": command, "version": __version__, **made}

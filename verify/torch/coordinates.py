@@ -150,10 +150,13 @@ def measure(
     loss: Callable[[Any, Any], Any],
     make: Callable[[str, Any, int], Sequence[Any]],
     widths: Sequence[int],
-    seeds: int,
-    steps: int,
+    counts: tuple[int, int],
 ) -> Iterator[tuple[Any, ...]]:
-    """Rows (setup, step, layer, quantity, width, seed, value) of every set-up, width and seed."""
+    """Rows (setup, step, layer, quantity, width, seed, value) of every set-up, width and seed.
+
+    `counts` are how many seeds there are, and how many steps each is trained.
+    """
+    seeds, steps = counts
     marks = {base * 10**power for base in (1, 2, 5) for power in range(9)} | {steps}
     for setup in SETUPS:
         for width in widths:

@@ -48,7 +48,7 @@ if __name__ == "__main__":
     given = arguments("$widths", $seeds, $steps, $rate, 0.1)
     sizes = [int(each) for each in given.widths.split(",")]
     make = lambda setup, model, width: optimizers_of(setup, model, width, given.base_rate, given.weight_decay)
-    rows = measure(scaling, OPS, $call, sizes, given.seeds, given.steps)
+    rows = measure(scaling, OPS, $call, sizes, (given.seeds, given.steps))
     write_sizes(rows, given.out)
 ''')
 
@@ -58,7 +58,6 @@ def check_as_torch(
     build: str,
     example: str | None,
     loss: str | None,
-    has_loss: bool,
     widths: Sequence[int],
     seeds: int,
     steps: int,
@@ -70,8 +69,8 @@ def check_as_torch(
     if ":" not in given:
         raise DeriveError("--format torch reads the inputs where training runs; give --example module:function")
     wanted = [(module, function, "build"), (*_split(given), "example")]
-    if loss is not None or has_loss:
-        wanted.append((*_split(loss or f"{module}:loss"), "loss"))
+    if loss is not None:
+        wanted.append((*_split(loss), "loss"))
     dotted = [(each.removesuffix(".py").replace("/", "."), name, alias) for each, name, alias in wanted]
     imports, source = emitted_source(SOURCE)
     lines = [line for line in imports.split("\n") if line and not line.startswith("from verify.")]

@@ -13,10 +13,11 @@ import sys
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TextIO
+from typing import Any, TextIO, TypeVar
 
 from derive.errors import DeriveError, check_positive, shorten
 
+Item = TypeVar("Item")
 INSIDE = "VERIFY_INSIDE"
 """Set in the environment of the process that does the work."""
 
@@ -146,6 +147,17 @@ def check_same(conditions: Mapping[str, Any]) -> None:
     mine = np.frombuffer(hashlib.sha256(dump(conditions).encode()).digest(), np.uint8)
     if not np.array_equal(multihost_utils.broadcast_one_to_all(mine), mine):
         raise DeriveError("this process was given other options, text or code than process 0; give all the same")
+
+
+def agreed(left: Sequence[Item], among: Sequence[Item]) -> list[Item]:
+    """What process 0 has left, of what all have: the others may not see its folder."""
+    import jax
+    import numpy as np
+    from jax.experimental import multihost_utils
+
+    mine = np.array([each in left for each in among])
+    decided = multihost_utils.broadcast_one_to_all(mine) if jax.process_count() > 1 else mine
+    return [each for each, is_left in zip(among, decided, strict=True) if is_left]
 
 
 def is_first() -> bool:

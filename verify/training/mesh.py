@@ -142,3 +142,8 @@ def place(array: Shaped[np.ndarray, "..."], sharding: NamedSharding) -> jax.Arra
 def along_seeds(sharding: NamedSharding) -> NamedSharding:
     """The same for arrays with a leading axis of seeds, which stays whole."""
     return NamedSharding(sharding.mesh, PartitionSpec(None, *sharding.spec))
+
+
+def shape_name(mesh: Mesh | None) -> str | None:
+    """Such as 4x2; None without a mesh."""
+    return mesh and "x".join(map(str, mesh.devices.shape))

@@ -1,26 +1,27 @@
 """One run: a network of one width, several seeds at once, measured at log-spaced steps."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from math import isfinite
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding
-from jaxtyping import Shaped
 
-from derive.axes import OUT
 from derive.emit import layer_names, parts
 from derive.exponents import Kind
-from derive.solve import Prescription
 from verify.measuring.forward import gradient_sizes, initial_inputs, matrix_ops, measure
 from verify.measuring.trace import Trace, roles, trace
 from verify.training.checkpoint import Checkpoints, RunState
-from verify.training.data import Corpus, next_token, sequence
+from verify.training.config import TARGETS as TARGETS
+from verify.training.config import Config as Config
+from verify.training.config import Measurement as Measurement
+from verify.training.config import Run as Run
+from verify.training.config import build as build
+from verify.training.data import Corpus
 from verify.training.mesh import (
     activation_sharding,
     along_seeds,
@@ -31,76 +32,9 @@ from verify.training.mesh import (
     replicated,
     weight_sharding,
 )
-from verify.training.networks import Model, Scaling, computed_in, label_writers, loss, stacks
-from verify.training.networks.mlp import MLP
-from verify.training.networks.transformer import Transformer
+from verify.training.networks import computed_in, label_writers, loss, stacks
 from verify.training.rules.transforms import label_layers, optimizer
 from verify.training.runs import for_each
-
-ModelName = Literal["mlp", "transformer"]
-TARGETS: Mapping[str, Callable[..., Any]] = {"mlp": next_token, "transformer": sequence}
-"""How windows of text become inputs and targets, by model."""
-
-
-def build(model: str, scaling: Scaling, sizes: Mapping[str, Any]) -> Model:
-    """The named model at one width; ModelError for sizes that do not fit."""
-    return {"mlp": MLP, "transformer": Transformer}[model](scaling, **sizes)
-
-
-@dataclass(frozen=True)
-class Config:
-    """What is trained: model, prescription, sizes of batches and the rate at the base width."""
-
-    prescription: Prescription
-    base_width: int
-    base_rate: float
-    model: ModelName = "mlp"
-    batch: int = 256
-    probe: int = 64
-    epsilon: float | None = None
-    weight_decay: float = 0.0
-    dtype: str = "float32"
-    sizes: dict[str, Any] = field(default_factory=dict)
-
-    def at(self, width: int, **placed: Any) -> Model:
-        """The model at that width, with the prescription's multipliers and initialisation; ModelError for bad sizes."""
-        scheme = self.prescription.problem.parameterization
-        scaling = Scaling(width, self.base_width, scheme.a, scheme.b)  # type: ignore[arg-type]
-        return build(self.model, scaling, {**self.sizes, **self._branches(), **placed})
-
-    def _branches(self) -> dict[str, float]:
-        """The factors that the prescription's depth has on branches, by the names that the transformer has for them."""
-        axis = next((each for each in self.prescription.axes if each.name == "depth"), None)
-        if axis is None:
-            return {}
-        out = axis.row("hidden", OUT)
-        return {"branch_multiplier": axis.factor(out.a), "out_factor": axis.factor(out.b)}
-
-    @property
-    def targets(self) -> Callable[..., Any]:
-        """How windows of text become inputs and targets."""
-        return TARGETS[self.model]
-
-
-@dataclass
-class Measurement:
-    """What one step of one width showed: values[op][quantity] has one number per seed."""
-
-    width: int
-    step: int
-    values: dict[str, dict[str, Shaped[np.ndarray, "..."]]]
-
-
-@dataclass
-class Run:
-    """A finished width: its measurements, the loss of every step and seed, and where seeds diverged."""
-
-    width: int
-    kinds: dict[str, Kind]
-    fan_in: dict[str, int]
-    measurements: list[Measurement]
-    losses: Shaped[np.ndarray, "..."]
-    diverged: dict[int, int]
 
 
 def log_spaced(steps: int) -> list[int]:
@@ -258,6 +192,19 @@ def study(
 ) -> Iterator[Run]:
     """Train every width in turn; yields each as it is finished."""
     for width in widths:
-        with jax.default_matmul_precision("highest"):
-            run = Trainer(config, width, seeds, mesh).run(corpus, steps, progress, checkpoints)
-        yield run
+        yield train_width(config, width, seeds, steps, corpus, progress, mesh, checkpoints)
+
+
+def train_width(
+    config: Config,
+    width: int,
+    seeds: Sequence[int],
+    steps: int,
+    corpus: Corpus,
+    progress: Callable[[], None] = lambda: None,
+    mesh: Mesh | None = None,
+    checkpoints: Checkpoints | None = None,
+) -> Run:
+    """Train every seed of one width, products in full precision."""
+    with jax.default_matmul_precision("highest"):
+        return Trainer(config, width, seeds, mesh).run(corpus, steps, progress, checkpoints)

@@ -86,6 +86,12 @@ def test_a_study_is_never_overwritten_and_goes_back_into_the_command(tmp_path: P
     assert verify(capsys, *SMALL, "--out", str(first))[0] == 0
     kept = (first / "measured.json").read_bytes()
     code, _, err = verify(capsys, *SMALL, "--out", str(first))
+    assert code == 0 and (first / "measured.json").read_bytes() == kept, "the same command answers again"
+    code, _, err = verify(capsys, *SMALL, "--out", str(first), "--batch", "16")
+    assert code == 2 and "batch: 8, not 16" in err
+    for path in (*first.glob("width_*"), first / "wanted.json"):
+        path.unlink()  # as earlier versions left a study
+    code, _, err = verify(capsys, *SMALL, "--out", str(first))
     assert code == 2 and "already holds a study" in err
     assert (first / "measured.json").read_bytes() == kept
     measured = f"measured:{first / 'measured.json'}"

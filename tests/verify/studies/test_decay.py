@@ -21,8 +21,9 @@ from derive.solve import prescribe, solve_kinds
 from verify.commands.main import app
 from verify.provenance import Made
 from verify.studies.decay import study as module
+from verify.studies.decay.conditions import prescription
 from verify.studies.decay.results import DECAY, Conditions
-from verify.studies.decay.study import prescription, scaled, steps_needed, train
+from verify.studies.decay.study import scaled, steps_needed, train
 from verify.studies.decay.theory import MARKS, Network, balance, rows
 from verify.studies.study import Part, StudyError
 from verify.sweeps.one_rate import at_one_rate

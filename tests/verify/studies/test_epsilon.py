@@ -24,13 +24,14 @@ from verify.commands.main import app
 from verify.fit.backward import Gradients
 from verify.studies.epsilon.onsets import THRESHOLD, Cost, Result, costs, falling_below, first_cost, layer_onsets
 from verify.studies.epsilon.plots import cost_against_width
-from verify.studies.epsilon.results import Backward, read_result
-from verify.studies.epsilon.study import halving_epsilon, measure_backward, study_settings, update_sizes
+from verify.studies.epsilon.results import EPSILON, Backward, read_result
+from verify.studies.epsilon.settings import study_settings
+from verify.studies.epsilon.study import halving_epsilon, update_sizes
 from verify.studies.epsilon.text import as_json, text, width_text
-from verify.studies.study import StudyError
+from verify.studies.folder import state
 from verify.sweeps.records import Conditions, Record, Study
 from verify.sweeps.settings import representatives
-from verify.sweeps.storage.store import read
+from verify.sweeps.storage.export import load_export
 from verify.training.data import load_corpus
 from verify.training.networks import loss
 from verify.training.trainer import Config
@@ -318,29 +319,6 @@ def test_what_meets_epsilon_is_the_root_of_the_corrected_second_moment(monkeypat
             assert ((1 / (1 + half)) ** 2 + (2 / (2 + half)) ** 2) / 2 == pytest.approx(0.25, rel=1e-4)
 
 
-def test_gradients_are_measured_once_and_only_read_under_their_own_conditions(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    measured: list[str] = []
-    ready = made_up("mfp", (64, 128))
-
-    def once(name: str, found: Any) -> Callable[..., Any]:
-        return lambda *_: measured.append(name) or found
-
-    monkeypatch.setattr(epsilon_study, "gradients", once("gradients", ready.gradients))
-    monkeypatch.setattr(epsilon_study, "update_sizes", once("sizes", ready.sizes))
-    conditions = replace(CONDITIONS, sizes={"vocabulary": 256, "context": 4, "hidden_layers": 1})
-
-    def measure(rate: float) -> Backward:
-        return measure_backward("mfp", conditions, rate, (64, 128), (0, 1, 2), None, tmp_path)  # type: ignore[arg-type]
-
-    first = measure(0.01)
-    assert measure(0.01).sizes[1]["readout"]["rms"].tolist() == first.sizes[1]["readout"]["rms"].tolist()
-    assert measured == ["gradients", "sizes"]
-    with pytest.raises(StudyError, match="measured under other conditions"):
-        measure(0.02)
-
-
 def test_the_first_update_is_halved_at_the_measured_epsilon() -> None:
     corpus = load_corpus()
     config = Config(
@@ -385,22 +363,32 @@ def test_a_study_from_end_to_end_goes_on_and_is_refused_elsewhere(tmp_path: Path
 
     assert json.loads(dump(as_json([read_result(folder)]))) == found, "the text files hold all of it"
 
-    searched, trained = read(folder / "rates.sqlite"), read(folder / "study.sqlite")
-    assert {record.width for record in searched.records} == {16} and len(searched.runs("adam MFP full", 16)) >= 7
-    for name in ("adam MFP full", "adam-atan2 MFP full"):
-        tried = {rate: np.mean([each.loss for each in of.values()]) for rate, of in searched.runs(name, 16).items()}
-        best = min(tried, key=tried.__getitem__)
-        assert [set(trained.runs(name, width)) for width in (16, 32)] == [{best}] * 2, (
+    held = state(EPSILON, folder)
+    trained = load_export(folder)
+    for name in ("adam", "adam-atan2"):
+        searched = held.parts["rate", name].found.runs
+        tried = {run.base_rate: [each.loss for each in searched if each.base_rate == run.base_rate] for run in searched}
+        assert {run.width for run in searched} == {16} and len(tried) >= 7
+        best = min(tried, key=lambda rate: np.mean(tried[rate]))
+        assert [set(trained.runs(f"{name} MFP full", width)) for width in (16, 32)] == [{best}] * 2, (
             "the best rate there, and no other"
         )
 
+    before = {path: path.stat().st_mtime_ns for path in folder.glob("*_*.json")}
     code, again, err = verify(capsys, *command, "--format", "json")
-    assert code == 0 and again == out and read(folder / "study.sqlite").records == trained.records, err
-    code, _, err = verify(capsys, *command, "--batch", "16")
-    assert code == 2 and "batch: 8, not 16" in err and err.count("\n") == 1
-    (folder / "gradients_mfp.json").write_text("{}")
-    code, _, err = verify(capsys, *command)
-    assert code == 2 and "gradients_mfp.json" in err and err.count("\n") == 1
+    assert code == 0 and again == out, err
+    assert {path: path.stat().st_mtime_ns for path in folder.glob("*_*.json")} == before, "nothing is trained again"
+
+
+def test_a_study_of_an_earlier_version_is_read_and_not_gone_on_with(tmp_path: Path, capsys: Capture) -> None:
+    """Of which the runs were in a store, or are here as text, and no part is left to go on from."""
+    for name in ("study.sqlite", "epsilon.json"):
+        folder = tmp_path / name / "bfloat16"
+        folder.mkdir(parents=True)
+        (folder / name).write_text("{}")
+        code, _, err = verify(capsys, "epsilon", *SMALL, "--out", str(folder.parent))
+        assert code == 2 and f"already holds a study ({name})" in err and err.count("\n") == 1, err
+        assert [path.name for path in folder.iterdir()] == [name]
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 from derive.exponents import Kind
 from tests.verify.studies.test_decay import WIDTHS, two_layers
 from verify.fit.forward import RANK, Slope
-from verify.studies.decay.study import prescription
+from verify.studies.decay.conditions import prescription
 from verify.studies.decay.theory import Network, rows, tell
 
 POWERS = {  # of every size, and none like another

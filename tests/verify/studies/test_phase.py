@@ -21,7 +21,8 @@ from derive.solve import solve_kinds
 from verify.commands.main import app
 from verify.provenance import made as made_now
 from verify.studies.phase import study as module
-from verify.studies.phase.plane import PHASE, Conditions, grid, read_exponents
+from verify.studies.phase.kept import PHASE
+from verify.studies.phase.plane import Conditions, grid, read_exponents
 from verify.studies.phase.result import PhaseResult, agreements
 from verify.studies.phase.study import train, usual_rate
 from verify.studies.study import Part, differences

@@ -12,7 +12,8 @@ from derive.alignments import Ratios
 from derive.solve import prescribe, residuals_at
 from verify.fit.forward import Slope
 from verify.provenance import Made
-from verify.studies.phase.plane import PHASE, Conditions, Network
+from verify.studies.phase.kept import PHASE
+from verify.studies.phase.plane import Conditions, Network
 from verify.studies.phase.result import (
     TOLERANCE,
     PhaseResult,

@@ -13,24 +13,19 @@ from jaxtyping import Float
 
 from derive.running import run as run_command
 from tests.helpers.paths import ROOT
+from tests.helpers.tiny_studies import COMMANDS
 from verify import provenance
 from verify.checksums import read_document, write_document
 from verify.commands.main import app
 from verify.provenance import Made, code_version, import_closure
 from verify.studies.content import build, plain
-from verify.studies.phase.plane import PHASE
-from verify.studies.study import Part, Study, StudyError, Training, Unit, differences, head
-from verify.studies.updates.study import UPDATES
+from verify.studies.phase.kept import PHASE
+from verify.studies.study import Part, Study, StudyError, Unit, differences, head
+from verify.studies.training import Training
+from verify.studies.updates.results import UPDATES
 
 Capture = pytest.CaptureFixture[str]
 DATA = ROOT / "paper_figures" / "data"
-SMALL = ["--widths", "8,16", "--seeds", "2", "--context", "2", "--depth", "1", "--batch", "8"]
-COMMANDS = {
-    "decay": [*SMALL, "--parameterization", "sp", "--decay", "sqrt", "--steps", "20", "--evaluation", "64"],
-    "phase": [*SMALL, "--steps", "1", "--c-hidden", "1", "--c-readout", "1"],
-    "updates": [*SMALL, "--steps", "1", "--optimizer", "sgd,momentum"],
-}
-"""Each with two units."""
 
 
 @dataclass(frozen=True)
@@ -162,12 +157,11 @@ def test_what_cannot_be_gone_on_with_is_refused_and_left(
 ) -> None:
     finished(tmp_path, "a")
     damage(tmp_path / "a.json")
-    before = (tmp_path / "a.json").read_bytes()
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     with pytest.raises(StudyError, match=message) as refusal:
         training(tmp_path, "a", "b").take_stock()
     assert "\n" not in str(refusal.value)
-    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
-    assert (tmp_path / "a.json").read_bytes() == before
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 def test_a_finished_study_of_other_code_is_read(tmp_path: Path) -> None:
@@ -183,49 +177,10 @@ def test_long_conditions_are_told_by_their_length() -> None:
     assert differences(Settings(2), plain(Settings(2, points))) == ["points: 20 points, not []"]
 
 
-def verify(capsys: Capture, *arguments: str) -> tuple[int, str, str]:
-    code = run_command(lambda: app(list(arguments), standalone_mode=False), "verify")
-    captured = capsys.readouterr()
-    return code, captured.out, captured.err
-
-
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A finished study of every command, trained once."""
-    made = {}
-    for command, arguments in COMMANDS.items():
-        made[command] = tmp_path_factory.mktemp(command)
-        given = [command, *arguments, "--out", str(made[command])]
-        assert run_command(lambda given=given: app(given, standalone_mode=False), "verify") == 0
-    return made
-
-
-@pytest.mark.parametrize("command", list(COMMANDS))
-@pytest.mark.parametrize("what", ["code", "jax"])
-def test_every_command_refuses_to_mix(
-    command: str, what: str, folders: dict[str, Path], tmp_path: Path, capsys: Capture
-) -> None:
-    shutil.copytree(folders[command], tmp_path / "kept")
-    first, second = sorted(path for path in (tmp_path / "kept").glob("*.json*") if path.stem != command)
-    second.unlink()
-    write_document(first, {**_stored(first), what: "another"})
-    before = sorted(path.read_bytes() for path in (tmp_path / "kept").iterdir())
-    code, out, err = verify(capsys, command, *COMMANDS[command], "--out", str(tmp_path / "kept"))
-    assert (code, out) == (2, "") and err.count("\n") == 1 + err.startswith("note"), err
-    assert "was made by" in err and "another" in err
-    assert sorted(path.read_bytes() for path in (tmp_path / "kept").iterdir()) == before
-
-
-@pytest.mark.parametrize("command", list(COMMANDS))
-def test_every_command_reads_its_finished_folder(command: str, folders: dict[str, Path], capsys: Capture) -> None:
-    code, out, _ = verify(capsys, command, *COMMANDS[command], "--out", str(folders[command]), "--format", "json")
-    assert code == 0 and json.loads(out) == json.loads((folders[command] / f"{command}.json").read_text())
-
-
 def test_a_mistake_of_the_program_is_no_usage_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It goes through with its traceback, and the interpreter ends with 1."""
     monkeypatch.setattr("verify.studies.phase.study.train", lambda *_: trained(Settings(2), ("fails",)))
-    arguments = ["phase", *COMMANDS["phase"], "--out", str(tmp_path / "new")]
+    arguments = [*COMMANDS["phase"], "--out", str(tmp_path / "new")]
     with pytest.raises(ValueError, match="could not be broadcast"):
         run_command(lambda: app(arguments, standalone_mode=False), "verify")
 
@@ -256,4 +211,4 @@ def test_the_page_on_adding_a_study_runs(capsys: Capture) -> None:
     exec(compile(page.split("```python\n")[1].split("```")[0], "docs/studies.md", "exec"), {"__name__": "walks"})  # noqa: S102
     power, _, names = capsys.readouterr().out.partition(" ")
     assert abs(float(power.removeprefix("n^")) - 0.5) < 0.1
-    assert names.strip() == "['length_1024.json', 'length_256.json', 'length_64.json']"
+    assert names.strip() == "['length_1024.json', 'length_256.json', 'length_64.json', 'wanted.json']"

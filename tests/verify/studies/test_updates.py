@@ -21,7 +21,9 @@ from verify.provenance import Made
 from verify.studies.exponents.study import Result, exponents
 from verify.studies.study import Part, StudyError
 from verify.studies.updates import study as module
-from verify.studies.updates.study import UPDATES, Conditions, Updates, explained, paired, rows, train
+from verify.studies.updates.conditions import Conditions, Updates
+from verify.studies.updates.results import UPDATES, Row, explained, paired, rows
+from verify.studies.updates.study import train
 from verify.training.data import Corpus, load_corpus
 from verify.training.networks import loss
 from verify.training.rules.orthogonal import polar
@@ -59,10 +61,10 @@ def result(optimizer: str) -> Result:
 
 
 def study(optimizer: str) -> Updates:
-    return Updates.of(result(optimizer))
+    return module.kept(result(optimizer))
 
 
-def judged(optimizer: str) -> dict[tuple[str, str], module.Row]:
+def judged(optimizer: str) -> dict[tuple[str, str], Row]:
     return {(row.layer, row.quantity): row for row in rows(conditions(optimizer), study(optimizer))}
 
 

@@ -26,10 +26,9 @@ from verify.sweeps.online import ClosedForm, Plan
 from verify.sweeps.records import GROWTH, ONLINE, Batch, Conditions, Setting
 from verify.sweeps.settings import prescribed, representatives
 from verify.sweeps.storage.store import read
-from verify.training.data import Corpus, load_corpus
+from verify.training.data import Corpus, load_corpus, next_token
 from verify.training.networks import loss
 from verify.training.rules.transforms import ScaledRule, base_epsilon, per_layer
-from verify.training.trainer import next_token
 
 CONDITIONS = Conditions(
     model="mlp",

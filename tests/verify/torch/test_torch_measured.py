@@ -151,13 +151,13 @@ def test_a_broken_file_is_one_line(answer: ModelPrescription, tmp_path: Path, ch
 
 
 def test_the_file_is_python_and_names_every_op_s_module(answer: ModelPrescription):
-    text = check_as_torch(answer, "net.py:build", None, None, True, WIDTHS, SEEDS, 2, 1e-3)
+    text = check_as_torch(answer, "net.py:build", None, "net.py:loss", WIDTHS, SEEDS, 2, 1e-3)
     compile(text, "check.py", "exec")
     assert "from net import build as build\nfrom net import example as example\nfrom net import loss as loss" in text
     assert not any(line.startswith(("import jax", "from verify", "from derive")) for line in text.splitlines())
     assert ops_of(answer) == {f"{name}.weight": (name, "weight") for name in NAMES}
     with pytest.raises(DeriveError, match="give --example module:function"):
-        check_as_torch(answer, "net:build", "4x3", None, False, WIDTHS, SEEDS, 2, 1e-3)
+        check_as_torch(answer, "net:build", "4x3", None, WIDTHS, SEEDS, 2, 1e-3)
 
 
 NET = """

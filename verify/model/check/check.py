@@ -114,7 +114,8 @@ def coordinate_check(
         prescription.of_width_alone("the coordinate check")
     answer = prescription or prescribe(make, base_width=widths[0], width=widths[-1])
     rate = base_rate or usual_rate(*(row.rule for row in answer.parameters if row.is_trained))
-    found, starts, entries = _trained(make, answer, widths, rate, seeds, steps, epsilon, transform, setups, progress)
+    how = _How(rate, seeds, steps, epsilon)
+    found, starts, entries = _trained(make, answer, widths, how, transform, setups, progress)
     after = _behind(make, widths, next(iter(found.values()))[widths[0]][1])
     measured: dict[Setup, Measured] = {}
     for setup in setups:
@@ -134,14 +135,21 @@ def unmultiplied(answer: ModelPrescription) -> ModelPrescription:
     return replace(answer, ops=ops)
 
 
+@dataclass(frozen=True)
+class _How:
+    """How long every network is trained, with which rate and epsilon at the base width, and how many there are."""
+
+    rate: float
+    seeds: int
+    steps: int
+    epsilon: float | None
+
+
 def _trained(
     make: Make,
     answer: ModelPrescription,
     widths: Sequence[int],
-    rate: float,
-    seeds: int,
-    steps: int,
-    epsilon: float | None,
+    how: _How,
     transform: Transform | None,
     setups: Sequence[Setup],
     progress: Callable[[], None],
@@ -162,7 +170,7 @@ def _trained(
             for group in together:
                 numbers = []
                 own = _transform(transform, width) if group == ["own"] else None
-                network = Coordinates(model, answer, epsilon, own)
+                network = Coordinates(model, answer, how.epsilon, own)
                 for setup in group:
                     drawing = starts_at(answer, setup, model, width)
                     at = width if setup == "prescribed" else answer.base_width
@@ -172,7 +180,7 @@ def _trained(
                         for row, start in zip(answer.parameters, drawing, strict=True)
                         for f in [answer.at(at).factor(row.b)]
                     }
-                for setup, sizes in zip(group, network.measured(numbers, seeds, steps, rate), strict=True):
+                for setup, sizes in zip(group, network.measured(numbers, how.seeds, how.steps, how.rate), strict=True):
                     found[setup][width] = sizes
                 progress()
     return found, starts, entries

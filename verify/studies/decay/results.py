@@ -1,33 +1,21 @@
 """What is kept of a study of weight decay: a file for every finished width, and one result as JSON."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from derive.decays import read_decay
 from derive.solve import Prescription
 from verify.files import file_stem
 from verify.studies.content import plain
+from verify.studies.decay.conditions import Conditions, prescription
+from verify.studies.decay.text import table
 from verify.studies.decay.theory import Network, Row, rows
-from verify.studies.study import Part, Progress, Study, Unit, head
+from verify.studies.study import Answer, Part, Progress, Study, Unit, head, shared
 from verify.training.data import Corpus
 
-
-@dataclass(frozen=True)
-class Conditions:
-    """What all networks of a study share; rate and decay are those of every layer at the base width."""
-
-    optimizer: str
-    base_width: int
-    base_rate: float
-    weight_decay: float
-    seeds: int
-    steps: int
-    batch: int
-    context: int
-    hidden_layers: int
-    evaluation: int
-    corpus: str
+DIGITS = 5
 
 
 def unit(prescribed: Prescription, width: int) -> Unit:
@@ -39,17 +27,6 @@ def file_name(unit: Unit) -> str:
     """Where a finished width is kept in the study's folder."""
     parameterization, decay, width = map(str, unit)
     return f"{parameterization.lower()}_{file_stem(decay)}_{width}.json"
-
-
-def _train(conditions: Conditions, unit: Unit, corpus: Corpus, progress: Progress) -> Network:
-    from verify.studies.decay.study import prescription, train
-
-    parameterization, decay, width = unit
-    prescribed = prescription(conditions.optimizer, str(parameterization), read_decay(str(decay)))
-    return train(conditions, prescribed, int(width), corpus, progress)
-
-
-DECAY = Study("decay", "verify.studies.decay.study", Network, file_name, _train, digits=5, within="network")
 
 
 @dataclass(frozen=True)
@@ -112,7 +89,7 @@ def as_json(study: DecayResult) -> dict[str, Any]:
         **asdict(study.conditions),
         "widths": study.widths,
         "rows": [_row_json(study.conditions.steps, row) for row in study.rows],
-        "networks": [plain(_network_json(each.found), DECAY.digits) for each in study.parts],
+        "networks": [plain(_network_json(each.found), DIGITS) for each in study.parts],
     }
 
 
@@ -144,7 +121,7 @@ def _row_json(step: int, row: Row) -> dict[str, Any]:
             "widths": list(row.widths),
             "left_out": list(row.left_out),
         },
-        DECAY.digits,
+        DIGITS,
     )
 
 
@@ -168,3 +145,33 @@ def _network_json(network: Network) -> dict[str, Any]:
             for name in network.kinds
         },
     }
+
+
+def _units(content: Mapping[str, Any]) -> list[Unit]:
+    return [(each["parameterization"], each["decay"], each["width"]) for each in content["networks"]]
+
+
+def _result(wanted: Mapping[Unit, Conditions], parts: Mapping[Unit, Part[Network]], _: Path) -> DecayResult:
+    conditions = shared(wanted)
+    settings = dict.fromkeys((str(scheme), str(decay)) for scheme, decay, _ in wanted)
+    prescribed = [prescription(conditions.optimizer, scheme, read_decay(decay)) for scheme, decay in settings]
+    return DecayResult.of(conditions, prescribed, list(parts.values()))
+
+
+def _draw(result: DecayResult, folder: Path) -> None:
+    from verify.studies.decay.plots import against_width
+    from verify.studies.pictures import save
+
+    save(against_width(result), folder / "decay")
+
+
+def _train(conditions: Conditions, unit: Unit, corpus: Corpus, progress: Progress) -> Network:
+    from verify.studies.decay.study import train
+
+    scheme, decay, width = unit
+    prescribed = prescription(conditions.optimizer, str(scheme), read_decay(str(decay)))
+    return train(conditions, prescribed, int(width), corpus, progress)
+
+
+ANSWER = Answer(Conditions, "decay.json", _units, _result, as_json, table, _draw)
+DECAY = Study("decay", "verify.studies.decay.study", Network, file_name, _train, DIGITS, "network", ANSWER)

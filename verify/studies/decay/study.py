@@ -14,14 +14,13 @@ import numpy as np
 import optax
 from jaxtyping import Array
 
-from derive.decays import Decay
 from derive.errors import DeriveError
 from derive.exponents import Kind
 from derive.registry import spelled
-from derive.solve import Prescription, prescribe, solve_kinds
+from derive.solve import Prescription, prescribe
 from verify.measuring.forward import Sizes, operator_norm, root_mean_square
 from verify.measuring.trace import Trace
-from verify.studies.decay.results import Conditions
+from verify.studies.decay.conditions import Conditions
 from verify.studies.decay.theory import MARKS, Network
 from verify.training.data import Corpus, next_token
 from verify.training.networks import loss
@@ -50,11 +49,6 @@ def usual_rate(optimizer: str) -> float:
                 "give another optimizer, such as adamw or lion"
             )
     return min(TUNED.get(name, 4 * base_rate(name)) for name in map(spelled, rules.values()))
-
-
-def prescription(optimizer: str, parameterization: str, decay: Decay) -> Prescription:
-    """The largest stable rates under full alignment, with the decay of that convention."""
-    return solve_kinds(prescribe(optimizer, parameterization).problem, decay)
 
 
 def scaled(prescribed: Prescription, rate: float, weight_decay: float, ratio: float) -> dict[Kind, tuple[float, float]]:

@@ -1,7 +1,8 @@
 """What networks of growing depth showed, judged; read without training anything."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,8 +11,10 @@ from verify.fit.depth import DepthClaim, verdicts
 from verify.fit.four_steps import counts, rejected_by, resolution
 from verify.fit.judging import Row, finite, row_json
 from verify.fit.terms import Table
-from verify.studies.depth.study import PARAMETERS, WRITERS, Conditions, Network, unit
-from verify.studies.study import Part, StudyError, Unit, head
+from verify.studies.depth.conditions import PARAMETERS, WRITERS, Conditions, Network
+from verify.studies.depth.text import table
+from verify.studies.study import Answer, Part, Progress, Study, StudyError, Unit, head, shared
+from verify.training.data import Corpus
 
 
 @dataclass(frozen=True)
@@ -67,19 +70,37 @@ class DepthResult:
         ]
 
 
-def results(
-    conditions: Conditions, widths: Sequence[int], depths: Sequence[int], parts: Mapping[Unit, Part[Network]]
-) -> list[DepthResult]:
-    """The study of every width."""
-    return [
-        DepthResult(conditions, width, {depth: parts[unit(width, depth)].found for depth in depths}) for width in widths
-    ]
+def unit(width: int, depth: int) -> Unit:
+    """What is kept of one size."""
+    return ("transformer", width, depth)
 
 
-def as_json(found: Sequence[DepthResult], parts: Mapping[Unit, Part[Network]]) -> dict[str, Any]:
+def file_name(unit: Unit) -> str:
+    """Where a size is kept in the study's folder."""
+    return f"width_{unit[1]}_depth_{unit[2]}.json"
+
+
+@dataclass(frozen=True)
+class DepthStudy:
+    """The study of every width, and with what its parts were made."""
+
+    results: tuple[DepthResult, ...]
+    parts: tuple[Part[Network], ...]
+
+
+def judge(wanted: Mapping[Unit, Conditions], parts: Mapping[Unit, Part[Network]], _: Path) -> DepthStudy:
+    """What the networks of growing depth show, width by width."""
+    conditions, by_width = shared(wanted), dict[int, dict[int, Network]]()
+    for each in wanted:
+        by_width.setdefault(int(each[1]), {})[int(each[2])] = parts[each].found
+    found = (DepthResult(conditions, width, networks) for width, networks in by_width.items())
+    return DepthStudy(tuple(found), tuple(parts.values()))
+
+
+def as_json(study: DepthStudy) -> dict[str, Any]:
     """The JSON contract of every verify command; a study for every width."""
     studies = []
-    for result in found:
+    for result in study.results:
         rows = result.rows()
         studies.append(
             {
@@ -92,10 +113,26 @@ def as_json(found: Sequence[DepthResult], parts: Mapping[Unit, Part[Network]]) -
             }
         )
     return {
-        **head("exponents", parts.values()),
+        **head("exponents", study.parts),
         "axis": "depth",
         "model": "transformer",
-        **asdict(found[0].conditions),
-        "depths": list(found[0].depths),
+        **asdict(study.results[0].conditions),
+        "depths": list(study.results[0].depths),
         "studies": studies,
     }
+
+
+def _units(content: Mapping[str, Any]) -> list[Unit]:
+    if content.get("axis") != "depth":
+        raise StudyError("it is no study along depth; give the folder of one")
+    return [unit(each["width"], depth) for each in content["studies"] for depth in content["depths"]]
+
+
+def _train(conditions: Conditions, unit: Unit, corpus: Corpus, progress: Progress) -> Network:
+    from verify.studies.depth.study import train
+
+    return train(conditions, int(unit[1]), int(unit[2]), corpus, progress)
+
+
+ANSWER = Answer(Conditions, "exponents.json", _units, judge, as_json, lambda study: table(study.results))
+DEPTH = Study("exponents --axis depth", "verify.studies.depth.study", Network, file_name, _train, 7, answer=ANSWER)

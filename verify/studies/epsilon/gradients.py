@@ -35,24 +35,36 @@ def gradients(
     check_widths(widths)
     for width in widths:
         config.at(width)
-    found: dict[int, list[Any]] = {step: [] for step in (0, steps)}
-    kinds: dict[str, Kind] = {}
-    for width in widths:
-        with jax.default_matmul_precision("highest"):
-            trainer = Trainer(config, width, seeds)
-            measure = _compiled(trainer)
-            params = trainer.initial()
-            state = trainer.init_state(params)
-            for step in range(steps + 1):
-                batch = trainer.batches(corpus, step + 1)
-                if step in found:
-                    found[step].append(jax.device_get(measure(trainer.initial(), params, *batch)))
-                if step < steps:
-                    params, state, *_ = trainer.step(params, state, *batch)
-                    progress()
-            kinds = trainer.kinds()
-    tables = {step: jax.tree.map(lambda *sizes: np.stack(sizes), *columns) for step, columns in found.items()}
-    return Gradients(tuple(widths), kinds, tables)
+    found = [gradients_at(config, width, seeds, steps, corpus, progress) for width in widths]
+    tables = {
+        step: jax.tree.map(lambda *sizes: np.stack(sizes), *(table[step] for table, _ in found)) for step in (0, steps)
+    }
+    return Gradients(tuple(widths), found[-1][1], tables)
+
+
+def gradients_at(
+    config: Config,
+    width: int,
+    seeds: Sequence[int],
+    steps: int,
+    corpus: Corpus,
+    progress: Callable[[], None] = lambda: None,
+) -> tuple[dict[int, Any], dict[str, Kind]]:
+    """(sizes by step, layer and quantity, [seeds] each; the layers' kinds) of one width."""
+    found: dict[int, Any] = {}
+    with jax.default_matmul_precision("highest"):
+        trainer = Trainer(config, width, seeds)
+        measure = _compiled(trainer)
+        params = trainer.initial()
+        state = trainer.init_state(params)
+        for step in range(steps + 1):
+            batch = trainer.batches(corpus, step + 1)
+            if step in (0, steps):
+                found[step] = jax.device_get(measure(trainer.initial(), params, *batch))
+            if step < steps:
+                params, state, *_ = trainer.step(params, state, *batch)
+                progress()
+        return found, trainer.kinds()
 
 
 def _compiled(trainer: Trainer) -> Callable[..., Any]:

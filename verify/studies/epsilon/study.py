@@ -11,9 +11,7 @@ size, normally distributed ones at 0.703 of their RMS, and a few large ones amon
 epsilon that halves the update is measured at every width, and its ratio to the RMS is reported, not assumed.
 """
 
-import json
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -22,20 +20,24 @@ import numpy as np
 import optax
 from jaxtyping import Array
 
-from derive.errors import DeriveError
 from derive.solve import prescribe, solve_kinds
 from verify.measuring.forward import Scalar
-from verify.studies.epsilon.gradients import gradients
-from verify.studies.epsilon.results import Backward, Sizes, backward_path, read_backward
-from verify.studies.study import StudyError
-from verify.sweeps.driver import Cell, Driver
-from verify.sweeps.records import Conditions
+from verify.studies.epsilon.conditions import Conditions, Found
+from verify.studies.epsilon.gradients import gradients_at
+from verify.studies.study import Progress, StudyError, Unit
+from verify.sweeps.driver import Cell
+from verify.sweeps.engines import Task, perform
+from verify.sweeps.records import Batch, Record, Setting
 from verify.sweeps.search import Search
-from verify.sweeps.settings import Prescribed, prescribed, representatives
+from verify.sweeps.settings import prescribed
+from verify.training.config import Config
 from verify.training.data import Corpus
+from verify.training.rules.transforms import BASE_RATES
 from verify.training.runs import for_each
-from verify.training.trainer import Config, Trainer
+from verify.training.trainer import Trainer
 
+RATES = 7
+"""Base rates to begin with, an octave apart."""
 BISECTIONS = 30
 OCTAVES = 30  # below and above the RMS of sqrt(v), between which the halving epsilon is sought
 
@@ -94,103 +96,115 @@ def update_sizes(
     steps: int,
     corpus: Corpus,
     progress: Callable[[], None] = lambda: None,
-) -> dict[int, Sizes]:
+) -> dict[int, Any]:
     """Sizes of what meets epsilon after the first step and after `steps`, by step, of Adam with its usual epsilon.
 
     After the first step sqrt(v) is the gradient; later its RMS is that of all gradients until then.
     """
-    found: dict[int, list[Any]] = {step: [] for step in (1, steps)}
-    for width in widths:
-        with jax.default_matmul_precision("highest"):
-            trainer = Trainer(config, width, seeds)
-            measure = jax.jit(for_each(_measure, [True, False]))
-            params = trainer.initial()
-            state = trainer.init_state(params)
-            for step in range(1, steps + 1):
-                params, state, *_ = trainer.step(params, state, *trainer.batches(corpus, step))
-                if step in found:
-                    found[step].append(jax.device_get(measure(state, jnp.float32(step))))
-                progress()
-    return {step: jax.tree.map(lambda *sizes: np.stack(sizes), *columns) for step, columns in found.items()}
+    found = [update_sizes_at(config, width, seeds, steps, corpus, progress) for width in widths]
+    return {step: jax.tree.map(lambda *sizes: np.stack(sizes), *(each[step] for each in found)) for step in found[0]}
+
+
+def update_sizes_at(
+    config: Config,
+    width: int,
+    seeds: Sequence[int],
+    steps: int,
+    corpus: Corpus,
+    progress: Callable[[], None] = lambda: None,
+) -> dict[int, Any]:
+    """The same of one width, [seeds] each."""
+    found: dict[int, Any] = {}
+    with jax.default_matmul_precision("highest"):
+        trainer = Trainer(config, width, seeds)
+        measure = jax.jit(for_each(_measure, [True, False]))
+        params = trainer.initial()
+        state = trainer.init_state(params)
+        for step in range(1, steps + 1):
+            params, state, *_ = trainer.step(params, state, *trainer.batches(corpus, step))
+            progress()
+            if step in (1, steps):
+                found[step] = jax.device_get(measure(state, jnp.float32(step)))
+    return found
+
+
+def train(conditions: Conditions, unit: Unit, corpus: Corpus, progress: Progress = lambda _: None) -> Found:
+    """Train a unit."""
+    if unit[0] == "rate":
+        return Found(try_rates(conditions, str(unit[1]), corpus, progress))
+    if unit[0] == "run":
+        _, optimizer, scheme, epsilon, width = map(str, unit)
+        value, _, rule = epsilon.partition(" ")
+        own: Any = {"epsilon": float(value), "constant_epsilon": rule == "constant"} if value else {}
+        setting = prescribed(optimizer, scheme, "full", hidden_layers=conditions.hidden_layers, **own).setting
+        found = _runs(conditions, setting, int(width), conditions.rates[optimizer], corpus)
+        progress(conditions.steps)
+        return Found(found)
+    return measure_backward(conditions, str(unit[1]), int(unit[2]), corpus, progress)
+
+
+def _runs(conditions: Conditions, setting: Setting, width: int, rate: float, corpus: Corpus) -> tuple[Record, ...]:
+    batch = Batch(setting.name, width, (rate,), tuple(range(conditions.seeds)))
+    return tuple(perform(Task(0, conditions.of_runs(""), setting, batch), corpus))
+
+
+def try_rates(conditions: Conditions, optimizer: str, corpus: Corpus, progress: Progress) -> tuple[Record, ...]:
+    """Runs at the base width with the optimizer's usual epsilon, until the best base rate is found.
+
+    At the base width all parameterizations are one network, so that SP speaks for all.
+    """
+    setting = prescribed(optimizer, "sp", "full", hidden_layers=conditions.hidden_layers).setting
+    cell, seeds = _cell(conditions, setting), range(conditions.seeds)
+    records: list[Record] = []
+    while wanted := cell.wanted(seeds):
+        for rate, _ in wanted:
+            records += _learned(cell, _runs(conditions, setting, conditions.base_width, rate, corpus))
+            progress(conditions.steps)
+    return tuple(records)
+
+
+def best_rate(conditions: Conditions, optimizer: str, records: Sequence[Record]) -> float:
+    """The base rate with the lowest mean loss; StudyError where all diverge."""
+    setting = prescribed(optimizer, "sp", "full", hidden_layers=conditions.hidden_layers).setting
+    cell = _cell(conditions, setting)
+    _learned(cell, records)
+    rate, loss = cell.best(range(conditions.seeds))
+    if not np.isfinite(loss):
+        raise StudyError(f"{optimizer} diverges at every base rate around {rate:g}; give a smaller --base-rate")
+    return rate
+
+
+def _cell(conditions: Conditions, setting: Setting) -> Cell:
+    # BASE_RATES are safe; the best ones are somewhat above them.
+    return Cell(setting, conditions.base_width, Search(4 * BASE_RATES[setting.optimizer], count=RATES))
+
+
+def _learned(cell: Cell, records: Sequence[Record]) -> Sequence[Record]:
+    for record in records:
+        loss = record.loss if record.diverged is None else np.nan
+        cell.known.setdefault(record.base_rate, {})[record.seed] = loss
+    return records
 
 
 def measure_backward(
-    scheme: str,
-    conditions: Conditions,
-    base_rate: float,
-    widths: Sequence[int],
-    seeds: Sequence[int],
-    corpus: Corpus,
-    folder: Path,
-    progress: Callable[[], None] = lambda: None,
-) -> Backward:
-    """Train Adam in that parameterization and measure it, or read what was measured under these conditions before.
-
-    StudyError where the file was made under others, StoreError where it holds something else.
-    """
-    prescription = solve_kinds(prescribe("adam", scheme).problem)
-    made_with = json.loads(json.dumps([scheme, conditions.content(), base_rate, [*widths], [*seeds]]))
-    path = backward_path(folder, prescription.problem.parameterization.name)
-    if not path.exists():
-        config = Config(
-            prescription,
-            conditions.base_width,
-            base_rate,
-            batch=conditions.batch,
-            dtype=conditions.dtype,
-            sizes=dict(conditions.sizes),
-        )
-        found = gradients(config, widths, seeds, conditions.steps, corpus, progress)
-        sizes = update_sizes(config, widths, seeds, conditions.steps, corpus, progress)
-        Backward(prescription, found, sizes).write(folder, made_with)
-    backward, stored = read_backward(path)
-    if stored != made_with:
-        raise StudyError(
-            f"{path.name} in --out was measured under other conditions; give another --out, or move that file"
-        )
-    return backward
+    conditions: Conditions, scheme: str, width: int, corpus: Corpus, progress: Progress = lambda _: None
+) -> Found:
+    """Train Adam in that parameterization and measure its backward pass and what meets epsilon."""
+    sizes = conditions.of_runs("").sizes
+    config = Config(
+        solve_kinds(prescribe("adam", scheme).problem),
+        conditions.base_width,
+        conditions.rates["adam"],
+        batch=conditions.batch,
+        dtype=conditions.dtype,
+        sizes=dict(sizes),
+    )
+    given = (config, width, range(conditions.seeds), conditions.steps, corpus, lambda: progress(1))
+    tables, kinds = gradients_at(*given)
+    met = update_sizes_at(*given)
+    return Found(kinds=kinds, gradients=_rounded(tables), sizes=_rounded(met))
 
 
-def study_settings(schemes: Sequence[str], epsilons: Sequence[float], hidden_layers: int) -> tuple[Prescribed, ...]:
-    """All that is trained: Adam with its usual epsilon, with each of the others per layer and constant, and atan2."""
-    shared: Any = {"alignment": "full", "hidden_layers": hidden_layers}
-    listed = []
-    for scheme in schemes:
-        listed.append(prescribed("adam", scheme, **shared))
-        listed += [
-            prescribed("adam", scheme, epsilon=epsilon, constant_epsilon=constant, **shared)
-            for constant in (False, True)
-            for epsilon in epsilons
-        ]
-        listed.append(prescribed("adam-atan2", scheme, **shared))
-    return tuple(listed)
-
-
-def best_rates(driver: Driver, settings: Sequence[Prescribed], searches: Mapping[str, Search]) -> dict[str, float]:
-    """The best base rate at the base width by optimizer, with its usual epsilon; DeriveError where all diverge.
-
-    At the base width all parameterizations are one network, so that the first setting speaks for all.
-    """
-    first = {each.setting.optimizer: each.setting for each in reversed(settings) if each.setting.epsilon is None}
-    width = driver.conditions.base_width
-    cells = {name: Cell(setting, width, searches[name]) for name, setting in first.items()}
-    driver.store.add_settings(first.values(), {})
-    driver.run(cells.values())
-    found = {name: cell.best(driver.seeds) for name, cell in cells.items()}
-    for name, (rate, loss) in found.items():
-        if not np.isfinite(loss):
-            raise DeriveError(f"{name} diverges at every base rate around {rate:g}; give a smaller --base-rate")
-    return {name: rate for name, (rate, _) in found.items()}
-
-
-def train(driver: Driver, settings: Sequence[Prescribed], widths: Sequence[int], rates: Mapping[str, float]) -> None:
-    """Every setting at every width, at the base width's best rate alone: what a user does who transfers it.
-
-    Settings that train alike are trained once, under the first one's name.
-    """
-    alike = representatives(settings, decays=False, clips=False)
-    sources = driver.store.add_settings([each.setting for each in settings], alike)
-    known = driver.store.study().settings
-    searches = {name: Search(rate, count=1, halvings=0, extension=0) for name, rate in rates.items()}
-    trained = dict.fromkeys(sources.values())
-    driver.run(Cell(known[name], width, searches[known[name].optimizer]) for width in widths for name in trained)
+def _rounded(tables: Any) -> Any:
+    """To seven digits, as the sizes of all studies are kept."""
+    return jax.tree.map(lambda size: np.array([float(f"{each:.7g}") for each in size]), tables)

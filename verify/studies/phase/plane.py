@@ -12,8 +12,6 @@ from derive.errors import DeriveError
 from derive.parsing import parse_number
 from derive.solve import Prescription, prescribe, solve
 from verify.fit.forward import Table
-from verify.studies.study import Progress, Study, Unit
-from verify.training.data import Corpus
 
 Point = tuple[str, str]
 """(c_hidden, c_readout), exact as text."""
@@ -88,17 +86,3 @@ class Network:
     width: int
     sizes: Mapping[int, Table]
     losses: Float[np.ndarray, "points seeds steps"]
-
-
-def file_name(unit: Unit) -> str:
-    """Where a finished width is kept in the study's folder."""
-    return f"width_{unit[0]}.json.gz"
-
-
-def _train(conditions: Conditions, unit: Unit, corpus: Corpus, progress: Progress) -> Network:
-    from verify.studies.phase.study import train
-
-    return train(conditions, int(unit[0]), corpus, progress)
-
-
-PHASE = Study("phase", "verify.studies.phase.study", Network, file_name, _train, digits=6)

@@ -24,7 +24,7 @@ from derive.propagation import Problem
 from derive.solve import residuals_at
 from verify.fit.forward import TOLERANCES, Slope, Table, alignment_slopes, slope
 from verify.studies.content import plain
-from verify.studies.phase.plane import PHASE, Conditions, Network, Point
+from verify.studies.phase.plane import Conditions, Network, Point
 from verify.studies.study import Part, head
 
 Prediction = Literal["full", "measured", "finite"]
@@ -32,6 +32,7 @@ Region = Literal["unstable", "stable", "frozen"]
 PREDICTIONS: tuple[Prediction, ...] = get_args(Prediction)
 TOLERANCE = TOLERANCES["delta_z"]
 DIGITS = 4
+KEPT_DIGITS = 6
 
 
 @dataclass(frozen=True)
@@ -248,12 +249,12 @@ def as_json(study: PhaseResult) -> dict[str, Any]:
         "tolerance": TOLERANCE,
         "alignments": [
             {"step": step, "layer": layer, "quantity": name}
-            | plain({"measured": each.value, "low": each.low, "high": each.high}, PHASE.digits)
+            | plain({"measured": each.value, "low": each.low, "high": each.high}, KEPT_DIGITS)
             for step, layers in study.alignments.items()
             for layer, found in layers.items()
             for name, each in found.items()
         ],
-        "agreement": [plain(each, PHASE.digits) for each in agreements(study.rows)],
+        "agreement": [plain(each, KEPT_DIGITS) for each in agreements(study.rows)],
         "diverged": study.divergences,
         "rows": [_row_json(row) for row in study.rows],
     }
@@ -284,5 +285,5 @@ def _row_json(row: Row) -> dict[str, Any]:
             "alpha": row.alpha,
             "reason": row.reason,
         },
-        PHASE.digits,
+        KEPT_DIGITS,
     )

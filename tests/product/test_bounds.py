@@ -1,0 +1,91 @@
+"""Files and functions stay small enough to be read: the house's bounds, and what is excepted by name."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.helpers.paths import ROOT
+
+PACKAGES = ("derive", "verify", "paper_figures", "benchmarks")
+FILE, FUNCTION, PARAMETERS = 350, 60, 8
+AS_OPTIONS = {
+    *("derive.options.read_problem", "derive.solve.prescribe", "verify.model.prescribe.prescribe"),
+    *("verify.model.check.check.coordinate_check", "verify.sweeps.settings.prescribed"),
+}
+"""Called from Python as a command is from a terminal: a parameter for every option."""
+OF_NUMBERS = {"derive.recursion.largest_rates", "verify.sweeps.loop._record"}
+"""Taken apart on purpose: jitted code has no chain and no record to hand over."""
+LONG = {"verify.studies.transfer.report_table.columns_of"}
+"""A table's columns, one after another."""
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+def files() -> list[Path]:
+    return sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
+
+
+def functions(source: str, module: str) -> Iterator[tuple[str, Function]]:
+    """(name with its module, function) of every function in the source, nested ones too."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, Function):
+            yield f"{module}.{node.name}", node
+
+
+def is_command(node: Function) -> bool:
+    """Whether its parameters are a command's options: annotated by typer, in place or by an alias of that name."""
+    annotations = [ast.unparse(each.annotation) for each in node.args.args if each.annotation is not None]
+    return any("typer." in each or each.strip("'\"").endswith(("Option", "Argument")) for each in annotations)
+
+
+def too_large(source: str, module: str) -> list[str]:
+    """What is beyond the bounds, with by how much."""
+    lines = len(source.splitlines())
+    found = [f"{module}: {lines} lines"] if lines > FILE else []
+    for name, node in functions(source, module):
+        if is_command(node):
+            continue
+        length = (node.end_lineno or node.lineno) - node.lineno + 1
+        given = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+        count = len([each for each in given if each.arg not in ("self", "cls")])
+        if length > FUNCTION and name not in LONG:
+            found.append(f"{name}: {length} lines")
+        if count > PARAMETERS and name not in AS_OPTIONS | OF_NUMBERS:
+            found.append(f"{name}: {count} parameters")
+    return found
+
+
+def module_of(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts)
+
+
+def test_files_and_functions_are_within_the_bounds() -> None:
+    found = [each for path in files() for each in too_large(path.read_text(encoding="utf-8"), module_of(path))]
+    assert not found, "\n".join(found)
+
+
+def test_every_exception_is_needed() -> None:
+    there = {name for path in files() for name, _ in functions(path.read_text(encoding="utf-8"), module_of(path))}
+    assert there >= AS_OPTIONS | OF_NUMBERS | LONG
+
+
+PARAMETERS_OF_NINE = ", ".join("abcdefghi")
+
+
+@pytest.mark.parametrize(
+    ("source", "caught"),
+    [
+        ("x = 1\n" * 351, ["m: 351 lines"]),
+        ("x = 1\n" * 350, []),
+        ("def f():\n" + "    x = 1\n" * 60, ["m.f: 61 lines"]),
+        ("def f():\n" + "    x = 1\n" * 59, []),
+        (f"def f({PARAMETERS_OF_NINE}): ...", ["m.f: 9 parameters"]),
+        (f"def f(*, {PARAMETERS_OF_NINE}): ...", ["m.f: 9 parameters"]),
+        (f"class C:\n    def f(self, {PARAMETERS_OF_NINE[3:]}): ...", []),
+        (f"def outer():\n    def f({PARAMETERS_OF_NINE}): ...", ["m.f: 9 parameters"]),
+        (f"def f({PARAMETERS_OF_NINE}, j: 'Annotated[int, typer.Option()]'): ...", []),
+    ],
+)
+def test_what_is_too_large_is_caught(source: str, caught: list[str]) -> None:
+    assert too_large(source, "m") == caught
