@@ -102,8 +102,10 @@ class Training(Generic[Conditions, Found]):
 
         Workers train as many units at once as they are, and progress is then told the unit's cost as it ends.
         """
-        if left and self.keeps:
-            write_plan(self.folder, Plan.of(self.study, self.wanted, self.more_follow))
+        plan = Plan.of(self.study, self.wanted, self.more_follow)
+        # Where nothing is left, a plan that wanted more is set right: this is the study that is answered.
+        if self.keeps and (left or not (self.more_follow or read_plan(self.folder) == plan)):
+            write_plan(self.folder, plan)
         if workers is None:
             for unit in left:
                 self._keep(unit, self.study.train(self.wanted[unit], unit, corpus, progress))

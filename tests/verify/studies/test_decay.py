@@ -355,7 +355,7 @@ def test_the_json_contract_and_the_files(folder: Path, capsys: Capture) -> None:
     layer = found["networks"][-1]["layers"]["hidden.0"]
     assert layer["time_constants"] == pytest.approx(60 * 0.1 / 2)
     names = {path.name for path in folder.iterdir()}
-    assert names == {"sp_constant_8.json", "sp_constant_16.json", "decay.json", "decay.png", "decay.pdf"}
+    assert names == {"sp_constant_8.json", "sp_constant_16.json", "wanted.json", "decay.json", "decay.png", "decay.pdf"}
 
 
 def test_what_is_finished_is_not_trained_again(folder: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,6 +20,7 @@ from verify.commands.main import app
 from verify.provenance import Made, code_version, import_closure
 from verify.studies.content import build, plain
 from verify.studies.phase.kept import PHASE
+from verify.studies.plan import read_plan
 from verify.studies.study import Part, Study, StudyError, Unit, differences, head
 from verify.studies.training import Training
 from verify.studies.updates.results import UPDATES
@@ -107,6 +108,10 @@ def test_units_are_kept_and_trained_once(tmp_path: Path) -> None:
     more = training(tmp_path, "c", "a")
     assert more.take_stock() == [("c",)]
     assert more.parts["a",].made == parts["a",].made
+    first = training(tmp_path, "a")
+    first.run(first.take_stock(), None, lambda _: None)  # type: ignore[arg-type]
+    plan = read_plan(tmp_path)
+    assert plan is not None and list(plan.units) == [("a",)], "what is answered is what is wanted"
     said = head(
         "sizes", [Part(FOUND, Made("x", "cpu", "2025-01-01")), Part(FOUND, Made("y", "cpu", "2025-01-02", "1"))]
     )
