@@ -49,6 +49,13 @@ def optimized() -> Iterator[None]:
     jax.clear_caches()
 
 
+@pytest.fixture(autouse=True)
+def no_line_every_half_minute(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of progress, on a busy machine, where a test wants nothing on standard error."""
+    if "verify.commands.progress" in sys.modules:
+        monkeypatch.setattr(sys.modules["verify.commands.progress"], "EVERY_SECONDS", 3600.0)
+
+
 @pytest.fixture
 def unchecked() -> Iterator[None]:
     """What the annotations forbid and users may do all the same."""

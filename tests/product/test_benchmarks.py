@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -60,7 +61,8 @@ def test_both_take_steps_that_learn() -> None:
 @pytest.mark.parametrize("shape", [(5, 3), (2, 5, 3)])
 def test_the_product_has_the_derivatives_of_a_product(shape: tuple[int, ...]) -> None:
     generator = np.random.default_rng(0)
-    z, weight, change = (generator.standard_normal(each, np.float32) for each in (shape, (3, 4), (*shape[:-1], 4)))
+    sizes = (shape, (3, 4), (*shape[:-1], 4))
+    z, weight, change = (jnp.asarray(generator.standard_normal(each, np.float32)) for each in sizes)
     _, back = jax.vjp(product, z, weight)
     by_z, by_weight = back(change)
     np.testing.assert_allclose(by_z, change @ weight.T, rtol=1e-5, atol=1e-6)

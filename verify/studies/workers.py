@@ -1,7 +1,6 @@
 """Units trained in processes of this machine, one core each; the driver alone writes."""
 
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,7 @@ from typing import Any
 from verify.provenance import loaded_code
 from verify.studies.study import Unit
 from verify.sweeps import engines
-from verify.sweeps.engines import EngineError, Processes
+from verify.sweeps.engines import EngineError, Pool
 
 
 @dataclass(frozen=True)
@@ -22,29 +21,29 @@ class UnitTask:
     unit: Unit
 
 
-class Workers(Processes):
-    """A sweep's processes, which train units here: they end with the driver, even where it is killed."""
+class Workers:
+    """A pool of worker processes, as a sweep's, that train units."""
 
     def __init__(self, count: int, path: Path | None, vocabulary: int | None, fingerprint: str) -> None:
-        super().__init__(count, path, vocabulary, fingerprint)
-        self.units: dict[Future[Any], UnitTask] = {}
-        self.running = self.units  # type: ignore[assignment]  # what `next` waits for
+        self.pool = Pool(count, path, vocabulary, fingerprint)
 
     def train(self, tasks: Sequence[UnitTask]) -> Iterator[tuple[Unit, Any]]:
         """(unit, what was found) as they end; EngineError where a worker died or has other code."""
         waiting = list(tasks)
-        while waiting or self.units:
-            while waiting and len(self.units) < self.capacity:
-                task = waiting.pop(0)
-                self.units[self.pool.submit(_train, task, self.fingerprint)] = task
-            done, answered = self.next()
-            found, code = answered  # type: ignore[misc]
-            if code != loaded_code(done.module):  # type: ignore[attr-defined]
+        while waiting or self.pool.running:
+            while waiting and len(self.pool.running) < self.pool.capacity:
+                self.pool.start(_train, waiting.pop(0))
+            done, (found, code) = self.pool.ended()
+            if code != loaded_code(done.module):
                 raise EngineError(
                     f"files changed while the study ran: a worker trained by code {code}, and this is "
-                    f"{loaded_code(done.module)}; what is finished is stored, start again to go on"  # type: ignore[attr-defined]
+                    f"{loaded_code(done.module)}; what is finished is stored, start again to go on"
                 )
-            yield done.unit, found  # type: ignore[attr-defined]
+            yield done.unit, found
+
+    def close(self) -> None:
+        """Stop the workers at once."""
+        self.pool.close()
 
 
 def _train(task: UnitTask, fingerprint: str) -> tuple[Any, str]:

@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 from collections import OrderedDict, deque
+from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
@@ -118,11 +119,11 @@ class InProcess:
         """Nothing is running."""
 
 
-class Processes:
-    """One worker process per core, each on a core of its own: faster on a CPU than all cores on one network.
+class Pool:
+    """Worker processes, one per core and each on a core of its own: faster on a CPU than all cores on one network.
 
-    Workers end with the driver, even where it is killed. They read the corpus for themselves, and refuse to train
-    where it is no longer the one with that fingerprint.
+    They end with the driver, even where it is killed, and read the corpus for themselves. What they perform is
+    function(task, fingerprint), a function of a module, which refuses a corpus that has another fingerprint.
     """
 
     def __init__(self, count: int, path: Path | None, vocabulary: int | None, fingerprint: str) -> None:
@@ -131,14 +132,14 @@ class Processes:
         self.capacity = count + 1  # one waits, so that no worker does
         self.pool = ProcessPoolExecutor(count, context, _begin, (order, path, vocabulary))
         self.fingerprint = fingerprint
-        self.running: dict[Future[list[Record]], Task] = {}
+        self.running: dict[Future[Any], Any] = {}
 
-    def submit(self, task: Task) -> None:
-        """Take a task."""
-        self.running[self.pool.submit(_work, task, self.fingerprint)] = task
+    def start(self, function: Callable[[Any, str], Any], task: Any) -> None:
+        """Have it performed by whichever worker is free."""
+        self.running[self.pool.submit(function, task, self.fingerprint)] = task
 
-    def next(self) -> tuple[Task, list[Record]]:
-        """Wait for a task to finish; EngineError where a worker died."""
+    def ended(self) -> tuple[Any, Any]:
+        """Wait for a task to end, and return it with what the function returned; EngineError where a worker died."""
         done, _ = wait(self.running, return_when=FIRST_COMPLETED)
         future = done.pop()
         try:
@@ -155,6 +156,26 @@ class Processes:
         self.pool.shutdown(wait=False, cancel_futures=True)
         for worker in workers:
             worker.kill()
+
+
+class Processes:
+    """A sweep's tasks, trained by a pool of worker processes."""
+
+    def __init__(self, count: int, path: Path | None, vocabulary: int | None, fingerprint: str) -> None:
+        self.pool = Pool(count, path, vocabulary, fingerprint)
+        self.capacity = self.pool.capacity
+
+    def submit(self, task: Task) -> None:
+        """Take a task."""
+        self.pool.start(_work, task)
+
+    def next(self) -> tuple[Task, list[Record]]:
+        """Wait for a task to finish; EngineError where a worker died."""
+        return self.pool.ended()
+
+    def close(self) -> None:
+        """Stop the workers at once."""
+        self.pool.close()
 
 
 _corpus: Corpus | None = None

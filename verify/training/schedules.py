@@ -18,19 +18,20 @@ from derive.errors import UserError, canonical, shorten
 
 WARM_UP = 0.05
 DECAY = 0.2
-Step = int | Int[Array, ""]
+Step = int | Int[Array, "*steps"]
+Factor = Float[Array, "*steps"]
 
 
-def _cosine(step: Step, warm: int, total: int) -> Float[Array, ""]:
+def _cosine(step: Step, warm: int, total: int) -> Factor:
     return (1 + jnp.cos(jnp.pi * (step - 1 - warm) / max(1, total - warm))) / 2
 
 
-def _stable_and_decay(step: Step, warm: int, total: int) -> Float[Array, ""]:  # noqa: ARG001
+def _stable_and_decay(step: Step, warm: int, total: int) -> Factor:  # noqa: ARG001
     decay = math.ceil(DECAY * total)
     return jnp.minimum(1.0, (total + 1 - step) / (decay + 1))
 
 
-SCHEDULES: dict[str, Callable[[Step, int, int], Float[Array, ""]]] = {"cosine": _cosine, "wsd": _stable_and_decay}
+SCHEDULES: dict[str, Callable[[Step, int, int], Factor]] = {"cosine": _cosine, "wsd": _stable_and_decay}
 CONSTANT = "constant"
 
 
@@ -50,7 +51,7 @@ class Schedule:
         """As `read_schedule` reads it: "constant", "cosine:0.05"."""
         return self.name if self.name == CONSTANT else f"{self.name}:{self.warm_up:g}"
 
-    def factor(self, step: Step, total: int) -> Float[Array, ""] | float:
+    def factor(self, step: Step, total: int) -> Factor | float:
         """What the rate is multiplied by at `step`, 1 to `total`; 1.0 exactly, and no array, where it is constant."""
         if self.name == CONSTANT:
             return 1.0

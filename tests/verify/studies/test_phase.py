@@ -274,6 +274,7 @@ def test_what_conditions_say() -> None:
         usual_rate("sophia")
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_each_layer_has_its_rate_and_its_prescribed_epsilon(monkeypatch: pytest.MonkeyPatch) -> None:
     """Adam in SP: gradients of n^-1/2 but on the readout, where they are n^0, and epsilon with them."""
     monkeypatch.setattr(module, "per_layer", lambda rules, _labels: rules)

@@ -26,6 +26,7 @@ from verify.studies.training import Training
 from verify.studies.updates.results import UPDATES
 
 Capture = pytest.CaptureFixture[str]
+pytestmark = pytest.mark.usefixtures("unchecked")  # studies of no corpus at all
 DATA = ROOT / "paper_figures" / "data"
 
 

@@ -52,7 +52,7 @@ def test_the_initial_weights_are_the_same_bits() -> None:
 
 @pytest.mark.parametrize("options", [{"scan": True}, {"remat": True}, {"scan": True, "remat": True}])
 def test_losses_and_gradients_are_the_same(options: dict[str, bool]) -> None:
-    tokens, targets = np.random.default_rng(1).integers(0, 16, (2, 4, 8))
+    tokens, targets = jnp.asarray(np.random.default_rng(1).integers(0, 16, (2, 4, 8)))
     params = some_params(model(scan=True))
 
     def graded(network: Transformer, params: Params) -> Any:
