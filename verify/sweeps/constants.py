@@ -224,7 +224,8 @@ def tune_constants(
     )
     report(
         f"{setting.name}: constants {', '.join(spans)} (embedding, hidden, readout) at {found.factor:.3g} times the "
-        f"base rate {rate:g}, loss {found.loss:.4f} at width {base} ({found.untuned:.4f} untuned, {found.trials} tried)"
+        f"base rate {rate:g}, loss {found.loss:.4f} at "
+        f"{driver.conditions.axis} {base} ({found.untuned:.4f} untuned, {found.trials} tried)"
     )
     return found
 

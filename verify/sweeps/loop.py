@@ -19,13 +19,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from derive.axes import OUT
 from derive.errors import DeriveError
 from derive.exponents import KINDS
 from verify.provenance import device_name
 from verify.sweeps.online import Online, Plan
 from verify.sweeps.records import ONLINE, Batch, Conditions, LayerScaling, Record, Setting
 from verify.training.data import Corpus
-from verify.training.networks import Model, Scaling, computed_in, loss
+from verify.training.networks import Model, Scaling, computed_in, label_writers, loss, stacks
 from verify.training.rules.transforms import ScaledRule, base_epsilon, label_layers, per_layer
 from verify.training.runs import for_each
 from verify.training.schedules import read_schedule
@@ -43,12 +44,21 @@ def layer_rates(setting: Setting, base_rate: float, ratio: float) -> list[float]
     return [base_rate * constants[layer.kind] * ratio ** -float(Fraction(layer.c)) for layer in setting.layers]
 
 
-def model_at(conditions: Conditions, layers: Sequence[LayerScaling], width: int) -> Model:
-    """The model at that width; ModelError for sizes that do not fit."""
-    of_kind = {layer.kind: layer for layer in layers}
-    a, b = ([Fraction(getattr(of_kind[kind], name)) for kind in KINDS] for name in ("a", "b"))
-    scaling = Scaling(width, conditions.base_width, tuple(a), tuple(b))  # type: ignore[arg-type]
-    return build(conditions.model, scaling, conditions.sizes)
+def model_at(conditions: Conditions, layers: Sequence[LayerScaling], size: int) -> Model:
+    """The model at that size along the study's axis; ModelError for sizes that do not fit."""
+    of_kind = {layer.kind: layer for layer in layers}  # of a hidden layer's two parts, what writes into the stream
+    if conditions.axis == "width":
+        a, b = ([Fraction(getattr(of_kind[kind], name)) for kind in KINDS] for name in ("a", "b"))
+        scaling = Scaling(size, conditions.base_width, tuple(a), tuple(b))  # type: ignore[arg-type]
+        return build(conditions.model, scaling, conditions.sizes)
+    lengths: dict[str, Any] = dict(conditions.sizes)
+    width = lengths.pop("width")
+    if conditions.axis == "depth":
+        ratio, writes = size / conditions.base_width, of_kind["hidden"]
+        factors = {"branch_multiplier": ratio ** -float(Fraction(writes.a))}
+        factors["out_factor"] = ratio ** -float(Fraction(writes.b))
+        lengths |= {"blocks": size, "scan": True, **factors}  # one block is compiled, whatever the depth
+    return build(conditions.model, Scaling(width, width, (0, 0, 0), (0, 0, 0)), lengths)
 
 
 @dataclass(frozen=True)
@@ -56,6 +66,7 @@ class Structure:
     """What is compiled: everything but rates and seeds.
 
     `layers` have their c left out, since rates are traced; not where an `online` plan changes them while training.
+    `width` is the size along the study's axis, and `conditions` are those of that size.
     """
 
     conditions: Conditions
@@ -68,7 +79,7 @@ class Structure:
     def of(cls, conditions: Conditions, setting: Setting, width: int) -> "Structure":
         """The structure that the setting shares with others of its optimizer and parameterization."""
         decays = conditions.weight_decay > 0
-        conditions = replace(conditions, steps=setting.steps or conditions.steps)
+        conditions = replace(conditions, steps=setting.steps or conditions.steps).at(width)
         online = None if setting.online is None else Plan(setting.online, setting.decay if decays else "independent")
         layers = (
             replace(layer, c=layer.c if online else "", decay=layer.decay if decays else "0")
@@ -79,7 +90,7 @@ class Structure:
 
     @property
     def ratio(self) -> float:
-        """n / n_0."""
+        """n / n_0, or N / N_0, or B / B_0."""
         return self.width / self.conditions.base_width
 
 
@@ -95,7 +106,12 @@ class Loop:
         self.model = model_at(self.conditions, structure.layers, structure.width)
         self.apply = computed_in(self.conditions.dtype, self.model.apply)
         self.shapes = jax.eval_shape(self.model.init, jax.random.key(0))
-        self.labels = label_layers((layer.label for layer in structure.layers), self.model.labels(self.shapes))
+        names, kinds = {layer.label for layer in structure.layers}, self.model.labels(self.shapes)
+        apart = {name for name in names if name.endswith(f".{OUT}")}
+        self.labels = label_layers(names - apart, kinds)
+        if apart:
+            self.labels = label_writers(self.model.parameters(), self.labels)
+        self.stacked = frozenset(stacks(self.model.parameters(), self.labels).values())
         plan, layers = structure.online, structure.layers
         self.online = plan and Online(plan, layers, self.conditions, self.model, self.shapes, self.labels)
         self.schedule = read_schedule(self.conditions.schedule)
@@ -120,7 +136,8 @@ class Loop:
             epsilon = start * ratio ** -float(Fraction(layer.epsilon or 0))
             decay = conditions.weight_decay * ratio ** -float(Fraction(layer.decay))
             decay = decay * decays[index] if decay and decays is not None else decay
-            rules.append(ScaledRule(layer.label, layer.rule, rates[index], epsilon, decay))
+            stacked = layer.label in self.stacked
+            rules.append(ScaledRule(layer.label, layer.rule, rates[index], epsilon, decay, stacked))
         updates = per_layer(rules, self.labels)
         if conditions.clip is None:
             return updates

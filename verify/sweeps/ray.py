@@ -58,8 +58,8 @@ class Ray:
         except self.ray.exceptions.RayError as error:
             reason = _one_line(getattr(error, "cause", None) or error)
             raise EngineError(
-                f"Ray could not train {shorten(task.batch.setting)} at width {task.batch.width}: {reason}; "
-                "what is finished is stored, and the same command goes on"
+                f"Ray could not train {shorten(task.batch.setting)} at {task.conditions.axis} {task.batch.width}: "
+                f"{reason}; what is finished is stored, and the same command goes on"
             ) from error
 
     def close(self) -> None:

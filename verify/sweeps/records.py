@@ -7,7 +7,7 @@ import hashlib
 import json
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -15,12 +15,13 @@ import numpy as np
 from jaxtyping import Float
 
 from derive.exponents import KINDS, Kind
+from verify.sweeps.axes import AxisName, Held
 
 GLOBAL = "global"
 """The alignment's name where one raw rate is used for all layers at every width: c = 0."""
 ONLINE = "measured-online"
 """The alignment's name where it is measured while training, and the rates follow it."""
-LATER: Mapping[str, Any] = {"schedule": "constant", "windows": None, "steps": None}
+LATER: Mapping[str, Any] = {"schedule": "constant", "windows": None, "steps": None, "axis": "width", "held": None}
 """Entries of conditions and settings that earlier versions did not have, with the values that these stand for."""
 GROWTH = 3
 """By what the step grows after which alignments are measured online, if nothing else is said: 1, 3, 9, 27, ..."""
@@ -51,10 +52,32 @@ class Conditions:
     dtype: str = "float32"
     schedule: str = "constant"
     windows: int | None = None
+    axis: AxisName = "width"
+    held: Held | None = None
 
     def content(self) -> dict[str, Any]:
-        """All entries by name, but for those that came later and are as everything was before them."""
-        return {name: value for name, value in asdict(self).items() if name not in LATER or value != LATER[name]}
+        """All entries by name, but for those that came later and are as everything was before them.
+
+        What is called base_width here is base_depth or base_batch where that is the axis.
+        """
+        entries = {name: value for name, value in asdict(self).items() if name not in LATER or value != LATER[name]}
+        return {f"base_{self.axis}" if name == "base_width" else name: value for name, value in entries.items()}
+
+    @classmethod
+    def of(cls, content: Mapping[str, Any]) -> "Conditions":
+        """The conditions that have that content."""
+        base = f"base_{content.get('axis', 'width')}"
+        return cls(**{"base_width" if name == base else name: value for name, value in content.items()})
+
+    def at(self, size: int) -> "Conditions":
+        """Those of the runs of one size: along the batch, with that batch and the steps that it is trained for."""
+        if self.axis != "batch":
+            return self
+        return replace(self, batch=size, steps=self.steps_at(size, self.steps))
+
+    def steps_at(self, size: int, steps: int) -> int:
+        """The steps of a size where the base size takes so many: T/B along the batch, where tokens are held."""
+        return steps * self.base_width // size if self.held == "tokens" else steps
 
     def differences(self, other: "Conditions") -> list[str]:
         """One "name: this, not that" for every entry in which the two differ."""
@@ -64,7 +87,11 @@ class Conditions:
 
 @dataclass(frozen=True)
 class LayerScaling:
-    """The update rule of one layer and its exact exponents as text: multiplier n^-a, std n^-b, rate n^-c, ..."""
+    """The update rule of one layer and its exact exponents as text: multiplier n^-a, std n^-b, rate n^-c, ...
+
+    They are powers of the study's axis, which may be another than the width n; the label hidden.out is that of what
+    writes into a residual stream.
+    """
 
     label: str
     rule: str
@@ -131,7 +158,10 @@ class Setting:
 
 @dataclass(frozen=True)
 class Batch:
-    """Runs trained side by side, every seed with every rate, in one compiled call of exactly this shape."""
+    """Runs trained side by side, every seed with every rate, in one compiled call of exactly this shape.
+
+    `width` is the size along the study's axis, here and in `Record`.
+    """
 
     setting: str
     width: int
@@ -204,9 +234,15 @@ class Study:
         return sorted({setting.steps or self.conditions.steps for setting in self.settings.values()})
 
     def uses(self) -> dict[int, float]:
-        """How often every window of the training text is used, by horizon; empty where windows are drawn anywhere."""
+        """How often every window of the training text is used, by horizon; empty where windows are drawn anywhere.
+
+        At the largest batch, where it grows.
+        """
         windows = self.conditions.windows
-        return {steps: steps * self.conditions.batch / windows for steps in self.horizons} if windows else {}
+        if not windows:
+            return {}
+        largest = self.conditions.at(max((record.width for record in self.records), default=self.conditions.base_width))
+        return {steps: largest.steps_at(largest.batch, steps) * largest.batch / windows for steps in self.horizons}
 
     def source(self, setting: str) -> str:
         """The setting whose runs stand for this one: itself, or the equivalent one that was trained."""

@@ -146,10 +146,13 @@ def train_alike(first: Prescribed, second: Prescribed, *, decays: bool, clips: b
 
     c' = c + rate shift, e' = e + epsilon shift and, where weights decay, eta lambda unchanged. A clipping threshold
     does not follow a gauge shift of the gradients, so that with clipping only equal exponents are alike. Alignments
-    measured online are ratios, which no gauge shift changes: what is alike at first stays so.
+    measured online are ratios, which no gauge shift changes: what is alike at first stays so. Along other axes than the
+    width only equal exponents are.
     """
     if first.setting.content() == second.setting.content():
         return True
+    if first.prescription.axes or second.prescription.axes:  # shifts are those of the width
+        return False
     if (first.setting.online, first.setting.steps) != (second.setting.online, second.setting.steps):
         return False
     if decays and first.setting.online and first.setting.decay != second.setting.decay:

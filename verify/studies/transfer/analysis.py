@@ -16,6 +16,7 @@ from verify.fit.forward import Slope, slope
 from verify.fit.limit import FEWEST, POWERS, Curve, limits
 from verify.fit.optimum import SAME, UNKNOWN, Estimate, Losses, Optimum, PerSeed, Rates, optimum, over_seeds
 from verify.studies.transfer.outcomes import SettingResult, WidthResult, caveats, said
+from verify.sweeps.axes import AxisName
 from verify.sweeps.records import Setting, Study
 
 Table = Float[np.ndarray, "widths seeds"]
@@ -43,6 +44,7 @@ class Comparison:
     width: int
     ranking: tuple[Ranked, ...]
     steps: int | None = None
+    axis: AxisName = "width"
 
     @property
     def title(self) -> str:
@@ -82,7 +84,7 @@ def comparisons(results: Sequence[SettingResult]) -> list[Comparison]:
             entries.sort(key=lambda entry: np.nan_to_num(entry[1].value, nan=np.inf))
             best = entries[0][2]
             ranking = (Ranked(setting, loss, over_seeds(paired(own, best))) for setting, loss, own in entries)
-            compared.append(Comparison(optimizer, width, tuple(ranking), steps))
+            compared.append(Comparison(optimizer, width, tuple(ranking), steps, group[0].axis))
     return compared
 
 
@@ -108,8 +110,8 @@ def rows_json(results: Sequence[SettingResult]) -> list[dict[str, Any]]:
             "constants": list(each.setting.constants),
             "trained_as": each.trained_as,
             **_interval("drift", each.drift),
-            "widths": {str(found.width): _width_json(found) for found in each.widths},
-            "divergence_width": each.divergence_width,
+            each.along.many: {str(found.width): _width_json(found) for found in each.widths},
+            f"divergence_{each.axis}": each.divergence_width,
             "fit_error": _finite(each.fit_error),
             "sensitivity": _interval("value", each.sensitivity),
             "limit": _interval("value", each.limit),
@@ -147,7 +149,8 @@ def _analyse_setting(study: Study, key: str) -> SettingResult:
     tables = {width: _losses(study, key, width, seeds) for width in widths}
     source = study.source(key)
     alike = None if source == key else study.settings[source].name if source in study.settings else source
-    return analyse_setting(study.settings[key], seeds, tables, study.untrained_loss, alike)
+    axis = study.conditions.axis
+    return analyse_setting(study.settings[key], seeds, tables, study.untrained_loss, alike, axis=axis)
 
 
 def analyse_setting(
@@ -156,6 +159,8 @@ def analyse_setting(
     tables: Mapping[int, tuple[Rates, Losses]],
     untrained_loss: float,
     trained_as: str | None = None,
+    *,
+    axis: AxisName = "width",
 ) -> SettingResult:
     """One setting from its tables of losses by width, growing: all but what needs the others of its optimizer."""
     widths = list(tables)
@@ -165,7 +170,7 @@ def analyse_setting(
     results = [_width_result(width, seeds, tables[width], optima[width], base_rate) for width in widths]
     failed = [width for width in widths if known and _fails(*tables[width], base_rate, untrained_loss)]
     best_rates = np.array([found.best_rates for found in results]).reshape(len(widths), len(seeds))
-    sensitivity, notes = _sensitivity({width: optima[width] for width in known})
+    sensitivity, notes = _sensitivity({width: optima[width] for width in known}, axis)
     return SettingResult(
         setting=setting,
         trained_as=trained_as,
@@ -174,7 +179,8 @@ def analyse_setting(
         fit_error=_fit_error(widths, best_rates),
         sensitivity=sensitivity,
         divergence_width=failed[0] if failed else None,
-        notes=(*caveats(results, untrained_loss), *notes),
+        notes=(*caveats(results, untrained_loss, axis), *notes),
+        axis=axis,
     )
 
 
@@ -245,7 +251,7 @@ def _fit_error(widths: Sequence[int], best_rates: Table) -> float:
     return float((residuals @ residuals / (len(kept) - 2)) ** 0.5)
 
 
-def _sensitivity(optima: Mapping[int, Optimum]) -> tuple[Slope, list[str]]:
+def _sensitivity(optima: Mapping[int, Optimum], axis: AxisName) -> tuple[Slope, list[str]]:
     """The slope of log S, NaN where log S is not finite, and in words why it or a width is left out."""
     costs: dict[int, PerSeed] = {}
     for width, found in optima.items():
@@ -255,9 +261,9 @@ def _sensitivity(optima: Mapping[int, Optimum]) -> tuple[Slope, list[str]]:
     flat = [width for width, cost in costs.items() if (cost <= 0).any()]
     untried = [width for width, cost in costs.items() if np.isnan(cost).all()]
     notes = [
-        *said(diverging, "diverges at twice or half the best rate, so the sensitivity is unknown"),
-        *said(flat, "nothing is lost at twice and half the best rate, so the sensitivity is unknown"),
-        *said(untried, "twice or half the best rate was not tried, left out of the sensitivity"),
+        *said(diverging, "diverges at twice or half the best rate, so the sensitivity is unknown", axis),
+        *said(flat, "nothing is lost at twice and half the best rate, so the sensitivity is unknown", axis),
+        *said(untried, "twice or half the best rate was not tried, left out of the sensitivity", axis),
     ]
     return _power_law(list(costs), np.array(list(costs.values()))) if costs else NO_SLOPE, notes
 
@@ -302,11 +308,11 @@ def _no_limit(result: SettingResult) -> list[str]:
     known = [found for found in result.widths if np.isfinite(found.best_rate)]
     losses = [found.best_loss.value for found in known]
     if len(known) < FEWEST:
-        return [f"fewer than {FEWEST} widths have a best loss, so the limit is unknown"]
+        return [f"fewer than {FEWEST} {result.along.many} have a best loss, so the limit is unknown"]
     if any(found.at_edge for found in known):
         return ["a best rate is at the edge of those tried, so the limit is unknown"]
     if any(later >= earlier for earlier, later in pairwise(losses)):
-        return ["the best loss does not fall from each width to the next, so the limit is unknown"]
+        return [f"the best loss does not fall from each {result.axis} to the next, so the limit is unknown"]
     return []
 
 

@@ -11,6 +11,7 @@ from verify.fit.forward import WIDEST_INTERVAL, Slope
 from verify.fit.optimum import Estimate
 from verify.studies.transfer.analysis import Comparison, Ranked
 from verify.studies.transfer.outcomes import SettingResult
+from verify.sweeps.axes import AXES
 from verify.sweeps.records import GLOBAL, Setting, Study
 
 SMALL_DRIFT = 0.1
@@ -96,7 +97,7 @@ def overview(study: Study, results: Sequence[SettingResult], compared: Sequence[
     sizes = [
         f"{_count(len(study.settings), 'setting')}"
         + (f" ({len(trained)} distinct, {copies} equal to one of those step for step)" if copies else ""),
-        _count(len({found.width for each in results for found in each.widths}), "width"),
+        _sizes(study, len({found.width for each in results for found in each.widths})),
         _count(len({record.seed for record in study.records}), "seed"),
         f"{_count(len(study.records), 'run')}, {sum(1 for _ in study.divergences())} of them diverged",
     ]
@@ -107,7 +108,9 @@ def overview(study: Study, results: Sequence[SettingResult], compared: Sequence[
         text += f" {_count(waiting, 'setting')} without a run yet."
     best = [(each, each.ranking[0]) for each in compared if math.isfinite(each.ranking[0].best_loss.value)]
     best.sort(key=lambda entry: entry[1].best_loss.value)
-    lowest = (f"{first.setting.name} {interval(first.best_loss)} nats at width {each.width}" for each, first in best)
+    lowest = (
+        f"{first.setting.name} {interval(first.best_loss)} nats at {each.axis} {each.width}" for each, first in best
+    )
     return f"{text} Lowest losses: {'; '.join(lowest)}." if best else text
 
 
@@ -127,9 +130,9 @@ def _lowest(comparison: Comparison, groups: Sequence[Group]) -> str:
     entries = _by_group(comparison.ranking, groups)
     known = [(group, entry) for group, entry in entries if math.isfinite(entry.best_loss.value)]
     if not known:
-        return f"No setting has a best loss at width {comparison.width} yet."
+        return f"No setting has a best loss at {comparison.axis} {comparison.width} yet."
     (best, first), others = known[0], known[1:]
-    text = f"At width {comparison.width}, {best.label} ends lowest, at {interval(first.best_loss)} nats."
+    text = f"At {comparison.axis} {comparison.width}, {best.label} ends lowest, at {interval(first.best_loss)} nats."
     if others:
         paired = " (paired over seeds)" if math.isfinite(others[0][1].difference.low) else ""
         text += f" Next is {others[0][0].label}, {interval(others[0][1].difference)} nats higher{paired}."
@@ -162,19 +165,20 @@ def _transfer(groups: Sequence[Group]) -> str:
 
 def _divergence(groups: Sequence[Group]) -> str:
     failing = [
-        f"{group.label} from width {group.result.divergence_width}"
+        f"{group.label} from {group.result.axis} {group.result.divergence_width}"
         for group in groups
         if group.result.divergence_width is not None
     ]
+    axis = next((group.result.axis for group in groups), "width")
     runs = sum(int((~np.isnan(found.losses)).sum()) for group in groups for found in group.result.widths)
     diverged = sum(found.diverged for group in groups for found in group.result.widths)
     if not runs:
         return ""
     text = f"{diverged} of {_count(runs, 'run')} diverged." if diverged else f"None of {_count(runs, 'run')} diverged."
     if failing:
-        text += f" At the smallest width's best rate, training fails for {'; '.join(failing)}."
+        text += f" At the smallest {axis}'s best rate, training fails for {'; '.join(failing)}."
     elif diverged:
-        text += " At the smallest width's best rate, no width fails in any setting."
+        text += f" At the smallest {axis}'s best rate, no {axis} fails in any setting."
     partly = [
         group.label
         for group in groups
@@ -208,6 +212,11 @@ def _by_group(ranking: Sequence[Ranked], groups: Sequence[Group]) -> list[tuple[
         group = of[entry.setting.name]
         found.setdefault(group.name, (group, entry))
     return list(found.values())
+
+
+def _sizes(study: Study, count: int) -> str:
+    along = AXES[study.conditions.axis]
+    return f"{count} {along.one if count == 1 else along.many}"
 
 
 def _count(number: int, noun: str) -> str:

@@ -2,17 +2,21 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
 from verify.fit.forward import Slope
 from verify.fit.optimum import UNKNOWN, Estimate, Losses, PerSeed, Rates
+from verify.sweeps.axes import AXES, AxisName, Growing
 from verify.sweeps.records import Setting
 
 
 @dataclass(frozen=True, eq=False)
 class WidthResult:
-    """One width. `losses` [rates, seeds] are inf where a run diverged and NaN where it has not been made.
+    """One width, or size along another axis.
+
+    `losses` [rates, seeds] are inf where a run diverged and NaN where it has not been made.
 
     `best_rates` and `best_losses` are per seed (see `optimum.Optimum`), `best_rate` is the rates' geometric mean.
     `diverged` counts runs. `lost` is L(n, rho*(n0)) - L(n, rho*(n)) in nats, n0 the smallest width with a best
@@ -48,6 +52,7 @@ class SettingResult:
     `divergence_width`: the smallest width at which most seeds, at the grid rate nearest to rho*(n0), diverge or end
     above the untrained loss; None where there is none.
     `trained_as`: the name of the equivalent setting whose runs these are.
+    `axis`: along which `widths` are sizes, and drift and all other powers are taken.
     """
 
     setting: Setting
@@ -61,34 +66,41 @@ class SettingResult:
     power: Estimate = UNKNOWN
     penalty: Estimate = UNKNOWN
     notes: tuple[str, ...] = ()
+    axis: AxisName = "width"
+
+    @property
+    def along(self) -> Growing:
+        """What its sizes are called."""
+        return AXES[self.axis]
 
 
-def said(widths: Sequence[int], what: str) -> list[str]:
+def said(widths: Sequence[int], what: str, axis: AxisName = "width") -> list[str]:
     """One note that names the widths; none where there are none."""
-    return [f"width {', '.join(map(str, widths))}: {what}"] if widths else []
+    return [f"{axis} {', '.join(map(str, widths))}: {what}"] if widths else []
 
 
-def caveats(results: Sequence[WidthResult], untrained_loss: float) -> list[str]:
+def caveats(results: Sequence[WidthResult], untrained_loss: float, axis: AxisName = "width") -> list[str]:
     """What is missing, left out or weak at the widths of one setting."""
     known = [each for each in results if np.isfinite(each.best_rate)]
     if not known:
-        return ["no width has a best rate: every run diverged, or none has been made"]
+        return [f"no {axis} has a best rate: every run diverged, or none has been made"]
+    said_of = partial(said, axis=axis)
     seeds = known[0].seeds
     absent = [str(seed) for i, seed in enumerate(seeds) if any(np.isnan(each.best_rates[i]) for each in known)]
     larger, smallest = known[1:], known[0].width
     return [
-        *said([each.width for each in results if each not in known], "every run diverged, left out of all fits"),
-        *said([each.width for each in results if np.isnan(each.losses).any()], "runs are missing"),
-        *([f"seed {', '.join(absent)}: no best rate at some width, left out of all fits"] if absent else []),
-        *said([each.width for each in known if each.at_edge], "the best rate is the lowest or highest tried"),
-        *said([each.width for each in known if not each.fitted], "not a parabola: best rates are on the grid"),
-        *said([each.width for each in known if each.best_loss.value > untrained_loss], "nothing is learnt"),
-        *said(
+        *said_of([each.width for each in results if each not in known], "every run diverged, left out of all fits"),
+        *said_of([each.width for each in results if np.isnan(each.losses).any()], "runs are missing"),
+        *([f"seed {', '.join(absent)}: no best rate at some {axis}, left out of all fits"] if absent else []),
+        *said_of([each.width for each in known if each.at_edge], "the best rate is the lowest or highest tried"),
+        *said_of([each.width for each in known if not each.fitted], "not a parabola: best rates are on the grid"),
+        *said_of([each.width for each in known if each.best_loss.value > untrained_loss], "nothing is learnt"),
+        *said_of(
             [each.width for each in larger if each.lost_diverged],
-            f"diverges at or beside the best rate of width {smallest}",
+            f"diverges at or beside the best rate of {axis} {smallest}",
         ),
-        *said(
+        *said_of(
             [each.width for each in larger if np.isnan(each.lost.value)],
-            f"the best rate of width {smallest} lies outside the rates tried",
+            f"the best rate of {axis} {smallest} lies outside the rates tried",
         ),
     ]

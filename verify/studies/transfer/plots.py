@@ -60,7 +60,7 @@ def best_rate_against_width(results: Sequence[SettingResult]) -> Figure:
                 axis.annotate("no best rate", (0.5, 0.5), xycoords="axes fraction", ha="center", color="#707070")
             axis.tick_params(labelbottom=True)
             axis.set_ylabel("best base rate" if axis.get_subplotspec().is_first_col() else "")
-        figure.suptitle(title_of(results, "best base rate against width; flat lines transfer"))
+        figure.suptitle(title_of(results, f"best base rate against {results[0].axis}; flat lines transfer"))
     return figure
 
 
@@ -73,7 +73,7 @@ def _draw_drift(axis: Any, group: Group, look_of: Callable[[SettingResult], dict
     ends = [[each.value - each.low for each in logs], [each.high - each.value for each in logs]]
     bars = np.nan_to_num([y * (1 - np.exp(-np.array(ends[0]))), y * (np.exp(np.array(ends[1])) - 1)])
     look, drift = look_of(group.result), group.result.drift
-    law = f"n^{interval(drift)}" if np.isfinite(drift.value) else "no power law"
+    law = f"{group.result.along.letter}^{interval(drift)}" if np.isfinite(drift.value) else "no power law"
     elsewhere = all(group.name != each.name for each in group.members)  # trained in another parameterization's panel
     equal = f" (= {group.name.removeprefix(f'{group.members[0].optimizer} ')})" if elsewhere else ""
     label = f"{'/'.join(variant(each) for each in group.members)}{equal}: {law}"
@@ -92,7 +92,7 @@ def best_loss_against_width(results: Sequence[SettingResult]) -> Figure:
         axis = figure.subplots()
         axis.set(ylabel="held-out loss at the best base rate (nats)")
         draw_groups(axis, results, lambda found: found.best_loss)
-        axis.set_title(title_of(results, "best loss against width (lower is better)"))
+        axis.set_title(title_of(results, f"best loss against {results[0].axis} (lower is better)"))
     return figure
 
 
@@ -106,7 +106,8 @@ def loss_lost_by_transfer(results: Sequence[SettingResult]) -> Figure:
         axis.set(ylabel=f"loss paid (nats; linear below {SMALLEST_LOSS:g})")
         draw_groups(axis, results, lambda found: found.lost)
         plain_numbers(axis.yaxis)
-        axis.set_title(title_of(results, "loss paid for using the smallest width's best rate (0: transfers)"))
+        claim = f"loss paid for using the smallest {results[0].axis}'s best rate (0: transfers)"
+        axis.set_title(title_of(results, claim))
     return figure
 
 
@@ -134,7 +135,9 @@ def draw_groups(axis: Any, results: Sequence[SettingResult], value: Callable[[Wi
             note = f" (diverges at {', '.join(map(str, failed))})" if failed else ""
             ends.append((x[-1], y[-1], group.label + note, look["color"]))
         elif failed:
-            ends.append((failed[-1], np.inf, f"{group.label} (diverges at all widths)", look["color"]))
+            ends.append(
+                (failed[-1], np.inf, f"{group.label} (diverges at all {group.result.along.many})", look["color"])
+            )
     if all(np.isinf(height) for _, height, _, _ in ends):  # nothing to scale the axis by
         axis.set_yticks([])
     axis.autoscale_view()  # what follows needs the limits
@@ -227,7 +230,7 @@ def _assign(names: Iterable[str], usual: dict[str, Any], others: Sequence[Any]) 
 def width_axis(axis: Any, results: Sequence[SettingResult]) -> None:
     """Every width of the results as a tick of a logarithmic axis."""
     widths = sorted({found.width for each in results for found in each.widths})
-    axis.set(xscale="log", xlabel="width n", xticks=widths)
+    axis.set(xscale="log", xlabel=f"{results[0].axis} {results[0].along.letter}", xticks=widths)
     axis.set_xticklabels([str(width) for width in widths])
     axis.minorticks_off()
 

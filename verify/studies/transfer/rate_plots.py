@@ -57,7 +57,7 @@ def loss_against_rate(results: Sequence[SettingResult], untrained_loss: float) -
             ha="left",
             fontsize="medium",
         )
-        figure.legend(handles=_rate_legend(shades), loc="outside right upper", fontsize=8)
+        figure.legend(handles=_rate_legend(shades, results[0].axis), loc="outside right upper", fontsize=8)
     return figure
 
 
@@ -105,9 +105,9 @@ def _mark_failures(axis: Any, found: WidthResult, shade: Any, height: float, unt
             axis.plot(rate, height, "^", color=shade, markersize=3, transform=place)
 
 
-def _rate_legend(shades: dict[int, Any]) -> list[Line2D]:
+def _rate_legend(shades: dict[int, Any], axis: str) -> list[Line2D]:
     curves = [
-        Line2D([], [], color=shade, marker=_marker(place), label=f"width {width}", **MINIMUM)
+        Line2D([], [], color=shade, marker=_marker(place), label=f"{axis} {width}", **MINIMUM)
         for place, (width, shade) in enumerate(shades.items())
     ]
     grey: Any = {"color": "#404040", "linestyle": ""}
@@ -115,8 +115,8 @@ def _rate_legend(shades: dict[int, Any]) -> list[Line2D]:
         *curves,
         Line2D([], [], color="#b0b0b0", linewidth=5, alpha=0.5, label="standard error\nof the mean"),
         Line2D([], [], color="#404040", linewidth=1.1, label="fitted minima\n(markers), joined"),
-        Line2D([], [], color="#b0b0b0", linestyle=":", label="smallest width's\nbest rate"),
-        Line2D([], [], linestyle="", label="\nabove the line, a row\nper width:"),
+        Line2D([], [], color="#b0b0b0", linestyle=":", label=f"smallest {axis}'s\nbest rate"),
+        Line2D([], [], linestyle="", label=f"\nabove the line, a row\nper {axis}:"),
         Line2D([], [], marker="x", markersize=4, label="all seeds diverged", **grey),
         Line2D([], [], marker="x", markersize=4, alpha=0.45, label="some diverged", **grey),
         Line2D([], [], marker="^", markersize=4, label="worse than\nuntrained", **grey),

@@ -19,6 +19,7 @@ from verify.studies.transfer.plots import LOOK, best_loss_against_width, best_ra
 from verify.studies.transfer.rate_plots import loss_against_rate
 from verify.studies.transfer.report_table import columns_of, definitions, table
 from verify.studies.transfer.text import used_text
+from verify.sweeps.axes import AXES
 from verify.sweeps.records import Study
 
 PAGE = "report.html"
@@ -116,26 +117,27 @@ def _slugs(names: Iterable[str]) -> list[str]:
 
 def _pictures(results: Sequence[SettingResult], untrained_loss: float) -> dict[str, tuple[Figure, str]]:
     """Figure and caption by name."""
+    axis = results[0].axis
     return {
         "loss_against_rate": (
             loss_against_rate(results, untrained_loss),
-            "loss against base rate, a curve per width (mean over seeds; band from lowest to highest seed), and"
-            " the fitted best rate. The dotted line is the best rate of the smallest width: a setting transfers if all"
-            " minima are on it. Crosses at the top are diverged runs, triangles end worse than untrained. Grey panels"
+            f"loss against base rate, a curve per {axis} (mean over seeds; band from lowest to highest seed), and"
+            f" the fitted best rate. The dotted line is the best rate of the smallest {axis}: a setting transfers if"
+            " all minima are on it. Crosses at the top are diverged runs, triangles end worse than untrained. Grey panels"
             " are equal, step for step, to the setting in brackets, and show its runs.",
         ),
         "best_rate": (
             best_rate_against_width(results),
-            "best base rate against width, with 95 % intervals, and the fitted power law; the exponent is the drift.",
+            f"best base rate against {axis}, with 95 % intervals, and the fitted power law; the exponent is the drift.",
         ),
         "best_loss": (
             best_loss_against_width(results),
-            "loss at the best rate of each width, with 95 % intervals. Settings that train alike are one line. Seeds"
+            f"loss at the best rate of each {axis}, with 95 % intervals. Settings that train alike are one line. Seeds"
             " differ alike in all settings: differences between settings are known better than the intervals suggest.",
         ),
         "lost": (
             loss_lost_by_transfer(results),
-            "loss paid at each width for using the best rate of the smallest one; crosses at the top diverge.",
+            f"loss paid at each {axis} for using the best rate of the smallest one; crosses at the top diverge.",
         ),
     }
 
@@ -152,7 +154,7 @@ def _inline(figure: Figure, caption: str, name: str) -> str:
 
 
 def _conditions(study: Study) -> str:
-    given = study.conditions.content()
+    given, along = study.conditions.content(), AXES[study.conditions.axis]
     given["steps"] = ", ".join(map(str, study.horizons))
     if used := study.uses():
         given["windows"] = f"{given['windows']} disjoint ones; {used_text(used)}"
@@ -167,7 +169,7 @@ def _conditions(study: Study) -> str:
         **{
             name.replace("_", " "): usual.get(name, "none") if value is None else value for name, value in given.items()
         },
-        "widths": ", ".join(map(str, sorted({each.width for each in records}))),
+        along.many: ", ".join(map(str, sorted({each.width for each in records}))),
         "seeds": ", ".join(map(str, sorted({each.seed for each in records}))),
         "runs": f"{len(records)} finished of {max(study.planned, len(records))} planned so far",
         "devices": "; ".join(f"{device}: {count} runs" for device, count in devices.most_common()),
@@ -176,6 +178,6 @@ def _conditions(study: Study) -> str:
         "untrained loss": f"{study.untrained_loss:.3f} nats, ln(vocabulary)",
     }
     if not study.conditions.sizes:  # runs that others made: what their table does not say is not said here either
-        rows = {"table": table_of_runs} | {name: rows[name] for name in ("widths", "seeds", "runs")}
+        rows = {"table": table_of_runs} | {name: rows[name] for name in (along.many, "seeds", "runs")}
     cells = (f"<tr><th>{escape(name)}</th><td>{escape(str(value))}</td></tr>" for name, value in rows.items())
     return f"<table>{''.join(cells)}</table>"

@@ -12,6 +12,7 @@ from verify.fit.forward import WIDEST_INTERVAL, Slope
 from verify.fit.optimum import UNKNOWN, Estimate
 from verify.studies.transfer.headline import SMALL_DRIFT, interval
 from verify.studies.transfer.outcomes import SettingResult, WidthResult
+from verify.sweeps.axes import AXES
 from verify.sweeps.records import Study
 
 Cell = tuple[float | str, str]
@@ -31,6 +32,8 @@ class Column:
 def columns_of(results: Sequence[SettingResult]) -> list[Column]:
     """The columns; "smallest" and "largest" are the widths of the whole study."""
     widths = sorted({found.width for each in results for found in each.widths})
+    one = results[0].axis if results else "width"
+    along = AXES[one]
     first, last = (widths[0], widths[-1]) if widths else (0, 0)
 
     def at(each: SettingResult, width: int) -> WidthResult | None:
@@ -66,24 +69,24 @@ def columns_of(results: Sequence[SettingResult]) -> list[Column]:
             "",
             lambda each: (each.trained_as or each.setting.name, each.trained_as or "itself"),
         ),
-        Column(f"best rate at {first}", _BEST_RATE, f"needs runs at width {first}", lambda each: rate(each, first)),
-        Column(f"best rate at {last}", _BEST_RATE, f"needs runs at width {last}", lambda each: rate(each, last)),
+        Column(f"best rate at {first}", _BEST_RATE, f"needs runs at {one} {first}", lambda each: rate(each, first)),
+        Column(f"best rate at {last}", _BEST_RATE, f"needs runs at {one} {last}", lambda each: rate(each, last)),
         Column(
             "drift",
-            "The slope of log(best base rate) on log(width), seed by seed: 0 is perfect transfer.",
-            "needs a best rate at two widths",
+            f"The slope of log(best base rate) on log({one}), seed by seed: 0 is perfect transfer.",
+            f"needs a best rate at two {along.many}",
             lambda each: _interval(each.drift),
         ),
         Column(
             f"best loss at {last}",
             "Held-out loss in nats at the best base rate, one rate for all seeds.",
-            f"needs runs at width {last} that do not diverge",
+            f"needs runs at {one} {last} that do not diverge",
             loss,
         ),
         Column(
             f"lost at {last}",
-            "What using the best rate of the setting's smallest width costs at the largest one, in nats.",
-            f"needs runs at width {last} around the smallest width's best rate",
+            f"What using the best rate of the setting's smallest {one} costs at the largest one, in nats.",
+            f"needs runs at {one} {last} around the smallest {one}'s best rate",
             lost,
         ),
         Column(
@@ -93,8 +96,8 @@ def columns_of(results: Sequence[SettingResult]) -> list[Column]:
             diverged,
         ),
         Column(
-            "fails from width",
-            "The smallest width at which most seeds, at the rate tried nearest to the smallest width's best one, "
+            f"fails from {one}",
+            f"The smallest {one} at which most seeds, at the rate tried nearest to the smallest {one}'s best one, "
             "diverge or end above the untrained loss.",
             "no runs yet",
             failing,
@@ -102,21 +105,22 @@ def columns_of(results: Sequence[SettingResult]) -> list[Column]:
         Column(
             "fit error",
             "Root-mean-square residual of log2(best base rate) around the power law, in octaves.",
-            "needs a best rate at three widths",
+            f"needs a best rate at three {along.many}",
             lambda each: (each.fit_error, f"{each.fit_error:.3f}"),
         ),
         Column(
             "sensitivity",
-            "The slope of log S on log(width), where S is the mean loss at twice and at half the best rate, less the "
+            f"The slope of log S on log({one}), where S is the mean loss at twice and at half the best rate, less the "
             "best loss: above 0, a wrong rate costs more in larger networks.",
-            "needs twice and half the best rate at two widths",
+            f"needs twice and half the best rate at two {along.many}",
             lambda each: _interval(each.sensitivity),
         ),
         Column(
             "penalty",
-            "The loss at infinite width, from L(n) = L_inf + A n^-p with one p for an optimizer's settings, less the "
+            f"The loss at infinite {one}, from L({along.letter}) = L_inf + A {along.letter}^-p with one p for an "
+            "optimizer's settings, less the "
             "lowest of these, in nats.",
-            "needs a best loss at three widths",
+            f"needs a best loss at three {along.many}",
             lambda each: _interval(each.penalty),
         ),
         Column("notes", "What is missing, left out or weak.", "", lambda each: _text("; ".join(each.notes))),
@@ -159,9 +163,10 @@ def _cell(column: Column, result: SettingResult) -> str:
 
 def definitions(columns: Sequence[Column], study: Study) -> str:
     """What every column, and the words of the headline, mean, as HTML."""
+    along = AXES[study.conditions.axis]
     meanings = {each.title: each.meaning for each in columns} | {
-        "base rate": "The rate that a setting's exponents multiply: in every layer (n / "
-        f"{study.conditions.base_width})^-c of it at width n.",
+        "base rate": f"The rate that a setting's exponents multiply: in every layer ({along.letter} / "
+        f"{study.conditions.base_width})^-c of it at {along.one} {along.letter}.",
         "intervals": "Student's 95 % interval over seeds; for the drift of a single seed, from the fit's residuals. "
         "Differences between settings are paired over seeds, which share data and initial key.",
         f"equal within {MARGIN:g} nats": "The whole interval of the paired difference lies within the margin: two "

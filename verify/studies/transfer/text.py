@@ -7,7 +7,8 @@ from typing import Any
 from derive.emit import terminal_table
 from verify.studies.transfer.analysis import rows_json
 from verify.studies.transfer.outcomes import SettingResult, WidthResult
-from verify.sweeps.records import Record, Study
+from verify.sweeps.axes import AXES
+from verify.sweeps.records import Conditions, Record, Study
 
 
 def as_json(study: Study, results: Sequence[SettingResult]) -> dict[str, Any]:
@@ -57,14 +58,16 @@ def table(study: Study, results: Sequence[SettingResult]) -> str:
     kept = [index for index in range(len(columns)) if index < 7 or any(row[index] for row in rows)]
     columns, rows = [columns[index] for index in kept], [[row[index] for index in kept] for row in rows]
     seeds, conditions = len({record.seed for record in study.records}), study.conditions
+    along = AXES[conditions.axis]
     heading = (
-        f"{conditions.model}, widths {','.join(map(str, widths))}, {seeds} seeds, "
+        f"{conditions.model}, {along.many} {','.join(map(str, widths))}, {seeds} seeds, "
         f"{', '.join(map(str, study.horizons))} steps, {len(study.records)} runs; {conditions.corpus}\n"
-        f"drift: best rate ~ n^drift, 0 is perfect transfer; lost: nats paid at {last} for using the best rate of "
-        f"{first}\n"
+        f"drift: best rate ~ {along.letter}^drift, 0 is perfect transfer; lost: nats paid at {last} for using the "
+        f"best rate of {first}\n"
     )
     used = study.uses()
     heading += f"{used_text(used)}\n" if used else ""
+    heading += f"{held_text(conditions)}\n" if conditions.axis == "batch" else ""
     return heading + terminal_table(columns, rows, sections) + "\n"
 
 
@@ -72,6 +75,13 @@ def used_text(uses: Mapping[int, float]) -> str:
     """Such as "the training text is used 0.43 times in 1500 steps, 4.3 in 15000"."""
     times = ", ".join(f"{use:.2g} in {steps}" for steps, use in uses.items())
     return f"the training text is used {times.replace(' in', ' times in', 1)} steps"
+
+
+def held_text(conditions: Conditions) -> str:
+    """What every batch is trained for, in words."""
+    if conditions.held == "tokens":
+        return f"tokens held: steps are those at batch {conditions.base_width}, and fewer at larger ones; betas held"
+    return "steps held: larger batches are trained on more text; betas held"
 
 
 def _rate(found: WidthResult | None) -> str:
@@ -100,7 +110,7 @@ def progress_table(study: Study) -> str:
     speed = _runs_per_minute(study.records)
     heading = (
         f"{len(study.records)} of {study.planned} runs handed out are finished, {diverged} of them diverged"
-        f"{f', {speed:.0f} a minute' if speed else ''}; finished runs and lowest mean loss by width\n"
+        f"{f', {speed:.0f} a minute' if speed else ''}; finished runs and lowest mean loss by {study.conditions.axis}\n"
     )
     return heading + terminal_table(["setting", *map(str, widths)], rows, []) + "\n"
 

@@ -43,7 +43,8 @@ def export(study: Study, folder: Path, compress: bool = False) -> None:
             raise StoreError(f"{named(folder)} already holds {name}; give another folder, or move that one")
     table = io.StringIO(newline="")
     writer = csv.writer(table, lineterminator="\n")
-    writer.writerow([*COLUMNS, KEY])
+    axis = study.conditions.axis
+    writer.writerow([*(axis if name == "width" else name for name in COLUMNS), KEY])
     for record in study.records:
         row = [_text(value) for value in as_row(record)]
         writer.writerow([*row, checksum(row)])
@@ -85,7 +86,7 @@ def load_export(folder: Path, left_out: list[str] | None = None) -> Study:
             )
         settings = {setting.name: setting for setting in map(as_setting, content["settings"])}
         study = Study(
-            Conditions(**content["conditions"]), settings, dict(content["trained_as"]), (), int(content["planned"])
+            Conditions.of(content["conditions"]), settings, dict(content["trained_as"]), (), int(content["planned"])
         )
         written = dict(content["runs"])
         if not {*study.trained_as.values()} <= {*settings}:

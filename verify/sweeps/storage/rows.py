@@ -110,7 +110,7 @@ def _runs(records: Iterable[Record]) -> set[tuple[str, int, float, int]]:
 
 
 def _as_conditions(row: Sequence[Any]) -> Conditions:
-    return Conditions(**json.loads(row[0]))
+    return Conditions.of(json.loads(row[0]))
 
 
 def _as_settings(row: Sequence[Any]) -> tuple[str, Setting, str]:
