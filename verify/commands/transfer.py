@@ -1,6 +1,6 @@
 """`verify transfer`: sweeps of the base rate over widths and horizons, stored as they go."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
@@ -20,13 +20,14 @@ from verify.commands.options import (
     write_out,
 )
 from verify.commands.progress import Progress
+from verify.commands.transfer_axes import Axes, read_along
+from verify.commands.transfer_rates import read_base_rates
 from verify.files import make_folder
 
 if TYPE_CHECKING:
-    from verify.sweeps.records import Setting
+    pass
 
 TRIALS, CONSTANTS = "constants.sqlite", "constants.json"
-SMALLEST_RATE = 1e-12
 WATCH_SECONDS = 2
 DTYPES = ("float32", "bfloat16")
 SIZES = {
@@ -43,12 +44,47 @@ def transfer(
         list[str] | None,
         typer.Option(
             help="full, none, prior, ... as in derive; global, one raw rate everywhere; or measured-online, the rates "
-            "following alignments measured after steps 1, 3, 9, ...  [default: global,full]"
+            "following alignments measured after steps 1, 3, 9, ...  Along depth, how blocks add up: full, none or "
+            "global; along the batch, rule or global.  [default: global,full]"
         ),
     ] = None,
-    model: Annotated[str, typer.Option(help="mlp or transformer.")] = "mlp",
-    widths: Annotated[str, typer.Option(help="Growing widths.")] = "64,128,256",
+    axis: Annotated[
+        str, typer.Option(help="What grows: width; depth, of a residual stream; or batch. The others stay.")
+    ] = "width",
+    model: Annotated[
+        str | None, typer.Option(help="mlp or transformer.  [default: mlp; along depth transformer]")
+    ] = None,
+    widths: Annotated[
+        str | None, typer.Option(help="Growing widths; one along other axes.  [default: 64,128,256; 64]")
+    ] = None,
     base_width: Annotated[int | None, typer.Option(help="Where all settings agree.  [default: the first]")] = None,
+    depths: Annotated[str | None, typer.Option(help="Of --axis depth.  [default: 2,4,8,16,32]")] = None,
+    residual: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Of --axis depth, how branches enter the stream, as in derive: 0, 1/2, 1, depth-mup, completep, init."
+            "  [default: depth-mup]"
+        ),
+    ] = None,
+    base_depth: Annotated[
+        int | None, typer.Option(help="Where all settings agree along --axis depth.  [default: the first]")
+    ] = None,
+    batches: Annotated[str | None, typer.Option(help="Of --axis batch.  [default: 16,64,256,1024]")] = None,
+    base_batch: Annotated[
+        int | None, typer.Option(help="Where all settings agree along --axis batch.  [default: the first]")
+    ] = None,
+    hold: Annotated[
+        str | None,
+        typer.Option(
+            help="Along --axis batch: tokens, so that larger batches take fewer steps, or steps.  [default: tokens]"
+        ),
+    ] = None,
+    horizon: Annotated[
+        str | None,
+        typer.Option(
+            help="With --hold steps, what more tokens do to rates, as in derive: none or sde.  [default: none]"
+        ),
+    ] = None,
     rates: Annotated[int, typer.Option(help="Base rates to begin with, an octave apart.")] = 9,
     base_rate: Annotated[
         str | None, typer.Option(help="The middle one: 0.01, or adam=0.01,sgd=0.2.  [default: by optimizer]")
@@ -67,7 +103,9 @@ def transfer(
     ] = False,
     batch: Annotated[int | None, typer.Option(help="Examples per step.  [default: 256; transformer 16]")] = None,
     context: Annotated[int | None, typer.Option(help="Tokens read at once.  [default: 8; transformer 64]")] = None,
-    depth: Annotated[int, typer.Option(help="Hidden layers, or blocks of the transformer.")] = 2,
+    depth: Annotated[
+        int | None, typer.Option(help="Hidden layers, or blocks of the transformer.  [default: 2]")
+    ] = None,
     head_dimension: Annotated[
         int | None, typer.Option(help="Of the transformer, at every width.  [default: 32]")
     ] = None,
@@ -107,19 +145,17 @@ def transfer(
     from derive.decays import read_decay
     from derive.emit import dump
     from verify.provenance import code_version
-    from verify.studies.study import check_widths
     from verify.studies.transfer.analysis import analyse
     from verify.studies.transfer.text import as_json, table
     from verify.sweeps.constants import tuned
     from verify.sweeps.driver import Driver, Grid, check_trains
     from verify.sweeps.records import Conditions
     from verify.sweeps.search import Search
-    from verify.sweeps.settings import UNTUNED, at_horizons, check_effect, check_starts, prescribed
+    from verify.sweeps.settings import UNTUNED, at_horizons, check_effect, check_starts
     from verify.sweeps.storage.export import STORE
     from verify.sweeps.storage.store import Store
     from verify.training.schedules import read_schedule
 
-    model = read_choice("model", model, tuple(SIZES))
     shown = read_choice("--format", output_format, ("table", "json"))
     engine = read_choice("engine", engine, ("local", "ray"))
     convention = read_decay(decay)
@@ -131,29 +167,43 @@ def transfer(
             f"--processes {processes} goes with --engine local; Ray counts the cores of its cluster itself"
         )
     check_positive(rates=rates, seeds=seeds, base_width=base_width, batch=batch, context=context)
+    check_positive(base_depth=base_depth, base_batch=base_batch)
     check_positive(depth=depth, head_dimension=head_dimension, evaluation=evaluation, tune_constants=tune_constants)
     check_positive(clip_global_norm=clip_global_norm, epsilon=epsilon, processes=processes)
     check_positive(weight_decay=weight_decay or None)
+    along = read_along(
+        Axes(
+            axis,
+            model,
+            widths,
+            parameterization,
+            alignment,
+            base_width,
+            depth,
+            depths,
+            residual,
+            base_depth,
+            batch,
+            batches,
+            base_batch,
+            hold,
+            horizon,
+        )
+    )
+    model = along.model
     for option, value in (("--head-dimension", head_dimension), ("--zero-init", zero_init or None)):
         if value and model != "transformer":
             raise DeriveError(f"{option} goes with --model transformer; give both, or leave it out")
     horizons, factor = _horizons(steps), read_schedule(schedule)
     if stop_above is not None and not 1 < stop_above < float("inf"):
         raise DeriveError(f"--stop-above {stop_above:g} is not allowed; give a number above 1, such as 1.2")
-    growing = read_numbers("--widths", widths, int, "128,256,512")
-    check_widths(growing)
+    along.check_steps(horizons)
     factors = UNTUNED if constants is None else _constants(constants)
     if tune_constants and (constants or part != "1/1"):
         raise DeriveError(
             "--tune-constants goes with neither --constants nor --part; tune first, then give --constants"
         )
-    clips, layers = clip_global_norm is not None, depth if model == "mlp" else None
-    settings = tuple(
-        prescribed(name, scheme, assumed, clip=clips, constants=factors, hidden_layers=layers, decay=convention)
-        for name in split_values(optimizer, ["adam"])
-        for scheme in split_values(parameterization, ["sp", "mup"])
-        for assumed in split_values(alignment, ["global", "full"])
-    )
+    settings = along.settings(split_values(optimizer, ["adam"]), factors, convention, clip_global_norm is not None)
     for each in settings:
         check_effect(each, epsilon=epsilon is not None)
         check_starts(each, zero_init=zero_init)
@@ -162,14 +212,15 @@ def transfer(
     settings = at_horizons(settings, horizons)
     text = read_corpus(corpus, vocab)
     usual = SIZES[model]
-    lengths = {"vocabulary": text.vocabulary, "context": context or usual["context"], DEPTH[model]: depth}
-    own = {"head_dimension": head_dimension, "zero_init": zero_init}
+    lengths = {"vocabulary": text.vocabulary, "context": context or usual["context"]}
+    lengths |= along.lengths(DEPTH[model])
+    own = {"head_dimension": head_dimension or along.head_dimension, "zero_init": zero_init}
     conditions = Conditions(
         model=model,
         sizes=lengths | {name: size for name, size in own.items() if size},
-        base_width=base_width or growing[0],
+        base_width=along.base,
         steps=horizons[0],
-        batch=batch or usual["batch"],
+        batch=along.base if along.name == "batch" else batch or usual["batch"],
         evaluation=evaluation or usual["evaluation"],
         corpus=f"{text.name} {text.fingerprint}",
         code=code_version(),
@@ -179,15 +230,17 @@ def transfer(
         dtype=precision,
         schedule=factor.text,
         windows=text.windows(lengths["context"]) if disjoint else None,
+        axis=along.name,
+        held=along.held,
     )
-    centres = _base_rates(base_rate, [each.setting for each in settings])
+    centres = read_base_rates(base_rate, [each.setting for each in settings])
     searches = {name: Search(centre, rates, halvings, stop=stop_above) for name, centre in centres.items()}
-    grid = Grid(settings, tuple(growing), tuple(range(seeds)), searches, train_equivalents, _share(part))
-    check_trains(conditions, [each.setting for each in settings], growing, text)
+    grid = Grid(settings, along.sizes, tuple(range(seeds)), searches, train_equivalents, _share(part))
+    check_trains(conditions, [each.setting for each in settings], along.sizes, text)
     make_folder(out)
     chosen = _engine(engine, address, processes, text, corpus, vocab)
     try:
-        with Progress("training", len(settings) * len(growing) * rates * seeds) as bar:
+        with Progress("training", len(settings) * len(along.sizes) * rates * seeds) as bar:
 
             def driver(store: Store) -> Driver:
                 return Driver(store, chosen, conditions, grid.seeds, _at_once(conditions, seeds), bar.advance)
@@ -232,54 +285,6 @@ def _share(text: str) -> tuple[int, int]:
     if not (slash and first.isdecimal() and last.isdecimal() and 1 <= int(first) <= int(last)):
         raise DeriveError(f"--part {shorten(text)} is not a share; write 3/16 for the third of sixteen")
     return int(first) - 1, int(last)
-
-
-def _base_rates(text: str | None, settings: "Sequence[Setting]") -> dict[str, float]:
-    """The middle of the rates by optimizer: one number for all, or adam=0.01,sgd=0.2, or what suits the models here."""
-    from verify.training.rules.transforms import base_rate
-
-    optimizers = list(dict.fromkeys(setting.optimizer for setting in settings))
-    if text is not None:
-        given = _named_rates(text)
-        values = read_numbers("--base-rate", ",".join(given.values()), float, "0.01, or adam=0.01,sgd=0.2")
-        if not all(SMALLEST_RATE <= value <= 1 / SMALLEST_RATE for value in values):
-            raise DeriveError(f"--base-rate {shorten(text)} is not allowed; give numbers from 1e-12 to 1e12")
-        rates = dict(zip(given, values, strict=True))
-        if set(rates) == {""}:
-            return dict.fromkeys(optimizers, rates[""])
-        if set(rates) != set(optimizers):
-            raise DeriveError(
-                f"--base-rate {shorten(text)} does not name the optimizers {', '.join(optimizers)}; give one number "
-                "for all, or one for each such as adam=0.01,sgd=0.2"
-            )
-        return rates
-    hidden = {s.optimizer: next(each.rule for each in s.layers if each.label.startswith("hidden")) for s in settings}
-    # These are safe; the best ones are somewhat above them.
-    return {name: 4 * base_rate(rule) for name, rule in hidden.items()}
-
-
-def _named_rates(text: str) -> dict[str, str]:
-    """The rates as text by the optimizer's name, "" where there is none; names may have commas and = of their own."""
-    from derive.parsing import split_outside
-    from derive.registry import joined, optimizers
-
-    rates, name = {}, ""
-    for part in split_outside(text, "--base-rate"):
-        before, equals, value = part.rpartition("=")
-        if not _is_number(value):
-            name += f"{part},"
-            continue
-        rates[joined(optimizers(f"{name}{before}")) if equals else ""] = value
-        name = ""
-    return rates | ({name: name} if name else {})
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
 
 
 def _engine(

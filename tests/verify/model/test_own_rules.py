@@ -15,7 +15,7 @@ from derive.errors import DeriveError
 from derive.optimizers import Optimizer
 from verify.commands.main import app
 from verify.commands.options import split_values
-from verify.commands.transfer import _named_rates
+from verify.commands.transfer_rates import named_rates
 from verify.files import file_stem
 from verify.model.prescribe import prescribe
 from verify.model.prescription import ModelPrescription
@@ -115,8 +115,8 @@ def test_lists_of_rules_and_names_of_files() -> None:
     assert split_values(["sgd,m*min(1,1/norm(m)),sign(m)", MIXTURE], []) == [
         *("sgd", "m*min(1,1/norm(m))", "sign(m)", MIXTURE)
     ]
-    assert _named_rates("0.01") == {"": "0.01"}
-    assert _named_rates("adam=1,hidden=muon,embedding=sgd,readout=sgd=1e-2") == {
+    assert named_rates("0.01") == {"": "0.01"}
+    assert named_rates("adam=1,hidden=muon,embedding=sgd,readout=sgd=1e-2") == {
         "adam": "1",
         "embedding=sgd,hidden=muon,readout=sgd": "1e-2",
     }

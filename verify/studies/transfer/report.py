@@ -123,8 +123,8 @@ def _pictures(results: Sequence[SettingResult], untrained_loss: float) -> dict[s
             loss_against_rate(results, untrained_loss),
             f"loss against base rate, a curve per {axis} (mean over seeds; band from lowest to highest seed), and"
             f" the fitted best rate. The dotted line is the best rate of the smallest {axis}: a setting transfers if"
-            " all minima are on it. Crosses at the top are diverged runs, triangles end worse than untrained. Grey panels"
-            " are equal, step for step, to the setting in brackets, and show its runs.",
+            " all minima are on it. Crosses at the top are diverged runs, triangles end worse than untrained. Grey"
+            " panels are equal, step for step, to the setting in brackets, and show its runs.",
         ),
         "best_rate": (
             best_rate_against_width(results),
