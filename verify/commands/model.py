@@ -9,6 +9,7 @@ import typer
 from derive.errors import DeriveError, check_positive, shorten
 from derive.options import DECAY_HELP, KAPPA_HELP
 from derive.terminal import wrapped
+from verify.commands.check_depth import check_along_depth, refuse_others
 from verify.commands.options import read_choice, read_numbers, write_out
 from verify.commands.progress import Progress
 from verify.files import make_folder
@@ -42,6 +43,7 @@ LossFunctionOption = Annotated[
     str | None, typer.Option(help="With torch: module:function of (outputs, inputs).  [default: loss beside build]")
 ]
 FRAMEWORKS = ("jax", "torch")
+WIDTHS = "64,128,256,512"
 
 
 def prescribe(
@@ -149,7 +151,14 @@ def _axes(text: str) -> dict[str, int]:
 
 def check(
     model: ModelArgument,
-    widths: Annotated[str, typer.Option(help="Growing widths; the first is the base width.")] = "64,128,256,512",
+    widths: Annotated[
+        str | None,
+        typer.Option(help="Growing widths; the first is the base width.  [default: 64,128,256,512; along depth 64]"),
+    ] = None,
+    depths: Annotated[
+        str | None, typer.Option(help="Growing depths of make(width, depth), at one width: 2,4,8,16.")
+    ] = None,
+    depth_alignment: Annotated[str, typer.Option(help=KAPPA_HELP)] = "full",
     optimizer: OptimizerOption = "adam",
     parameterization: ParameterizationOption = "mup",
     alignment: AlignmentOption = "full",
@@ -192,8 +201,13 @@ def check(
 
     chosen = read_choice("--format", output_format, ("table", "json", "torch"))
     check_positive(seeds=seeds, steps=steps, base_rate=base_rate, drift_steps=drift_steps)
-    sizes = read_numbers("--widths", widths, int, "64,128,256,512")
-    check_widths(sizes)
+    if depths is None and depth_alignment != "full":
+        raise DeriveError("--depth-alignment goes with --depths; give both")
+    if depths is not None:
+        refuse_others({"drift_steps": drift_steps, "own": own, "measured": measured, "framework": framework})
+    sizes = read_numbers("--widths", widths or WIDTHS, int, WIDTHS)
+    if depths is None:
+        check_widths(sizes)
     rules = {kind: spelled(row) for kind, row in optimizers(optimizer).items()}
     check_trainable(rules)
     rate = base_rate or usual_rate(*rules.values())
@@ -202,19 +216,21 @@ def check(
         if (out / "check.json").exists():
             raise DeriveError(f"--out {shorten(str(out))} already holds a check; give another folder, or move that one")
     make = _load(model, framework, example, loss_function)
-    answer = prescribed(
-        make,
-        base_width=sizes[0],
-        width=sizes[-1],
-        optimizer=optimizer,
-        parameterization=parameterization,
-        alignment=alignment,
-        loss=read_choice("--loss", loss, LOSSES),  # type: ignore[arg-type]
-        decay=decay,
-        frozen=_paths(frozen),
-        apart=_axes(apart),
-        forward_only=forward_only,
-    )
+    given: Any = {
+        "optimizer": optimizer,
+        "parameterization": parameterization,
+        "alignment": alignment,
+        "loss": read_choice("--loss", loss, LOSSES),
+        "decay": decay,
+        "frozen": _paths(frozen),
+        "apart": _axes(apart),
+        "forward_only": forward_only,
+    }
+    if depths is not None:
+        given |= {"depth_alignment": depth_alignment, "seeds": seeds, "steps": steps, "base_rate": rate}
+        check_along_depth(model, make, widths, depths, out=out, shown=chosen, **given)
+        return
+    answer = prescribed(make, base_width=sizes[0], width=sizes[-1], **given)
     if chosen == "torch":
         if framework != "torch" or measured is not None:
             raise DeriveError("--format torch writes a file for --framework torch, and reads no --measured")

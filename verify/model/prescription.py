@@ -78,7 +78,9 @@ class ModelPrescription:
     def scaled(self, row: ParameterRow, name: str) -> float:
         """The factor of that name, b, c, epsilon or decay, from the base to the size that is wanted."""
         along = row.depth.get(name, Fraction(0))
-        deeper = (self.depth / self.base_depth) ** -float(along) if self.depth and self.base_depth else 1.0
+        deeper = (
+            1.0 if self.depth is None or self.base_depth is None else (self.depth / self.base_depth) ** -float(along)
+        )
         return self.factor(getattr(row, name)) * deeper
 
     def at(self, width: int) -> "ModelPrescription":

@@ -26,7 +26,7 @@ from verify.training.trainer import log_spaced
 Loss = Callable[[Tree, Tree], Any]
 Transform = Callable[[int], optax.GradientTransformation]
 Numbers = Mapping[str, Any]
-"""The numbers of one set-up: width, and mean and std of every parameter's start."""
+"""The numbers of one set-up: width (and depth, where that grows), and mean and std of every parameter's start."""
 Found = dict[int, dict[str, dict[str, Any]]]
 """Sizes by step, name and quantity, one per run: of dense ops, of parameters by path, of products of activations."""
 
@@ -65,10 +65,14 @@ class Coordinates:
         if getattr(value, "shape", None) != () or not jnp.issubdtype(value.dtype, jnp.floating):
             raise ModelError(f"loss(outputs, inputs) gives {shorten(str(value))}; it has to give one number, a mean")
 
-    def numbers(self, width: int, starts: Sequence[Drawn]) -> Numbers:
-        """Those of one set-up: `width` is that of the prescription, `starts` are by parameter at its base width."""
+    def numbers(self, width: int, starts: Sequence[Drawn], depth: int | None = None) -> Numbers:
+        """Those of one set-up: `width` is that of the prescription, `starts` are by parameter at its base width.
+
+        `depth` too where the prescription has one.
+        """
         arrays = {name: np.array([getattr(start, name) for start in starts], np.float32) for name in ("mean", "std")}
-        return {"width": np.float32(width), **arrays}
+        sizes = {"width": width} | ({} if depth is None else {"depth": depth})
+        return {name: np.float32(size) for name, size in sizes.items()} | arrays
 
     def prescribed(self, numbers: Numbers) -> ModelPrescription:
         """The prescription with those numbers in it."""
@@ -76,7 +80,8 @@ class Coordinates:
             replace(row, mean=numbers["mean"][index], std=numbers["std"][index])
             for index, row in enumerate(self.prescription.parameters)
         )
-        return replace(self.prescription, width=numbers["width"], parameters=rows)
+        depth = numbers.get("depth", self.prescription.depth)
+        return replace(self.prescription, width=numbers["width"], depth=depth, parameters=rows)
 
     def wrapped(self, how: ModelPrescription) -> Apply:
         """The function with that set-up's multipliers, as `ModelPrescription.wrap`, by values that may be traced."""

@@ -12,7 +12,7 @@ from verify.fit.forward import TOLERANCES, Quantity, Row, Slope, Table, Verdict,
 from verify.model.prescription import ModelPrescription
 from verify.model.rows import OpRow, ParameterRow
 
-DECIDING = ("size", "delta_z", "vector", "product size", "product change", "decay")
+DECIDING = ("size", "delta_z", "own change", "vector", "product size", "product change", "decay")
 """The quantities by which a set-up passes or fails; the others say why."""
 WIDTH_OF = {"vector": 0.15, "product size": 0.15, "product change": 0.15, "decay": 0.1}
 """Tolerances of what only this check measures, as `fit.TOLERANCES`."""
@@ -54,13 +54,13 @@ def _op_rows(
         return Row(op.name, op.kind, step, quantity, str(value), measured, target, *said)
 
     if step == 1 and op.size is not None:
-        measured, said = _measured(widths, sizes["output"], float(op.after), ZERO)
+        measured, said = measured_slope(widths, sizes["output"], float(op.after), ZERO)
         target = float(op.size)
-        yield row("size", measured, op.size, target, said or _said(measured, target, TOLERANCES["size"]))
+        yield row("size", measured, op.size, target, said or said_of(measured, target, TOLERANCES["size"]))
     weight = next(row for row in answer.parameters if row.path == op.path)
     if weight.is_trained:
         update = weight.c + weight.s
-        measured, still = _measured(widths, sizes["delta_w"], 0.0, STILL)
+        measured, still = measured_slope(widths, sizes["delta_w"], 0.0, STILL)
         said = still or judge(measured, float(update), TOLERANCES["delta_w"])
         yield row("delta_w", measured, update, float(update), said)
     if not op.terms:
@@ -70,13 +70,13 @@ def _op_rows(
     for quantity, exponent in aligned.items():
         assumed = getattr(op, quantity)
         yield row(quantity, exponent, assumed, float(assumed), judge(exponent, float(assumed), TOLERANCES[quantity]))
-    measured, said = _measured(widths, sizes["delta_output"], float(op.after), ZERO if moves else STILL)
+    measured, said = measured_slope(widths, sizes["delta_output"], float(op.after), ZERO if moves else STILL)
     # A sum may go as its smallest term, or still as a mixture of all three.
     target = float(np.clip(measured.value, float(op.r), _expected(op, sizes))) if moves else float(op.r)
     if said is None:
         alpha = aligned.get("alpha")
         partial = alpha.plus(-float(op.alpha)).value if alpha is not None else 0.0
-        said = _said(measured, target, TOLERANCES["delta_z"], partial)
+        said = said_of(measured, target, TOLERANCES["delta_z"], partial)
         free = answer.loss == "ce" and op.kind == "readout"
         if not free and _beyond(-measured.value, measured, TOLERANCES["delta_z"]):
             said = "fails", "grows with the width, which no activation may"
@@ -105,15 +105,15 @@ def _parameter_rows(
 
         if step == 1 and np.isfinite(decay := sizes["decay"]).all() and (decay > 0).any():
             wanted = each.c + each.decay
-            measured, said = _measured(widths, decay, 0.0, ZERO)
-            yield row("decay", measured, wanted, said or _said(measured, float(wanted), WIDTH_OF["decay"]))
+            measured, said = measured_slope(widths, decay, 0.0, ZERO)
+            yield row("decay", measured, wanted, said or said_of(measured, float(wanted), WIDTH_OF["decay"]))
         if each.path in dense:
             continue
         if step == 1:
-            measured, said = _measured(widths, sizes["weight"], 0.0, ZERO)
+            measured, said = measured_slope(widths, sizes["weight"], 0.0, ZERO)
             measured = _widened(measured, widths, entries.get(each.path, ()))
-            yield row("size", measured, each.b, said or _said(measured, float(each.b), TOLERANCES["size"]))
-        measured, said = _measured(widths, sizes["delta_w"], 0.0, STILL)
+            yield row("size", measured, each.b, said or said_of(measured, float(each.b), TOLERANCES["size"]))
+        measured, said = measured_slope(widths, sizes["delta_w"], 0.0, STILL)
         yield row("vector", measured, each.c + each.s, said or _of_vector(measured, each))
 
 
@@ -121,7 +121,7 @@ def _of_vector(measured: Slope, row: ParameterRow) -> tuple[Verdict, str | None]
     """Its change by the theory's c + s, and whatever that is no larger than n^-b, the size that it starts as."""
     if _beyond(float(row.b) - measured.value, measured, WIDTH_OF["vector"]):
         return "fails", f"outgrows what it starts as, n^-{row.b}"
-    return _said(measured, float(row.c + row.s), WIDTH_OF["vector"])
+    return said_of(measured, float(row.c + row.s), WIDTH_OF["vector"])
 
 
 def _product_rows(
@@ -131,9 +131,9 @@ def _product_rows(
     for quantity, size in (("product size", "output"), ("product change", "delta_output")):
         if quantity == "product size" and step > 1:
             continue
-        measured, said = _measured(widths, sizes[size], float(after), ZERO if size == "output" else STILL)
+        measured, said = measured_slope(widths, sizes[size], float(after), ZERO if size == "output" else STILL)
         if said is None:
-            said = _said(measured, max(0.0, measured.value), WIDTH_OF[quantity])
+            said = said_of(measured, max(0.0, measured.value), WIDTH_OF[quantity])
         kind: Kind = "hidden"
         yield Row(name, kind, step, cast("Quantity", quantity), "0", measured, 0.0, *said)
 
@@ -146,8 +146,8 @@ def _expected(op: OpRow, sizes: Mapping[str, Any]) -> float:
     return sum(share * float(op.terms[term]) for term, share in shares(sizes).items() if term in op.terms and share > 0)
 
 
-def _measured(
-    widths: Sequence[int], sizes: Any, after: float, zero: str
+def measured_slope(
+    widths: Sequence[int], sizes: Any, after: float, zero: str, axis: str = "width"
 ) -> tuple[Slope, tuple[Verdict, str | None] | None]:
     """The exponent x of size n^-x, and a verdict where no slope decides: zeros, what has diverged, one seed."""
     sizes = np.asarray(sizes, float)
@@ -161,7 +161,7 @@ def _measured(
         if moving.sum() < 2:
             none = [width for width, each in zip(widths, sizes, strict=True) if (each == 0).all()]
             if none and len(none) < len(widths) and sizes.shape[1] > 1:
-                return measured, ("fails", f"0 at width {none[0]} and not at every width")
+                return measured, ("fails", f"0 at {axis} {none[0]} and not at every {axis}")
             return measured, ("open", "0 in some seeds; give more seeds")
         measured = slope(widths, sizes[:, moving]).negated().plus(after)
     return measured, (("open", ONE_SEED) if sizes.shape[1] == 1 else None)
@@ -189,7 +189,7 @@ def _beyond(distance: float, measured: Slope, tolerance: float) -> bool:
     return distance > tolerance + _half(measured)
 
 
-def _said(measured: Slope, value: float, tolerance: float, partial: float = 0.0) -> tuple[Verdict, str | None]:
+def said_of(measured: Slope, value: float, tolerance: float, partial: float = 0.0) -> tuple[Verdict, str | None]:
     """As `fit.judge`, but an interval too wide to confirm may still refute.
 
     A change that shrinks is open where its update aligns that much less than was assumed (`partial`, the measured less
