@@ -165,7 +165,7 @@ def _trained(
     with jax.default_matmul_precision("highest"):
         for width in widths:
             model = build(make, width)
-            for path, count in _entries(model.params).items():
+            for path, count in entries_of(model.params).items():
                 entries.setdefault(path, []).append(count)
             for group in together:
                 numbers = []
@@ -207,7 +207,7 @@ def _transform(transform: Transform | None, width: int) -> Any:
     return made
 
 
-def _entries(params: Any) -> dict[str, int]:
+def entries_of(params: Any) -> dict[str, int]:
     """How many numbers every parameter's start is read from, by path; 0 for a constant."""
     starts = drawn(params)
     sizes = [leaf.size for leaf in jax.tree.leaves(params)]

@@ -18,9 +18,9 @@ import jax
 import numpy as np
 
 from verify.fit.forward import TOLERANCES, Quantity, Row
-from verify.model.check.check import SETUPS, Measured, Setup, starts_at
+from verify.model.check.check import SETUPS, Measured, Setup, entries_of, starts_at
 from verify.model.check.coordinates import Coordinates
-from verify.model.check.rows import STILL, WIDTH_OF, measured_slope, said_of
+from verify.model.check.rows import STILL, WIDTH_OF, measured_slope, said_of, widened
 from verify.model.depth.prescribe import at_depth
 from verify.model.make import Drawn, build
 from verify.model.prescribe import prescribe, without_numbers
@@ -87,9 +87,12 @@ def depth_check(
     rate = base_rate or usual_rate(*(row.rule for row in deepest.parameters if row.is_trained))
     tables: dict[Setup, dict[int, Any]] = {setup: {} for setup in setups}
     starts: dict[Setup, dict[int, Mapping[str, Drawn]]] = {setup: {} for setup in setups}
+    read_from: dict[str, dict[int, list[int]]] = {}
     with jax.default_matmul_precision("highest"):
         for depth, answer in answers.items():
             model = build(at_depth(make, depth), width)
+            for path, count in entries_of(model.params).items():
+                read_from.setdefault(without_numbers(path), {}).setdefault(depth, []).append(count)
             network, numbers = Coordinates(model, answer, epsilon), []
             for setup in setups:
                 drawing = starts_at(answer, setup, model, width)
@@ -101,7 +104,8 @@ def depth_check(
             progress()
     measured = {}
     for setup in setups:
-        rows = tuple(judged(deepest, tables[setup]))
+        counts = {name: [sum(each) for each in by_depth.values()] for name, by_depth in read_from.items()}
+        rows = tuple(judged(deepest, tables[setup], counts if setup == "own" else {}))
         measured[setup] = Measured(setup, {}, starts[setup], rows)
     return DepthCheck(answers, width, seeds, measured)
 
@@ -120,15 +124,20 @@ def _together(sizes: Mapping[str, Mapping[str, Any]], answer: ModelPrescription)
     }
 
 
-def judged(answer: ModelPrescription, by_depth: Mapping[int, Mapping[int, Any]]) -> list[Row]:
-    """Every row of one set-up; what has not moved at a step is left to the later ones."""
+def judged(
+    answer: ModelPrescription, by_depth: Mapping[int, Mapping[int, Any]], entries: Mapping[str, Sequence[int]]
+) -> list[Row]:
+    """Every row of one set-up; what has not moved at a step is left to the later ones.
+
+    `entries` counts the numbers that starts were read from, by name and depth.
+    """
     depths = list(by_depth)
     rows: list[Row] = []
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         for step in by_depth[depths[0]]:
             table = _table([by_depth[depth][step] for depth in depths])
             for name, row in _parameters(answer).items():
-                rows += _rows_of(name, row, depths, step, table)
+                rows += _rows_of(name, row, depths, step, table, entries.get(name, ()))
     last = max(by_depth[depths[0]])
     moves = {(row.layer, row.quantity) for row in rows if row.reason != STILL}
     return [row for row in rows if row.reason != STILL or (row.step == last and (row.layer, row.quantity) not in moves)]
@@ -148,7 +157,12 @@ def _parameters(answer: ModelPrescription) -> dict[str, ParameterRow]:
 
 
 def _rows_of(
-    name: str, row: ParameterRow, depths: Sequence[int], step: int, table: Mapping[str, Mapping[str, Any]]
+    name: str,
+    row: ParameterRow,
+    depths: Sequence[int],
+    step: int,
+    table: Mapping[str, Mapping[str, Any]],
+    entries: Sequence[int],
 ) -> Iterator[Row]:
     """The rows of one parameter, or of those that are alike in all blocks."""
     along, kind = row.depth, cast("Any", row.role)
@@ -158,6 +172,7 @@ def _rows_of(
     def judge(quantity: str, values: Any, target: Fraction, tolerance: float, zero: str) -> Row:
         measured, said = measured_slope(depths, values, 0.0, zero, "depth")
         if said is None:
+            measured = widened(measured, depths, entries) if quantity == "size" else measured
             said = said_of(measured, float(target), tolerance)
         return Row(name, kind, step, cast("Quantity", quantity), str(target), measured, float(target), *said)
 

@@ -111,7 +111,7 @@ def _parameter_rows(
             continue
         if step == 1:
             measured, said = measured_slope(widths, sizes["weight"], 0.0, ZERO)
-            measured = _widened(measured, widths, entries.get(each.path, ()))
+            measured = widened(measured, widths, entries.get(each.path, ()))
             yield row("size", measured, each.b, said or said_of(measured, float(each.b), TOLERANCES["size"]))
         measured, said = measured_slope(widths, sizes["delta_w"], 0.0, STILL)
         yield row("vector", measured, each.c + each.s, said or _of_vector(measured, each))
@@ -167,7 +167,7 @@ def measured_slope(
     return measured, (("open", ONE_SEED) if sizes.shape[1] == 1 else None)
 
 
-def _widened(measured: Slope, widths: Sequence[int], entries: Sequence[int]) -> Slope:
+def widened(measured: Slope, widths: Sequence[int], entries: Sequence[int]) -> Slope:
     """The interval with the chance in a size that was read from so few entries: 2 sqrt(sum (x - mean)^2 / 2N) / Sxx."""
     if not entries or not all(entries):
         return measured
