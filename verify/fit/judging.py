@@ -27,7 +27,13 @@ Quantity = Literal[
     "gradient",
     "kappa",
     "scatter",
+    "own change",
+    "vector",
+    "product size",
+    "product change",
+    "decay",
 ]
+"""What is judged; the last five are those of the check of a user's own model."""
 Verdict = Literal["holds", "fails", "open", "not measured"]
 
 TOLERANCES: Mapping[Quantity, float] = {

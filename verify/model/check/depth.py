@@ -169,12 +169,12 @@ def _rows_of(
     wanted = along.get("r", NONE) - along.get("a", NONE)
     decay, sizes = table[f"parameter {name}"]["decay"], table.get(name)
 
-    def judge(quantity: str, values: Any, target: Fraction, tolerance: float, zero: str) -> Row:
+    def judge(quantity: Quantity, values: Any, target: Fraction, tolerance: float, zero: str) -> Row:
         measured, said = measured_slope(depths, values, 0.0, zero, "depth")
         if said is None:
             measured = widened(measured, depths, entries) if quantity == "size" else measured
             said = said_of(measured, float(target), tolerance)
-        return Row(name, kind, step, cast("Quantity", quantity), str(target), measured, float(target), *said)
+        return Row(name, kind, step, quantity, str(target), measured, float(target), *said)
 
     if step == 1 and np.isfinite(decay).all() and (decay > 0).any():
         moved = along.get("c", NONE) + along.get("decay", NONE)
