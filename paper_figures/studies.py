@@ -10,6 +10,10 @@ from derive.registry import REGISTRY
 Scale = Literal["cpu", "gpu"]
 
 _TRANSFER = "transfer --optimizer adam,sgd,adafactor --parameterization sp,ntk,mup,mfp"
+_BATCH = (
+    "transfer --axis batch --optimizer adam,sgd --alignment global,rule --hold tokens --widths 64 "
+    "--base-rate adam=0.001953125,sgd=0.0625"
+)
 _EQUIVALENCE = "transfer --optimizer adam,sgd --parameterization sp,ntk,mup,mfp --alignment full"
 _PHASE = "phase --optimizer adam --widths 64,128,256,512 --seeds 2 --steps 10 --batch 128"
 _PHASE_GPU = "phase --optimizer adam --widths 64,128,256,512,1024,2048,4096 --seeds 3 --steps 10 --batch 128"
@@ -43,6 +47,10 @@ STUDIES: Mapping[str, Mapping[Scale, str]] = {
         "gpu": "transfer --model transformer --optimizer adam --parameterization sp,mup,ntk,mfp "
         "--alignment full,global,prior,none --widths 64,128,256,512,1024 --seeds 3 --rates 9 --base-rate 0.015625 "
         "--steps 1000 --batch 32 --head-dimension 32",
+    },
+    "transfer_batch": {
+        "cpu": f"{_BATCH} --batches 16,64,256,1024 --seeds 3 --rates 5 --steps 1280 --evaluation 1024",
+        "gpu": f"{_BATCH} --batches 16,64,256,1024,4096 --seeds 5 --rates 9 --steps 10240 --evaluation 2048",
     },
     "equivalence": {
         "cpu": f"{_EQUIVALENCE} --widths 16,32,64,128,256 --seeds 2 --rates 3 --halvings 0 --steps 200 "
