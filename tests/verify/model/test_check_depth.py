@@ -40,7 +40,8 @@ def planted(answers: Mapping[int, ModelPrescription], by: Fraction) -> dict[int,
 @pytest.fixture(scope="module")
 def linear() -> ModelPrescription:
     """Adam's at branches of N^-1/2: rates of N^-1/2 in them."""
-    return verify.prescribe(residual(0.5), base_width=16, width=32, base_depth=2, depth=16)
+    make: Any = residual(0.5)
+    return verify.prescribe(make, base_width=16, width=32, base_depth=2, depth=16)
 
 
 def networks(own: float, whole: float, start: float = 0.0, after: int = 1) -> Sizes:
