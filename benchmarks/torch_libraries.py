@@ -8,30 +8,14 @@ written down by name, and what is not is hidden where it is a matrix.
 from functools import partial
 from typing import Any
 
+import timm  # type: ignore[import-not-found]
 import torch  # type: ignore[import-not-found]
+import transformers  # type: ignore[import-not-found]
+from torchvision.models.resnet import BasicBlock, ResNet  # type: ignore[import-not-found]
 
 from tests.torch_modules import Case
 
 HEAD, LAYERS, VOCABULARY = 8, 2, 40
-
-
-def declare_missing_operators() -> None:
-    """Let a torchvision be imported whose compiled operators are for another torch: no network here uses them."""
-    try:
-        import torchvision  # type: ignore[import-not-found]  # noqa: F401
-    except RuntimeError:
-        declared = torch.library.Library("torchvision", "FRAGMENT")
-        for name in ("nms", "qnms"):
-            declared.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        globals()["_declared"] = declared  # it is gone with the last reference
-    except ImportError:
-        pass
-
-
-declare_missing_operators()
-import timm  # type: ignore[import-not-found]  # noqa: E402
-import transformers  # type: ignore[import-not-found]  # noqa: E402
-from torchvision.models.resnet import BasicBlock, ResNet  # type: ignore[import-not-found]  # noqa: E402
 
 
 def tokens(_: int) -> dict[str, Any]:
