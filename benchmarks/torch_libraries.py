@@ -11,9 +11,8 @@ from typing import Any
 import timm  # type: ignore[import-not-found]
 import torch  # type: ignore[import-not-found]
 import transformers  # type: ignore[import-not-found]
-from torchvision.models.resnet import BasicBlock, ResNet  # type: ignore[import-not-found]
-
 from tests.torch_modules import Case
+from torchvision.models.resnet import BasicBlock, ResNet  # type: ignore[import-not-found]
 
 HEAD, LAYERS, VOCABULARY = 8, 2, 40
 
