@@ -11,8 +11,9 @@ from typing import Any
 import timm  # type: ignore[import-not-found]
 import torch  # type: ignore[import-not-found]
 import transformers  # type: ignore[import-not-found]
-from tests.torch_modules import Case
 from torchvision.models.resnet import BasicBlock, ResNet  # type: ignore[import-not-found]
+
+from tests.helpers.torch_modules import Case
 
 HEAD, LAYERS, VOCABULARY = 8, 2, 40
 

@@ -11,7 +11,7 @@ pytest.importorskip("torchax")
 pytest.importorskip("mup", reason="a benchmark's alone; install mup to compare with it")
 
 from benchmarks.torch_mup import compared  # noqa: E402
-from tests.torch_modules import CASES, UNet, images  # noqa: E402
+from tests.helpers.torch_modules import CASES, UNet, images  # noqa: E402
 from verify.model.prescribe import prescribe  # noqa: E402
 from verify.model.prescription import ModelPrescription  # noqa: E402
 from verify.torch import from_torch  # noqa: E402

@@ -9,7 +9,7 @@ torch = pytest.importorskip("torch", reason="PyTorch is an extra; install scalin
 pytest.importorskip("torchax")
 
 from derive.errors import UserError  # noqa: E402
-from tests.torch_modules import GPT, tokens  # noqa: E402
+from tests.helpers.torch_modules import GPT, tokens  # noqa: E402
 from verify.model.prescribe import prescribe  # noqa: E402
 from verify.model.prescription import ModelPrescription  # noqa: E402
 from verify.torch import from_torch  # noqa: E402
