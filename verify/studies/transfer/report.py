@@ -132,10 +132,10 @@ def _pictures(results: Sequence[SettingResult], untrained_loss: float) -> dict[s
     return {
         "loss_against_rate": (
             loss_against_rate(results, untrained_loss),
-            "loss against base rate, a curve per width (mean over seeds; band from lowest to highest seed), and"
-            " the fitted best rate. The dotted line is the best rate of the smallest width: a setting transfers if all"
-            " minima are on it. Crosses at the top are diverged runs, triangles end worse than untrained. Grey panels"
-            " are equal, step for step, to the setting in brackets, and show its runs.",
+            "loss against base rate, a curve per width (mean over seeds, with its standard error), and the fitted best"
+            " rates, joined. The dotted line is the best rate of the smallest width: a setting transfers if all minima"
+            " are on it. Crosses at the top are diverged runs, triangles end worse than untrained. Settings that train"
+            " alike, step for step, share a panel.",
         ),
         "best_rate": (
             best_rate_against_width(results),
