@@ -38,7 +38,9 @@ OptimizerOption = Annotated[
 UpdateOption = Annotated[
     str | None, typer.Option(help="An update rule of your own, such as 'm/(sqrt(v)+eps)'; see `derive list rules`.")
 ]
-ParameterizationOption = Annotated[str | None, typer.Option(help="sp, ntk, mup or mfp.  [default: sp]")]
+ParameterizationOption = Annotated[
+    str | None, typer.Option(help="sp, ntk, mup or mfp.  [default: mup without multipliers]")
+]
 AOption = Annotated[str | None, typer.Option("--a", help="Multiplier exponents embedding,hidden,readout: --a=0,0,1")]
 BOption = Annotated[str | None, typer.Option("--b", help="Initialisation exponents, with --a: --b=0,1/2,0")]
 GaugeOption = Annotated[str | None, typer.Option(help="Shift every multiplier to this exponent: 0 needs none.")]
@@ -133,8 +135,10 @@ def read_problem(
         if parameterization is not None:
             raise DeriveError("--parameterization and --a, --b are both given; keep one of them")
         scheme = parameterizations.Parameterization("custom", parse_triple(a, "--a"), parse_triple(b, "--b"))
+    elif parameterization is None:
+        scheme = parameterizations.DEFAULT
     else:
-        scheme = parameterizations.parameterization("sp" if parameterization is None else parameterization)
+        scheme = parameterizations.parameterization(parameterization)
     if gauge is not None:
         scheme = scheme.gauge(parse_number(gauge, "--gauge"))
     assumed = alignments.alignment(alignment)

@@ -67,7 +67,7 @@ class Parameterization:
     def gauge(self, target: Expr = S.Zero) -> "Parameterization":
         """The equivalent parameterization whose multipliers all have exponent `target`."""
         return Parameterization(
-            name=f"{self.name}, gauge {target}",
+            name=f"{self.name.partition(', gauge')[0]}, gauge {target}",
             a=(target, target, target),
             b=(self.total("embedding") - target, self.total("hidden") - target, self.total("readout") - target),
             source=self.source,
@@ -89,6 +89,10 @@ MFP = Parameterization("MFP", (S.Zero, HALF, S.One), (S.Zero, S.Zero, S.Zero), "
 MUP_PACKAGE = Parameterization(
     "mup-package", (S.Zero, S.Zero, S.One), (S.Zero, HALF, S.Zero), "muP in the gauge of microsoft/mup, 2203.03466"
 )
+DEFAULT = MUP.gauge()
+"""muP without multipliers, the default here and of `verify prescribe`: for a model as it is, which is SP with a readout
+that starts smaller, so that the logits stay where features align with it (omega > 1/2), as they are measured to do.
+"""
 SCHEMES: tuple[Parameterization, ...] = (SP, NTK, MUP, MFP)
 ALIASES = {
     "sp": SP,

@@ -21,7 +21,7 @@ from derive.errors import DeriveError
 from derive.exponents import CHANGE, Kind
 from derive.known import Known
 from derive.optimizers import Optimizer
-from derive.parameterizations import Parameterization
+from derive.parameterizations import DEFAULT, Parameterization
 from derive.parameterizations import parameterization as read_parameterization
 from derive.propagation import (
     Chain,
@@ -309,7 +309,7 @@ def _corner(intervals: tuple[Alignment, Alignment], ends: tuple[int, int, int]) 
 
 def prescribe(
     optimizer: str | Optimizer | Mapping[str, str | Optimizer] = "adam",
-    parameterization: str | Parameterization = "sp",
+    parameterization: str | Parameterization = DEFAULT,
     alignment: str | Alignment = "full",
     *,
     hidden_layers: int | None = None,

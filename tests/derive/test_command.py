@@ -45,13 +45,16 @@ def test_the_json_contract(capsys: Capture) -> None:
     assert "r_1 >= 0" in first["binding"]
 
 
-def test_no_arguments_is_adam_sp_full(capsys: Capture) -> None:
-    assert derive(capsys)[1] == derive(capsys, "--optimizer", "Adam", "--parameterization", "standard")[1]
+def test_no_arguments_is_adam_mup_full_without_multipliers_as_in_verify_prescribe(capsys: Capture) -> None:
+    spelled = derive(capsys, "--optimizer", "Adam", "--parameterization", "mup", "--gauge", "0", "--alignment", "full")
+    assert derive(capsys)[1] == spelled[1]
+    assert derive(capsys, "--gauge", "1/2")[1] == derive(capsys, "--parameterization", "mup", "--gauge", "1/2")[1]
 
 
 def test_numbers_at_a_width(capsys: Capture) -> None:
     """Adam, SP, full, 16 times wider: hidden and readout rates fall 16-fold, standard deviations 4-fold."""
-    layers = as_json(capsys, "--base-width", "256", "--width", "4096", "--base-rate", "0.003")["layers"]
+    sizes = ("--base-width", "256", "--width", "4096", "--base-rate", "0.003")
+    layers = as_json(capsys, "--parameterization", "sp", *sizes)["layers"]
     assert [layer["rate"] for layer in layers] == [0.003, 0.003 / 16, 0.003 / 16]
     assert [layer["init_factor"] for layer in layers] == [1, 0.25, 0.25]
     assert [layer["multiplier"] for layer in layers] == [1, 1, 1]
@@ -98,8 +101,8 @@ def test_cross_entropy_frees_the_logits(capsys: Capture) -> None:
 
     See docs/theory.md, section 4.
     """
-    strict = as_json(capsys, "--alignment", "prior")
-    free = as_json(capsys, "--alignment", "prior", "--loss", "ce")
+    strict = as_json(capsys, "--parameterization", "sp", "--alignment", "prior")
+    free = as_json(capsys, "--parameterization", "sp", "--alignment", "prior", "--loss", "ce")
     assert strict["feature_learning"] is False and free["feature_learning"] is True
     assert [layer["c"] for layer in free["layers"]] == ["0", "1", "1"]
     assert free["layers"][2]["r"] == "-1/2"
@@ -114,7 +117,7 @@ def test_one_global_rate(capsys: Capture) -> None:
 
 def test_clipping_by_the_global_norm_leaves_normalised_gradients(capsys: Capture) -> None:
     """By hand, SP: the norm has exponent min(0, -1/2, -1/2) = -1/2, so s = g + 1/2 = (1, 1, 1/2) for SGD."""
-    layers = as_json(capsys, "--optimizer", "sgd", "--clip-global-norm")["layers"]
+    layers = as_json(capsys, "--optimizer", "sgd", "--parameterization", "sp", "--clip-global-norm")["layers"]
     assert [layer["s"] for layer in layers] == ["1", "1", "1/2"]
     assert [layer["c"] for layer in layers] == ["-1", "0", "1/2"]
 

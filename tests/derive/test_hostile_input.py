@@ -30,7 +30,7 @@ def said(capsys: Capture, *arguments: str) -> tuple[int, str, str]:
         ["check", "--c", f"0,{HUGE},1"],
         ["--update", f"g*{HUGE}*({HUGE}+fan_in)"],
         ["--update", "g**16**16"],
-        ["epsilon", "--value", "1e-200", "--base-width", "256", "--gradient-rms", "1"],
+        ["epsilon", "--value", "1e-308", "--base-width", "256", "--gradient-rms", "10"],
         ["--layers", "61", "--optimizer", "adam-ps", "--alignment", "omega=y"],
     ],
     ids=lambda arguments: " ".join(arguments)[:40],

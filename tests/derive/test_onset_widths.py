@@ -51,7 +51,7 @@ def test_what_has_no_onset_is_said() -> None:
 
 def test_a_width_beyond_every_number_is_refused_and_one_before_it_is_not() -> None:
     """(1e-1 / epsilon)^2 at n_0 = 10: 1e299 for epsilon = 1e-150, and 1e301 for 1e-151; as far down for large ones."""
-    problem = prescribe("adam").problem
+    problem = prescribe("adam", "sp").problem
     for value, width in ((1e-150, 1e299), (1e148, 1e-297)):
         assert onsets(problem, value, 10, (0.1, 0.1, 0.1), None)[0].width == pytest.approx(width)
     for value in (1e-151, 1e151):

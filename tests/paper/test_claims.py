@@ -19,7 +19,7 @@ from verify.studies.transfer.analysis import analyse, comparisons
 from verify.studies.transfer.headline import interval, short
 from verify.studies.transfer.outcomes import SettingResult
 from verify.sweeps.storage.export import load
-from verify.training.rules.transforms import DIRECTIONS
+from verify.training.rules.directions import DIRECTIONS
 
 PAGES = "\n".join(
     (ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8") for name in ("own_model", "transfer", "findings")

@@ -141,8 +141,8 @@ def _read(given: ExponentsOptions, model: str) -> "tuple[list[int], Conditions, 
     from verify.sweeps.records import GLOBAL
     from verify.training.config import Config
     from verify.training.networks.mlp import MLP
+    from verify.training.rules.directions import check_trainable
     from verify.training.rules.transforms import base_rate as usual_rate
-    from verify.training.rules.transforms import check_trainable
 
     compute = read_choice("--dtype", given.dtype, ("float32", "bfloat16"))
     check_positive(seeds=given.seeds, steps=given.steps, base_width=given.base_width, base_rate=given.base_rate)

@@ -50,7 +50,7 @@ def run(given: UpdatesOptions) -> None:
     from verify.studies.study import check_widths
     from verify.studies.updates.conditions import Conditions
     from verify.studies.updates.results import UPDATES
-    from verify.training.rules.transforms import DIRECTIONS
+    from verify.training.rules.directions import DIRECTIONS
 
     check_positive(seeds=given.seeds, steps=given.steps, base_width=given.base_width, batch=given.batch)
     check_positive(context=given.context, depth=given.depth)

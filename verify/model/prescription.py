@@ -30,7 +30,8 @@ from verify.model.graph.walk import path_name
 from verify.model.make import Apply
 from verify.model.multipliers import multiplied
 from verify.model.rows import NOT_TRAINED, OpRow, ParameterRow
-from verify.training.rules.transforms import ScaledRule, base_epsilon, check_trainable, is_oriented, per_layer
+from verify.training.rules.directions import check_averages, check_trainable
+from verify.training.rules.transforms import ScaledRule, base_epsilon, decayed_of, is_oriented, per_layer
 
 if TYPE_CHECKING:
     from verify.torch.standalone import Scaling
@@ -177,49 +178,58 @@ class ModelPrescription:
         """n^-decay of every parameter, in a tree like the parameters: its weight decay over that of the base."""
         return self._each(lambda row, _: self.scaled(row, "decay") if row.is_trained else 0.0, params)
 
+    def multipliers_of(self, params: Tree) -> Tree:
+        """n^-a of every parameter, in a tree like the parameters: what `wrap` multiplies it by."""
+        return self._each(lambda row, _: self.factor(row.a), params)
+
     def __str__(self) -> str:
         """The table that `verify prescribe` prints."""
-        from verify.model.text import table
+        from verify.model import text
 
-        return table(self)
+        return text.table(self)
 
     def optimizer(
         self,
         base_rate: float | Array | optax.Schedule,
         schedule: optax.Schedule | None = None,
         *,
-        weight_decay: float = 0.0,
-        epsilon: float | None = None,
-        decays_vectors: bool = False,
+        weight_decay: float | Array = 0.0,
+        epsilon: float | Array | None = None,
+        mask: Any = None,
+        b1: float | Array | None = None,
+        b2: float | Array | None = None,
+        momentum: float | Array | None = None,
     ) -> optax.GradientTransformation:
         """The optax transform at the width: rate = base_rate schedule(step) n^-c, epsilon n^-e, decay n^-decay.
 
-        All at the base width as given; `base_rate` may be a schedule, and `epsilon` is by default the optimizer's
-        usual one. Vectors (biases, gains) are not decayed unless `decays_vectors`. DeriveError for an optimizer that
-        cannot be trained, and for matrix rules on parameters that are no matrices. Those of more axes than two are the
-        matrices of `dimension_numbers`.
+        All at the base width as given; `base_rate` may be a schedule, and `epsilon`, `b1`, `b2`, `momentum` are by
+        default the optimizer's usual ones, each given to the rules that have it. `mask` says what is decayed, as in
+        optax: a tree of bools, or a function of the parameters that gives one; by default all but vectors (biases,
+        gains). Numbers may be traced, as by optax.inject_hyperparams(..., static_args="mask"). DeriveError for an
+        optimizer that cannot be trained, a keyword that no rule has, and for matrix rules on parameters that are no
+        matrices. Those of more axes than two are the matrices of `dimension_numbers`.
         """
-        check_trainable({row.path: row.rule for row in self.parameters if row.is_trained})
+        names = {row.path: row.rule for row in self.parameters if row.is_trained}
+        check_trainable(names)
+        averages = check_averages({*names.values()}, {"b1": b1, "b2": b2, "momentum": momentum})
         rules: dict[tuple[Any, ...], ScaledRule] = {}  # exponents tell them apart also where the width is traced
-        labels: dict[str, str] = {}
+        labels: dict[tuple[str, bool], str] = {}
         for row in self.parameters:
-            if not row.is_trained:
-                labels[row.path] = NOT_TRAINED
-                continue
-            start = base_epsilon(row.rule) if epsilon is None else epsilon
-            decayed = decays_vectors or len(row.shape) > 1
-            decay = weight_decay * self.scaled(row, "decay") if weight_decay and decayed else 0.0
-            numbers = (self.scaled(row, "c"), start * self.scaled(row, "epsilon"), decay)
-            along = tuple(sorted(row.depth.items()))
-            group = (row.rule, row.c, row.epsilon, row.decay, along, decayed, axes := self._axes(row))
-            if group not in rules:
-                scheduled = _scheduled(base_rate, numbers[0], schedule)
-                name = f"group {len(rules)}"
-                rules[group] = ScaledRule(name, row.rule, scheduled, *numbers[1:], axes=axes)
-            labels[row.path] = rules[group].label
+            variants = (len(row.shape) > 1,) if mask is None else (False, True)
+            for decayed in variants if row.is_trained else ():
+                start = base_epsilon(row.rule) if epsilon is None else epsilon
+                decay = weight_decay * self.scaled(row, "decay") if decayed else 0.0
+                rate, eps = self.scaled(row, "c"), start * self.scaled(row, "epsilon")
+                exponents = row.c, row.epsilon, row.decay, *sorted(row.depth.items())
+                group = (row.rule, *exponents, decayed, axes := self._axes(row))
+                if group not in rules:
+                    name, scheduled = f"group {len(rules)}", _scheduled(base_rate, rate, schedule)
+                    rules[group] = ScaledRule(name, row.rule, scheduled, eps, decay, axes=axes, averages=averages)
+                labels[row.path, decayed] = rules[group].label
 
         def label(params: Tree) -> Tree:
-            return self._each(lambda row, _: labels[row.path], params)
+            decays = decayed_of(params, mask)
+            return self._each(lambda row, leaf: labels.get((row.path, leaf), NOT_TRAINED), decays)
 
         return per_layer(list(rules.values()), label, still=NOT_TRAINED)
 

@@ -12,7 +12,8 @@ from derive.registry import optimizers, spelled
 from verify.planning.counts import Network, mlp, shard, transformer
 from verify.planning.devices import Devices, Mesh, Plan, Share, Training, plan
 from verify.training.networks import Scaling, stacks
-from verify.training.rules.transforms import ScaledRule, check_trainable, per_layer
+from verify.training.rules.directions import check_trainable
+from verify.training.rules.transforms import ScaledRule, per_layer
 from verify.training.trainer import build, log_spaced
 
 GIGA, TERA = 10**9, 10**12

@@ -7,6 +7,7 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator
 from sympy import Expr
 
 from verify.fit.forward import Row, Table, alignment_ratios, single_width_ratio, slope
@@ -74,6 +75,8 @@ def _draw_power(axis: Any, widths: Sequence[int], sizes: Any, row: Row) -> None:
     axis.set(xscale="log", yscale="log", xticks=x)
     axis.set_ylim(np.exp(middle) / span, np.exp(middle) * span)
     axis.set_xticklabels([str(width) for width in widths], rotation=45)
+    axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.minorticks_off()
     label = f"x = {row.predicted}, measured {row.measured.value:+z.2f}: {row.verdict}"
     axis.annotate(label, (0.02, 1.02), xycoords="axes fraction", fontsize=7)

@@ -15,7 +15,8 @@ from derive.registry import spelled
 from derive.solve import Prescription, prescribe, solve, solve_kinds
 from verify.sweeps.one_rate import at_one_rate
 from verify.sweeps.records import GLOBAL, GROWTH, ONLINE, LayerScaling, Setting
-from verify.training.rules.transforms import check_trainable, exact
+from verify.training.rules.directions import check_trainable
+from verify.training.rules.transforms import exact
 
 UNTUNED = (1.0, 1.0, 1.0)
 LARGEST_GROWTH = 10**6

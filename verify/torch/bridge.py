@@ -1,7 +1,8 @@
 """A PyTorch module, unmodified, as make(width) for `verify.prescribe`, `verify check` and whatever else takes one.
 
 torchax runs the module's forward on JAX arrays, operation by operation. Parameters are named as in
-`named_parameters()`, a tied one once; buffers are constants. Attention is its two products, not one fused operation.
+`named_parameters()`, a tied one once; those without requires_grad are not trained, and buffers are constants. Attention
+is its two products, not one fused operation.
 """
 
 import contextlib
@@ -147,10 +148,12 @@ class TorchMake:
     def _made(self, module: Any, width: int) -> tuple[Any, ...]:
         params = {name: as_array(each) for name, each in module.named_parameters()}
         held = {name: as_array(each) for name, each in module.named_buffers()}
+        frozen = {name for name, each in module.named_parameters() if not each.requires_grad}
         inputs = self._inputs(width)
 
         def apply(params: Tree, inputs: Tree) -> Tree:
-            return self._run(module, {**params, **held}, inputs)
+            still = {name: jax.lax.stop_gradient(params[name]) for name in frozen}
+            return self._run(module, {**params, **still, **held}, inputs)
 
         return (params, apply, inputs) if self.loss is None else (params, apply, inputs, self._jax_loss)
 

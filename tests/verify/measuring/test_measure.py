@@ -15,7 +15,7 @@ from verify.measuring.trace import trace
 from verify.training.data import load_corpus
 from verify.training.networks import Scaling
 from verify.training.networks.mlp import MLP
-from verify.training.rules.transforms import DIRECTIONS
+from verify.training.rules.directions import DIRECTIONS
 from verify.training.trainer import Config, Trainer, log_spaced
 
 MODEL = MLP(Scaling(32, 8, MUP.a, MUP.b), context=4, vocabulary=16)  # type: ignore[arg-type]

@@ -15,7 +15,7 @@ from benchmarks.planted_check import MISTAKES, checked
 from derive.errors import UserError
 from verify.model.check.check import coordinate_check
 from verify.model.check.results import _verdict
-from verify.model.check.rows import _measured
+from verify.model.check.rows import measured_slope
 from verify.model.prescription import ModelPrescription
 
 WIDTHS = (32, 64, 128)
@@ -81,11 +81,11 @@ def test_one_seed_decides_nothing(prescription: ModelPrescription):
 
 def test_zeros_and_what_diverged_are_told_apart():
     widths, ones = (32, 64), np.ones((2, 3))
-    assert _measured(widths, 0 * ones, 0.0, "0 at every width")[1] == ("holds", "0 at every width")
-    assert _measured(widths, np.nan * ones, 0.0, "")[1] == ("fails", "not finite: diverged")
-    assert _measured(widths, ones * [[1], [0]], 0.0, "")[1] == ("fails", "0 at width 64 and not at every width")
-    assert _measured(widths, ones * [[2], [1]], 0.0, "")[1] is None
-    assert _measured(widths, ones * [[2], [1]], 0.0, "")[0].value == pytest.approx(1)
+    assert measured_slope(widths, 0 * ones, 0.0, "0 at every width")[1] == ("holds", "0 at every width")
+    assert measured_slope(widths, np.nan * ones, 0.0, "")[1] == ("fails", "not finite: diverged")
+    assert measured_slope(widths, ones * [[1], [0]], 0.0, "")[1] == ("fails", "0 at width 64 and not at every width")
+    assert measured_slope(widths, ones * [[2], [1]], 0.0, "")[1] is None
+    assert measured_slope(widths, ones * [[2], [1]], 0.0, "")[0].value == pytest.approx(1)
 
 
 @pytest.mark.parametrize(

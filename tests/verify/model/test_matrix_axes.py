@@ -18,7 +18,7 @@ from derive.running import run
 from derive.solve import prescribe
 from verify.commands.main import app
 from verify.model.prescription import ModelPrescription
-from verify.training.rules.transforms import direction
+from verify.training.rules.directions import direction
 
 BASE, WIDE = 8, 16
 TOKENS = jax.ShapeDtypeStruct((4, 6, 3), jnp.float32)

@@ -8,6 +8,7 @@ import optax
 import pytest
 
 import verify
+from derive.errors import UserError
 from verify.model.prescription import ModelPrescription
 
 BASE, WIDTH = 32, 128
@@ -52,19 +53,70 @@ def test_vectors_are_not_decayed_unless_asked_for(answer: ModelPrescription) -> 
     usual = stepped(answer.optimizer(0.01, weight_decay=0.1), 0.0)
     assert usual["gain"] == 0
     assert usual["w"] == pytest.approx(-0.01 * 0.1)  # rate x decay is the same at every width
-    assert stepped(answer.optimizer(0.01, weight_decay=0.1, decays_vectors=True), 0.0)["gain"] == pytest.approx(-1e-3)
+    for mask in (True, lambda params: jax.tree.map(lambda _: True, params), {"in": 0, "w": 1, "gain": 1, "out": 0}):
+        found = stepped(answer.optimizer(0.01, weight_decay=0.1, mask=mask), 0.0)
+        assert found["gain"] == found["w"] == pytest.approx(-1e-3)
+        assert (found["in"] == 0) == isinstance(mask, dict)
+    for mask in ({"in": True}, {**dict.fromkeys(make(WIDTH)[0], True), "more": True}):
+        with pytest.raises(UserError, match="the mask of decay is no tree of bools"):
+            stepped(answer.optimizer(0.01, weight_decay=0.1, mask=mask), 0.0)
+
+
+def test_a_mask_may_leave_a_group_of_matrices_empty() -> None:
+    muon = verify.prescribe(make, base_width=BASE, width=WIDTH, optimizer="adam,hidden=muon")
+    found = stepped(muon.optimizer(0.01, weight_decay=0.1, mask=True), 0.0)
+    assert found["w"] == pytest.approx(-1e-3)
+
+
+def second_step(transform: optax.GradientTransformation) -> dict[str, float]:
+    """The step after a gradient of 1 and one of 0: of averages alone."""
+    params = jax.tree.map(jnp.ones_like, make(WIDTH)[0])
+    state = transform.init(params)
+    for gradient in (1.0, 0.0):
+        updates, state = transform.update(jax.tree.map(lambda x, g=gradient: g * x, params), state, params)
+    return {name: float(update.ravel()[0]) for name, update in updates.items()}  # type: ignore[union-attr]
+
+
+def test_keywords_of_the_rule_are_those_of_optax(answer: ModelPrescription) -> None:
+    optimizer = optax.adam(0.02, b1=0.5, b2=0.6, eps=1e-8)
+    wanted, rates = second_step(optimizer), answer.rates(make(WIDTH)[0])
+    found = second_step(answer.optimizer(0.02, b1=0.5, b2=0.6, epsilon=1e-8))
+    assert found == pytest.approx({name: wanted[name] * rates[name] for name in wanted}, rel=1e-5)
+    assert second_step(answer.optimizer(0.02))["w"] != pytest.approx(found["w"], rel=0.1)
+
+
+def test_every_rule_takes_its_own_keywords_and_no_other(answer: ModelPrescription) -> None:
+    mixed = verify.prescribe(make, base_width=BASE, width=WIDTH, optimizer="adam,hidden=momentum")
+    usual, slower = (second_step(mixed.optimizer(0.02, momentum=momentum)) for momentum in (0.9, 0.5))
+    assert slower["w"] == pytest.approx(usual["w"] * 5 / 9)
+    assert slower["in"] == usual["in"]
+    with pytest.raises(UserError, match="adam takes no momentum here; given may be b1, b2"):
+        answer.optimizer(0.02, momentum=0.9)
 
 
 def test_factors_are_trees_for_those_who_build_their_own(answer: ModelPrescription) -> None:
     params = make(WIDTH)[0]
     assert answer.rates(params) == {"in": 1.0, "w": 0.25, "gain": 1.0, "out": 0.25}
     assert answer.decays(params) == {"in": 1.0, "w": 4.0, "gain": 1.0, "out": 4.0}
+    assert answer.multipliers_of(params) == dict.fromkeys(params, 1.0)
+    own = verify.prescribe(make, base_width=BASE, width=WIDTH, parameterization="ntk", gauge="own")
+    assert own.multipliers_of(params) == {"in": 1.0, "w": 0.5, "gain": 1.0, "out": 0.5}
     assert answer.epsilons(params) == {name: answer.factor(answer.row(name).epsilon) for name in params}
 
 
 def test_the_rate_may_be_injected(answer: ModelPrescription) -> None:
-    injected = optax.inject_hyperparams(lambda base_rate: answer.optimizer(base_rate))(base_rate=0.02)
-    assert stepped(injected, 1.0)["w"] == pytest.approx(stepped(answer.optimizer(0.02), 1.0)["w"], rel=1e-5)
+    given: dict[str, Any] = {"weight_decay": 0.1, "b1": 0.8, "epsilon": 1e-7}
+    wanted = stepped(answer.optimizer(0.02, **given), 1.0)
+    for rate in (0.02, optax.constant_schedule(0.02)):
+        injected = optax.inject_hyperparams(answer.optimizer, static_args="mask")(rate, **given, mask=None)
+        assert stepped(injected, 1.0) == pytest.approx(wanted, rel=1e-5)
+    changed = optax.inject_hyperparams(answer.optimizer)(0.02, **given)
+    params = make(WIDTH)[0]
+    state = changed.init(params)
+    assert {"base_rate", "weight_decay", "b1", "epsilon"} <= state.hyperparams.keys()  # type: ignore[union-attr]
+    state.hyperparams["base_rate"] = 0.0  # type: ignore[union-attr]
+    updates, _ = changed.update(jax.tree.map(jnp.ones_like, params), state, params)
+    assert all(not jnp.any(update) for update in jax.tree.leaves(updates))
 
 
 def test_it_prints_as_its_table(answer: ModelPrescription) -> None:

@@ -37,7 +37,7 @@ from verify.planning.counts import (
 from verify.planning.devices import Training, usage
 from verify.planning.study import counted, share
 from verify.training.networks import Scaling, computed_in, loss
-from verify.training.rules.transforms import DIRECTIONS
+from verify.training.rules.directions import DIRECTIONS
 from verify.training.trainer import build
 
 slow = pytest.mark.slow

@@ -14,7 +14,8 @@ from derive.exponents import FAN_IN, FAN_OUT, SIGMA, clip, norm, opnorm, rms, sp
 from derive.matrix_functions import first, lowrank, nucnorm, rownorm, second
 from derive.optimizers import RULE_NAMES
 from derive.registry import REGISTRY, optimizer
-from verify.training.rules.transforms import BASE_RATES, DIRECTIONS, ScaledRule, base_epsilon
+from verify.training.rules.directions import DIRECTIONS
+from verify.training.rules.transforms import BASE_RATES, ScaledRule, base_epsilon
 
 Matrix = Any
 EPSILONS = {"adafactor": 1e-30, "soap": 1e-3}  # SOAP's has to be above the rounding of what is rotated

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from derive.registry import REGISTRY
-from verify.training.rules.transforms import DIRECTIONS, ScaledRule
+from verify.training.rules.directions import DIRECTIONS
+from verify.training.rules.transforms import ScaledRule
 
 Matrix = Any
 Steps = Iterator[Matrix]

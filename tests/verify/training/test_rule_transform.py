@@ -15,16 +15,9 @@ from derive.optimizers import RULE_NAMES
 from derive.registry import REGISTRY, optimizer
 from tests.verify.training.test_directions import evaluated
 from verify.measuring.axes import Axes
+from verify.training.rules.directions import DIRECTIONS, check_trainable, direction
 from verify.training.rules.own import check_runnable, rule_transform
-from verify.training.rules.transforms import (
-    BASE_RATES,
-    DIRECTIONS,
-    ScaledRule,
-    base_rate,
-    check_trainable,
-    direction,
-    of_matrices,
-)
+from verify.training.rules.transforms import BASE_RATES, ScaledRule, base_rate, of_matrices
 
 Transform = Any  # whose updates are trees of whatever its gradients are
 EPSILON = 1e-3

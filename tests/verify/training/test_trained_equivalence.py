@@ -7,7 +7,8 @@ import pytest
 
 from derive.solve import prescribe, solve_kinds
 from verify.training.data import load_corpus
-from verify.training.rules.transforms import BASE_RATES, DIRECTIONS
+from verify.training.rules.directions import DIRECTIONS
+from verify.training.rules.transforms import BASE_RATES
 from verify.training.trainer import Config, Trainer
 
 BASE = 16

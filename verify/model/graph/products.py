@@ -127,6 +127,17 @@ class Products(Computed):
         small, large = (fans(label, each.params, each.invars[position].aval.shape, position) for each in (eqn, wide))  # type: ignore[union-attr]
         return [self.graph.fan(first, second) for first, second in zip(small, large, strict=True)]
 
+    def all_rows(self, eqn: JaxprEqn, wide: JaxprEqn, inputs: Sequence[Value]) -> None:
+        """Say where a layer is sent numbers with as many rows as the width: an identity, to ask for its weight."""
+        for position, value in enumerate(inputs[:2]):
+            if isinstance(value, Constant) and self.fan_pair(eqn, wide, position)[1].grows:
+                weight = next(each for each in inputs if isinstance(each, Weight))
+                self.graph.problem(
+                    f"what is made of parameter {', '.join(sorted(weight.terms))} meets an array of numbers alone "
+                    f"whose rows grow with the width, {shape_text(value.shapes)}, as when an identity is sent through "
+                    "layers to have their weight (PEFT's DoRA does); of a weight so computed no rule tells"
+                )
+
     def weighted(
         self,
         eqn: JaxprEqn,

@@ -178,7 +178,8 @@ class Start:
         if paths:
             self.notes.append(
                 f"not trained, since no gradient reaches {'it' if len(paths) == 1 else 'them'} (unused, frozen, or "
-                f"behind sign, argmax or stop_gradient): {', '.join(paths)}"
+                f"behind sign, argmax or stop_gradient): {', '.join(paths[:8])}"
+                + (f" and {len(paths) - 8} more" if len(paths) > 8 else "")
             )
 
     def _rarely_seen(self) -> None:

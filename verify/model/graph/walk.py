@@ -173,6 +173,7 @@ class _Walk(Branches):
             if is_zero(next(value for value in inputs if isinstance(value, Constant))):
                 return [self.filled(shape) for shape in shapes]  # such as the first turn of a recurrent loop
             if any(isinstance(value, Weight) for value in inputs):
+                self.all_rows(eqn, wide, inputs)
                 inputs = [
                     Activation(v.shapes, size=self.constant_power(v)) if isinstance(v, Constant) else v for v in inputs
                 ]

@@ -24,7 +24,8 @@ from verify.studies.decay.conditions import Conditions
 from verify.studies.decay.theory import MARKS, Network
 from verify.training.data import Corpus, next_token
 from verify.training.networks import loss
-from verify.training.rules.transforms import base_rate, check_trainable
+from verify.training.rules.directions import check_trainable
+from verify.training.rules.transforms import base_rate
 from verify.training.runs import for_each
 from verify.training.trainer import Config, Trainer
 

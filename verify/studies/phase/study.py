@@ -23,14 +23,8 @@ from verify.measuring.forward import initial_inputs, measure
 from verify.studies.phase.plane import Conditions, Network
 from verify.training.data import Corpus
 from verify.training.networks import loss
-from verify.training.rules.transforms import (
-    ScaledRule,
-    base_epsilon,
-    base_rate,
-    check_trainable,
-    label_layers,
-    per_layer,
-)
+from verify.training.rules.directions import check_trainable
+from verify.training.rules.transforms import ScaledRule, base_epsilon, base_rate, label_layers, per_layer
 from verify.training.runs import for_each
 from verify.training.trainer import Config, Trainer
 

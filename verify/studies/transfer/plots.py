@@ -17,7 +17,7 @@ from matplotlib.transforms import ScaledTranslation
 
 from verify.fit.optimum import Estimate, over_seeds
 from verify.studies.pictures import STYLE
-from verify.studies.transfer.headline import Group, distinct, interval, variant
+from verify.studies.transfer.headline import Group, distinct, interval, together, variant
 from verify.studies.transfer.outcomes import SettingResult, WidthResult
 
 # Names are the user's, and "$" in them is no formula.
@@ -37,8 +37,12 @@ SMALLEST_LOSS = 0.01  # nats above which the axis of what transfer costs is loga
 
 
 def best_rate_against_width(results: Sequence[SettingResult]) -> Figure:
-    """A panel per parameterization, a line per alignment: best rates with intervals, and the fitted power law."""
-    schemes = list(dict.fromkeys(each.setting.parameterization for each in results))
+    """A panel per parameterization, a line per alignment: best rates with intervals, and the fitted power law.
+
+    Settings that train alike are one line, in the panel of the first of them.
+    """
+    groups = distinct(results)
+    schemes = list(dict.fromkeys(group.result.setting.parameterization for group in groups))
     with mpl.rc_context(LOOK):
         columns = min(2, len(schemes))
         rows = math.ceil(len(schemes) / columns)
@@ -47,13 +51,13 @@ def best_rate_against_width(results: Sequence[SettingResult]) -> Figure:
         for axis in axes[len(schemes) :]:
             axis.set_axis_off()
         for axis, scheme in zip(axes, schemes, strict=False):
-            own = [each for each in results if each.setting.parameterization == scheme]
             width_axis(axis, results)
             axis.set(yscale="log", title=scheme)
             axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
             plain_numbers(axis.yaxis)
-            for group in distinct(own):
-                _draw_drift(axis, group, looks(results))
+            for group in groups:
+                if group.result.setting.parameterization == scheme:
+                    _draw_drift(axis, group, looks(results))
             if axis.lines:
                 axis.legend(fontsize=7, loc="best", handlelength=3.5)
             else:
@@ -74,9 +78,7 @@ def _draw_drift(axis: Any, group: Group, look_of: Callable[[SettingResult], dict
     bars = np.nan_to_num([y * (1 - np.exp(-np.array(ends[0]))), y * (np.exp(np.array(ends[1])) - 1)])
     look, drift = look_of(group.result), group.result.drift
     law = f"{group.result.along.letter}^{interval(drift)}" if np.isfinite(drift.value) else "no power law"
-    elsewhere = all(group.name != each.name for each in group.members)  # trained in another parameterization's panel
-    equal = f" (= {group.name.removeprefix(f'{group.members[0].optimizer} ')})" if elsewhere else ""
-    label = f"{'/'.join(variant(each) for each in group.members)}{equal}: {law}"
+    label = f"{together(group.members)}: {law}"
     dashes = look.pop("linestyle")
     axis.errorbar(x, y, yerr=bars, linestyle="", capsize=2, elinewidth=0.8, **look)
     middle = np.exp(np.log(y).mean()) * (x / np.exp(np.log(x).mean())) ** np.nan_to_num(drift.value)

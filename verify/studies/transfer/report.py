@@ -1,4 +1,4 @@
-"""One page on a transfer study: what it answers, a row per setting, the pictures, and how each number is defined."""
+"""One page on a transfer study: its pictures, what it answers, a row per setting, and how each number is defined."""
 
 import base64
 import io
@@ -24,19 +24,32 @@ from verify.sweeps.records import Study
 
 PAGE = "report.html"
 LOOK_OF_PAGE = """
-body { font: 15px/1.45 system-ui, sans-serif; color: #202020; max-width: 78rem; margin: 1.5rem auto; padding: 0 1rem }
+:root { color-scheme: light dark; --text: #202020; --faint: #5f5f5f; --page: #ffffff; --line: #dcdcdc; --head: #f4f4f4 }
+@media (prefers-color-scheme: dark) {
+  :root { --text: #e4e4e4; --faint: #a6a6a6; --page: #161616; --line: #3a3a3a; --head: #242424 }
+  img { filter: invert(0.92) hue-rotate(180deg) }
+}
+body { font: 15px/1.45 system-ui, sans-serif; color: var(--text); background: var(--page);
+  max-width: 78rem; margin: 1.5rem auto; padding: 0 1rem; overflow-wrap: anywhere }
 h1 { font-size: 1.5rem } h2 { font-size: 1.2rem; margin-top: 2.2rem } h3 { font-size: 1rem; margin-bottom: 0.2rem }
 .lead { font-size: 1.05rem } li { margin: 0.25rem 0 } ul { margin-top: 0.2rem }
-.wide { overflow: auto; max-height: 80vh; border: 1px solid #d0d0d0 }
+.wide { overflow: auto; max-height: 80vh; border: 1px solid var(--line); margin-top: 0.6rem }
 table { border-collapse: collapse; font-size: 12.5px; font-variant-numeric: tabular-nums }
-th, td { text-align: left; vertical-align: top; padding: 0.25rem 0.55rem; border-bottom: 1px solid #e4e4e4 }
-.wide td { white-space: nowrap } .wide td:last-child { white-space: normal; min-width: 44rem }
-.wide td:first-child { position: sticky; left: 0; background: #ffffff }
-.wide th { z-index: 1; position: sticky; top: 0; background: #f4f4f4; cursor: pointer }
+th, td { text-align: left; vertical-align: top; padding: 0.25rem 0.4rem; border-bottom: 1px solid var(--line) }
+.wide td { overflow-wrap: normal } .wide td:last-child { min-width: 12rem }
+.wide td:first-child { position: sticky; left: 0; background: var(--page) }
+.wide th { z-index: 1; position: sticky; top: 0; background: var(--head); cursor: pointer; overflow-wrap: normal }
 th[aria-sort=ascending]::after { content: " \\2191" } th[aria-sort=descending]::after { content: " \\2193" }
-abbr { text-decoration: none; color: #707070; cursor: help } .equal { color: #606060 }
-figure { margin: 1.2rem 0 2rem } img { max-width: 100%; height: auto } figcaption { color: #404040; max-width: 60rem }
+abbr { text-decoration: none; color: var(--faint); cursor: help } .equal { color: var(--faint) }
+#repeats:not(:checked) ~ .wide .equal { display: none }
+figure { margin: 1.2rem 0 2rem } img { max-width: 100%; height: auto } figcaption { max-width: 60rem }
 dt { font-weight: 600; margin-top: 0.6rem } dd { margin-left: 1.2rem; max-width: 60rem }
+@media (max-width: 700px) {
+  .wide { max-height: none } .wide thead { display: none } .wide tr, .wide td { display: block; padding: 0.1rem 0.4rem }
+  .wide td { border: 0 } .wide tr { border-bottom: 1px solid var(--line); padding: 0.5rem 0 }
+  .wide td:first-child { position: static; font-weight: 600 }
+  .wide td:not(:first-child)::before { content: attr(data-of) ": "; color: var(--faint) }
+}
 """
 SORT = """
 for (const heading of document.querySelectorAll("#settings th")) heading.addEventListener("click", () => {
@@ -83,12 +96,12 @@ def write_report(study: Study, folder: Path) -> list[Path]:
     title = f"Learning-rate transfer: {study.conditions.model}, {', '.join(optimizers)}"
     body = [
         f"<h1>{escape(title)}</h1><p class='lead'>{escape(overview(study, results, compared))}</p>",
+        *drawn,
         "<h2>What the study answers</h2>" if said else "<p>No run is finished yet.</p>",
         *said,
         "<h2>All settings</h2><p>In brackets: 95 % intervals over seeds. A dash is a number that is not known; the"
         " notes say why. Click on a heading to sort.</p>",
         table(columns, results),
-        *drawn,
         f"<h2>Conditions</h2>{_conditions(study)}",
         f"<h2>How the numbers are defined</h2>{definitions(columns, study)}",
     ]
@@ -121,10 +134,10 @@ def _pictures(results: Sequence[SettingResult], untrained_loss: float) -> dict[s
     return {
         "loss_against_rate": (
             loss_against_rate(results, untrained_loss),
-            f"loss against base rate, a curve per {axis} (mean over seeds; band from lowest to highest seed), and"
-            f" the fitted best rate. The dotted line is the best rate of the smallest {axis}: a setting transfers if"
-            " all minima are on it. Crosses at the top are diverged runs, triangles end worse than untrained. Grey"
-            " panels are equal, step for step, to the setting in brackets, and show its runs.",
+            f"loss against base rate, a curve per {axis} (mean over seeds, with its standard error), and the fitted"
+            f" best rates, joined. The dotted line is the best rate of the smallest {axis}: a setting transfers if all"
+            " minima are on it. Crosses at the top are diverged runs, triangles end worse than untrained. Settings that"
+            " train alike, step for step, share a panel.",
         ),
         "best_rate": (
             best_rate_against_width(results),

@@ -139,26 +139,35 @@ def _interval(found: Estimate | Slope) -> Cell:
 
 
 def table(columns: Sequence[Column], results: Sequence[SettingResult]) -> str:
-    """The table as HTML, a row per setting in their order; each cell says in data-value what it is sorted by."""
+    """The table as HTML, a row per setting in their order; each cell says in data-value what it is sorted by.
+
+    Settings that train as another one are behind a switch.
+    """
     heads = "".join(f'<th title="{escape(each.meaning)}">{escape(each.title)}</th>' for each in columns)
     rows = []
     for result in results:
         cells = "".join(_cell(column, result) for column in columns)
         rows.append(f'<tr class="equal">{cells}</tr>' if result.trained_as else f"<tr>{cells}</tr>")
     body = "\n".join(rows)
-    return (
-        f'<div class="wide"><table id="settings"><thead><tr>{heads}</tr></thead><tbody>\n{body}\n</tbody></table></div>'
+    repeats = sum(result.trained_as is not None for result in results)
+    switch = (
+        f'<input type="checkbox" id="repeats"> <label for="repeats">also the {repeats} that train as another setting, '
+        "step for step</label>"
     )
+    rows_of = f'<table id="settings"><thead><tr>{heads}</tr></thead><tbody>\n{body}\n</tbody></table>'
+    return f'{switch if repeats else ""}<div class="wide">{rows_of}</div>'
 
 
 def _cell(column: Column, result: SettingResult) -> str:
-    value, text = column.cell(result)
+    (value, text), of = column.cell(result), f'data-of="{escape(column.title)}"'
     if isinstance(value, str):
-        return f'<td data-value="{escape(value)}">{escape(text)}</td>'
+        return f'<td {of} data-value="{escape(value)}">{escape(text)}</td>'
     if math.isfinite(value):
-        return f'<td data-value="{value!r}">{escape(text)}</td>'
+        return f'<td {of} data-value="{value!r}">{escape(text)}</td>'
     reasons = escape("; ".join((column.needs, *result.notes)))
-    return f'<td data-value=""><abbr title="{reasons}">&ndash;{" diverges" if math.isinf(value) else ""}</abbr></td>'
+    return (
+        f'<td {of} data-value=""><abbr title="{reasons}">&ndash;{" diverges" if math.isinf(value) else ""}</abbr></td>'
+    )
 
 
 def definitions(columns: Sequence[Column], study: Study) -> str:

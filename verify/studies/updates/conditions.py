@@ -39,7 +39,8 @@ class Conditions:
     @classmethod
     def of(cls, optimizer: str, parameterization: str, **shared: Any) -> "Conditions":
         """Those of that optimizer at its usual rate and epsilon; DeriveError where it cannot be trained."""
-        from verify.training.rules.transforms import base_epsilon, base_rate, check_trainable
+        from verify.training.rules.directions import check_trainable
+        from verify.training.rules.transforms import base_epsilon, base_rate
 
         prescription = prescribe(optimizer, parameterization)
         rules = prescription.problem.optimizers

@@ -6,153 +6,49 @@ What `derive --format optax` emits takes the same steps.
 """
 
 import math
-from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cache
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
+import numpy as np
 import optax
 import optax.contrib
-from jaxtyping import Array, Float
+from jaxtyping import Array
 from sympy import Expr, Rational
 
 from derive.emit import parts
-from derive.errors import DeriveError, unknown_name
+from derive.errors import DeriveError, shorten
 from derive.exponents import KINDS
 from derive.matrix_functions import by_side
-from derive.registry import REGISTRY, spelled
 from derive.registry import optimizer as read_optimizer
+from derive.registry import spelled
 from derive.solve import Prescription
 from verify.measuring.axes import Axes
-from verify.training.rules.adaptive import cautious, scale_by_adopt, scale_by_mars, scion_outer
-from verify.training.rules.atan2 import scale_by_adam_atan2
-from verify.training.rules.orthogonal import (
-    back_on_sphere,
-    grafted_shampoo,
-    hyperball,
-    scale_by_dion,
-    scale_by_normuon,
-    scale_by_polar,
-    scale_by_polargrad,
-)
-from verify.training.rules.own import check_runnable, rule_transform
-from verify.training.rules.preconditioners import normalise_by_norm, scale_by_shampoo, scale_by_soap
+from verify.training.rules.directions import FINISHES, Rate, averages_of, check_trainable, direction
 from verify.training.rules.usual import BASE_EPSILON as BASE_EPSILON
 from verify.training.rules.usual import BASE_RATES as BASE_RATES
 from verify.training.rules.usual import base_epsilon as base_epsilon
 from verify.training.rules.usual import base_rate as base_rate
 
-Rate = float | Float[Array, ""]
-Direction = Callable[[Rate], optax.GradientTransformation]
-
-
-def _times_weight_size(direction: optax.GradientTransformation) -> optax.GradientTransformation:
-    """Steps proportional to RMS(W); optax's floor under it is 0 here, since the theory has none."""
-    return optax.chain(direction, optax.scale_by_param_block_rms(min_scale=0.0))
-
-
-def _adafactor(epsilon: Rate) -> optax.GradientTransformation:
-    # optax keeps second moments whole below 128 units and factors them above: another rule, in the midst of the widths.
-    factored = optax.scale_by_factored_rms(epsilon=epsilon, min_dim_size_to_factor=2)  # type: ignore[arg-type]
-    return _times_weight_size(optax.chain(factored, optax.clip_by_block_rms(1.0)))
-
-
-def _adam(epsilon: Rate) -> optax.GradientTransformation:
-    return optax.scale_by_adam(eps=epsilon)  # type: ignore[arg-type]
-
-
-def _muon(epsilon: Rate, scale: Callable[[int, int], float] = lambda _fan_in, _fan_out: 1.0) -> Any:
-    """The polar factor by Newton and Schulz, times a number made of a matrix's fan_in and fan_out."""
-
-    def all_matrices(updates: Any) -> Any:
-        return jax.tree.map(lambda _: optax.contrib.MuonDimensionNumbers(), updates)
-
-    polar = optax.contrib.scale_by_muon(eps=epsilon, weight_dimension_numbers=all_matrices)  # type: ignore[arg-type]
-
-    def scaled(update: Any, _: Any) -> Any:
-        return update * scale(*update.shape)
-
-    return optax.chain(polar, optax.stateless_with_tree_map(scaled))
-
-
-def _scion(epsilon: Rate) -> optax.GradientTransformation:
-    """The polar factor times sqrt(fan_out / fan_in)."""
-
-    def scaled(update: Any, _: Any) -> Any:
-        return update * (update.shape[1] / update.shape[0]) ** 0.5
-
-    return optax.chain(scale_by_polar(epsilon), optax.stateless_with_tree_map(scaled))
-
-
-DIRECTIONS: Mapping[str, Direction] = {
-    "sgd": lambda _: optax.identity(),
-    "momentum": lambda _: optax.trace(0.9),
-    "nesterov": lambda _: optax.trace(0.9, nesterov=True),
-    "adam": _adam,
-    "adamw": _adam,
-    "rmsprop": lambda epsilon: optax.scale_by_rms(eps=epsilon, eps_in_sqrt=False),  # type: ignore[arg-type]
-    "adafactor": _adafactor,
-    "adam-ps": lambda epsilon: _times_weight_size(_adam(epsilon)),
-    "lion": lambda _: optax.scale_by_lion(),
-    "sign-sgd": lambda _: optax.scale_by_sign(),
-    "lamb": lambda epsilon: optax.chain(_adam(epsilon), optax.scale_by_trust_ratio()),
-    "lars": lambda epsilon: optax.chain(optax.scale_by_trust_ratio(eps=epsilon), optax.trace(0.9)),  # type: ignore[arg-type]
-    "adam-atan2": lambda _: scale_by_adam_atan2(),
-    "normalised-sgd": normalise_by_norm,
-    "muon": _muon,
-    "muon-keller": lambda epsilon: _muon(epsilon, lambda fan_in, fan_out: max(1, fan_out / fan_in) ** 0.5),
-    "muon-rms": lambda epsilon: _muon(epsilon, lambda fan_in, fan_out: 0.2 * max(fan_in, fan_out) ** 0.5),
-    "shampoo": scale_by_shampoo,
-    "soap": scale_by_soap,
-    "soap-left": lambda epsilon: scale_by_soap(epsilon, rotate_in=False),
-    "soap-right": lambda epsilon: scale_by_soap(epsilon, rotate_out=False),
-    "scion": _scion,
-    "scion-sign": lambda _: scion_outer(None),
-    "scion-row": scion_outer,
-    "normuon": scale_by_normuon,
-    "adamuon": lambda epsilon: scale_by_normuon(epsilon, per_entry=True),
-    "dion": scale_by_dion,
-    "polargrad": scale_by_polargrad,
-    "grafted-shampoo": grafted_shampoo,
-    "muon-hyperball": hyperball,
-    "adopt": scale_by_adopt,
-    "ademamix": lambda epsilon: optax.contrib.scale_by_ademamix(eps=epsilon),  # type: ignore[arg-type]
-    "mars": scale_by_mars,
-    "cautious": lambda epsilon: cautious(_adam(epsilon)),
-    "schedule-free": lambda epsilon: optax.scale_by_adam(b1=0.0, eps=epsilon),  # type: ignore[arg-type]
-}
-"""epsilon -> the transform of gradients into U, by the optimizer's name in `derive list`: DW = -rate (U + decay W).
-
-A second epsilon (eps2 of the rule) is taken to 0 here, with 0/0 = 0.
-"""
-
-FINISHES: Mapping[str, Callable[[], optax.GradientTransformation]] = {"muon-hyperball": back_on_sphere}
-"""What comes after rate and decay, of optimizers that say where a step may end."""
-
 SCALED = ("c", "epsilon", "decay")
 """What of a layer, and of a row along another axis, is a power of the size."""
 
 
-def check_trainable(names: Mapping[Any, str]) -> None:
-    """Raise DeriveError for an optimizer of the registry, or a rule, that has no transform here."""
-    for name in names.values():
-        direction(name)
-
-
-@cache
-def direction(name: str) -> Direction:
-    """epsilon -> the transform of gradients into U, by the optimizer's name or from the rule that `name` spells.
-
-    DeriveError for an optimizer of the registry without a transform, and a rule that cannot be computed.
+def decayed_of(params: Any, mask: Any = None) -> Any:
+    """Whether each parameter is decayed, by a mask as optax has it (a tree of bools or of its beginning, or a function
+    of the parameters that gives one), or all but vectors; DeriveError for a mask of another tree.
     """
-    if name in DIRECTIONS:
-        return DIRECTIONS[name]
-    if any(row.name == name for row in REGISTRY):
-        raise unknown_name("trainable optimizer", name, DIRECTIONS)
-    rule = read_optimizer(name).rule
-    check_runnable(rule)
-    return lambda epsilon: rule_transform(rule, epsilon)
+    if mask is None:
+        return jax.tree.map(lambda leaf: np.ndim(leaf) > 1, params)
+    found = mask(params) if callable(mask) else mask
+    try:
+        return jax.tree.map(lambda decayed, below: jax.tree.map(lambda _: bool(decayed), below), found, params)
+    except (ValueError, TypeError) as error:
+        raise DeriveError(
+            f"the mask of decay is no tree of bools like the parameters ({shorten(str(error), 80)}); give one, or a "
+            "function of the parameters that returns one"
+        ) from None
 
 
 def is_oriented(name: str) -> bool:
@@ -204,7 +100,7 @@ class ScaledRule:
 
     `rule` is a name of the registry or the rule itself. Where its parameters are `stacked` on a leading axis, each
     along that axis is a parameter of its own to the rule. `axes` are those of the matrices that the rule takes, by
-    default [fan_in, fan_out].
+    default [fan_in, fan_out]. `averages` are b1, b2 and momentum, of which the rule takes those that it has.
     """
 
     label: str
@@ -214,10 +110,12 @@ class ScaledRule:
     decay: Rate
     stacked: bool = False
     axes: Axes | None = None
+    averages: Mapping[str, Rate] = field(default_factory=dict)
 
     def transform(self) -> optax.GradientTransformation:
         """W <- W - rate (U + decay W): decay is decoupled from the rule, whichever it is."""
-        own = self._placed(direction(self.rule)(self.epsilon))
+        averages = {name: self.averages[name] for name in averages_of(self.rule) if name in self.averages}
+        own = self._placed(direction(self.rule)(self.epsilon, **averages))
         finish = [self._placed(FINISHES[self.rule]())] if self.rule in FINISHES else []
         return optax.chain(
             own,
@@ -234,7 +132,16 @@ class ScaledRule:
 
 def along_stack(transform: optax.GradientTransformation) -> optax.GradientTransformation:
     """The transform applied to each along the leading axis: norms, means and matrices are those of one layer."""
-    return optax.GradientTransformation(jax.vmap(transform.init), jax.vmap(transform.update))  # type: ignore[arg-type]
+
+    def init(params: Any) -> Any:
+        return (jax.vmap(transform.init) if jax.tree.leaves(params) else transform.init)(params)
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        if not jax.tree.leaves(updates):  # a group that a mask of decay leaves empty
+            return updates, state
+        return jax.vmap(transform.update)(updates, state, params)
+
+    return optax.GradientTransformation(init, update)
 
 
 def of_matrices(transform: optax.GradientTransformation, axes: Axes) -> optax.GradientTransformation:

@@ -84,7 +84,7 @@ def size_power(value: Constant, ratio: Fraction) -> Fraction | None:
     if abs(exponent) < Fraction(1, 4):
         return ZERO
     within = ERRORS * math.hypot(*map(_scatter, squares)) / math.log(ratio)
-    simple = (exponent.limit_denominator(most) for most in (1, 2, 3, 4))
+    simple = (exponent.limit_denominator(most) for most in (2, 3, 4))
     return next((each for each in simple if abs(each - exponent) <= within), exponent)
 
 
