@@ -174,6 +174,7 @@ def shares(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Path]]:
 
 
 @pytest.mark.parametrize("name", list(COMMANDS))
+@pytest.mark.slow
 def test_shares_are_merged_into_the_whole(
     name: str, shares: dict[str, list[Path]], folders: dict[str, Path], tmp_path: Path, capsys: Capture
 ) -> None:
@@ -192,6 +193,7 @@ def test_shares_are_merged_into_the_whole(
 
 
 @pytest.mark.parametrize("damage", [other_conditions, other_code, other_jax, truncated, of_another_study])
+@pytest.mark.slow
 def test_parts_that_differ_are_not_merged(
     damage: Callable[[Path], str], shares: dict[str, list[Path]], tmp_path: Path, capsys: Capture
 ) -> None:
@@ -235,6 +237,7 @@ def test_a_share_of_what_is_not_kept_is_refused(capsys: Capture) -> None:
 
 
 @pytest.mark.parametrize("name", ["decay", "exponents"])
+@pytest.mark.slow
 def test_workers_train_what_this_process_does(
     name: str, folders: dict[str, Path], tmp_path: Path, capsys: Capture
 ) -> None:
