@@ -26,14 +26,15 @@ def check_along_depth(
     width: str | None,
     depths: str,
     *,
-    base_rate: float,
-    seeds: int,
-    steps: int,
+    trained: Mapping[str, Any],
     out: Path | None,
     shown: str,
     **given: Any,
 ) -> None:
-    """Train the model at one width and every depth, as it is and as prescribed, and judge; `given` is `prescribe`'s."""
+    """Train the model at one width and every depth, as it is and as prescribed, and judge.
+
+    `trained` are base_rate, seeds and steps; `given` is what `prescribe` takes.
+    """
     from derive.emit import dump
     from verify.model.check.depth import depth_check, prescriptions
     from verify.model.check.depth_results import as_json, as_text
@@ -48,10 +49,10 @@ def check_along_depth(
     sizes = read_sizes("--depths", depths, LARGEST["depth"], DEPTHS)
     answers = prescriptions(make, widths[0], sizes, **given)
     with Progress("training and measuring", len(sizes)) as bar:
-        found = depth_check(make, answers, base_rate=base_rate, seeds=seeds, steps=steps, progress=bar.advance)
-    inputs = build(at_depth(make, sizes[0]), widths[0]).fingerprint(steps)
-    content = as_json(model, inputs, found, base_rate)
+        found = depth_check(make, answers, progress=bar.advance, **trained)
+    inputs = build(at_depth(make, sizes[0]), widths[0]).fingerprint(trained["steps"])
+    content = as_json(model, inputs, found, trained["base_rate"])
     if out is not None:
         (out / "check.json").write_text(dump(content), encoding="utf-8")
         (out / "prescription.json").write_text(found.deepest.to_json(), encoding="utf-8")
-    write_out(dump(content) if shown == "json" else wrapped(as_text(model, found, base_rate)))
+    write_out(dump(content) if shown == "json" else wrapped(as_text(model, found, trained["base_rate"])))

@@ -227,8 +227,9 @@ def check(
         "forward_only": forward_only,
     }
     if depths is not None:
-        given |= {"depth_alignment": depth_alignment, "seeds": seeds, "steps": steps, "base_rate": rate}
-        check_along_depth(model, make, widths, depths, out=out, shown=chosen, **given)
+        given |= {"depth_alignment": depth_alignment}
+        trained = {"seeds": seeds, "steps": steps, "base_rate": rate}
+        check_along_depth(model, make, widths, depths, trained=trained, out=out, shown=chosen, **given)
         return
     answer = prescribed(make, base_width=sizes[0], width=sizes[-1], **given)
     if chosen == "torch":

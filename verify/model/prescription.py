@@ -29,7 +29,7 @@ from verify.measuring.trace import Tree
 from verify.model.graph.walk import path_name
 from verify.model.make import Apply
 from verify.model.multipliers import multiplied
-from verify.model.rows import NOT_TRAINED, OpRow, ParameterRow
+from verify.model.rows import NOT_TRAINED, OpRow, ParameterRow, read_row
 from verify.training.rules.directions import check_averages, check_trainable
 from verify.training.rules.transforms import ScaledRule, base_epsilon, decayed_of, is_oriented, per_layer
 
@@ -317,7 +317,7 @@ class ModelPrescription:
                 raise ValueError("another schema")
             content.pop("version")
             for name, kind in (("parameters", ParameterRow), ("ops", OpRow)):
-                content[name] = tuple(_row(kind, entry) for entry in content[name])
+                content[name] = tuple(read_row(kind, entry) for entry in content[name])
             content["multipliers"] = {name: Fraction(value) for name, value in content["multipliers"].items()}
             content["notes"] = tuple(content["notes"])
             return cls(**content)
@@ -326,20 +326,6 @@ class ModelPrescription:
                 f"this is not a prescription of schema {SCHEMA} ({shorten(str(error))}); give what to_json, or verify "
                 "prescribe --format json, wrote"
             ) from None
-
-
-def _row(kind: type[Any], entry: Mapping[str, Any]) -> Any:
-    """A row from its JSON: exponents are strings, tuples lists."""
-    exponents = {"a", "found", "b", "c", "g", "s", "epsilon", "decay", "alpha", "omega", "u", "size", "r", "after"}
-
-    def read(name: str, value: Any) -> Any:
-        if name in exponents and value is not None:
-            return Fraction(value)
-        if isinstance(value, dict):
-            return {term: Fraction(exponent) for term, exponent in value.items()}
-        return tuple(value) if isinstance(value, list) else value
-
-    return kind(**{name: read(name, value) for name, value in entry.items()})
 
 
 def _scheduled(

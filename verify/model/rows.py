@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import Literal
+from typing import Any, Literal
 
 from derive.errors import DeriveError
 from derive.exponents import Kind
@@ -85,3 +85,17 @@ class OpRow:
     r: Fraction
     after: Fraction
     terms: Mapping[str, Fraction]
+
+
+def read_row(kind: type[Any], entry: Mapping[str, Any]) -> Any:
+    """A row from its JSON: exponents are strings, tuples lists."""
+    exponents = {"a", "found", "b", "c", "g", "s", "epsilon", "decay", "alpha", "omega", "u", "size", "r", "after"}
+
+    def read(name: str, value: Any) -> Any:
+        if name in exponents and value is not None:
+            return Fraction(value)
+        if isinstance(value, dict):
+            return {term: Fraction(exponent) for term, exponent in value.items()}
+        return tuple(value) if isinstance(value, list) else value
+
+    return kind(**{name: read(name, value) for name, value in entry.items()})
