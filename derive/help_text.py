@@ -14,7 +14,7 @@ PANELS = {
     "betas horizon schedule own base_rate match rates halvings stop_above disjoint constants tune_constants c c_hidden "
     "c_readout c_embedding value gradient_rms fixed_fan seeds steps drift_steps batch evaluation corpus dtype tokens "
     "train_equivalents",
-    "Sizes": "base_width width widths base_depth depths base_batch base_tokens target",
+    "Sizes": "base_width width widths base_depth depths base_batch batches base_tokens hold target",
     "Devices": "devices memory flops utilisation probe engine address processes process coordinator mesh scan remat "
     "part checkpoint checkpoint_every",
     "Output": "output_format explain standalone every predict margin measured certificate out report watch salvage",

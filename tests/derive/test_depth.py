@@ -169,7 +169,11 @@ def test_json_is_the_contract_and_numbers_multiply_across_axes(
 ) -> None:
     wide = ("--base-width", "64", "--width", "256", "--base-rate", "0.01")
     code, out, _ = said(
-        capsys, monkeypatch, *COMPLETEP, *wide, "--base-batch", "8", "--batch", "32", "--format", "json"
+        capsys,
+        monkeypatch,
+        *COMPLETEP,
+        *wide,
+        *("--parameterization", "sp", "--base-batch", "8", "--batch", "32", "--format", "json"),
     )
     answer = json.loads(out)
     assert (code, answer["schema"], answer["base_depth"], answer["depth"]) == (0, 2, 4, 32)

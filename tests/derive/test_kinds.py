@@ -48,7 +48,7 @@ def test_commas_inside_parentheses_belong_to_the_rule() -> None:
 def test_a_mapping_of_names_rules_and_objects() -> None:
     mine = Optimizer("mine", SCION)
     rows = {"embedding": "sgd", "hidden": mine, "readout": "sign(m)/fan_in"}
-    assert [str(c) for c in prescribe(optimizer=rows).c] == ["-1/2", "0", "0"]
+    assert [str(c) for c in prescribe(optimizer=rows, parameterization="sp").c] == ["-1/2", "0", "0"]
     assert prescribe(optimizer=mine).c == prescribe(SCION).c
     with pytest.raises(DeriveError, match="leaves readout without"):
         prescribe(optimizer={"embedding": "sgd", "hidden": mine})

@@ -302,6 +302,7 @@ class Untrained:
         return params, jax.vmap(self.transform.update)(self.gradients, state)[1], None, None
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_what_meets_epsilon_is_the_root_of_the_corrected_second_moment(monkeypatch: pytest.MonkeyPatch) -> None:
     """With gradients that do not change, sqrt(v) is their size after any number of steps: RMS sqrt((1 + 4) / 2)."""
     monkeypatch.setattr(epsilon_study, "Trainer", Untrained)
