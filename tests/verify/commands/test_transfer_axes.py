@@ -123,7 +123,7 @@ def test_texts_and_pictures_name_the_axis(tmp_path: Path) -> None:
     assert "depths 2,4,8,16,32" in said and "best rate ~ N^drift" in said and "width" not in said
     page = next(path for path in write_report(study, tmp_path) if path.suffix == ".html").read_text()
     text = page.split("<body>")[1].split("<img")[0]
-    assert "At depth 32" in text and "drift" in page and "N^" in page
+    assert "at depth 32" in text and "drift" in page and "N^" in page
     assert "fails from depth" in page and "smallest width" not in page
     batches = replace(conditions, model="mlp", axis="batch", held="tokens", base_width=2)
     made_up = made(along_batch("sgd", "rule", "tokens").setting, batches, 1.0)
