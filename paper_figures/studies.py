@@ -32,6 +32,10 @@ def _alignments(optimizer: str, parameterization: str, alignment: str) -> Mappin
 
 
 _DEPTH = "exponents --axis depth"
+_HORIZONS = (
+    "transfer --optimizer adam --parameterization sp,mup --alignment full,none,global --rates 9 "
+    "--base-rate adam=0.015625 --disjoint --stop-above 1.2"
+)
 
 STUDIES: Mapping[str, Mapping[Scale, str]] = {
     "transfer_mlp": {
@@ -47,6 +51,10 @@ STUDIES: Mapping[str, Mapping[Scale, str]] = {
         "gpu": "transfer --model transformer --optimizer adam --parameterization sp,mup,ntk,mfp "
         "--alignment full,global,prior,none --widths 64,128,256,512,1024 --seeds 3 --rates 9 --base-rate 0.015625 "
         "--steps 1000 --batch 32 --head-dimension 32",
+    },
+    "horizons_mlp": {
+        "cpu": f"{_HORIZONS} --widths 32,64,128,256 --base-width 64 --seeds 3 --steps 150,1500",
+        "gpu": f"{_HORIZONS} --widths 64,128,256,512,1024,2048 --seeds 3 --steps 150,1500,15000",
     },
     "transfer_batch": {
         "cpu": f"{_BATCH} --batches 16,64,256,1024 --seeds 3 --rates 5 --steps 1280 --evaluation 1024",

@@ -144,7 +144,7 @@ def _room(found: Optimum) -> tuple[float, float]:
 
 def on_grid(found: WidthResult) -> bool:
     """Whether the best rate is one of those tried, or half a step of them aside, for want of a parabola."""
-    return np.isfinite(found.best_rate) and not any(optimum(found.rates, found.losses).parabolas)
+    return bool(np.isfinite(found.best_rate)) and not any(optimum(found.rates, found.losses).parabolas)
 
 
 def _cost(result: SettingResult, drift: Estimate) -> Estimate:
