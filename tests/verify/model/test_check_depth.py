@@ -14,7 +14,7 @@ import verify
 from derive.running import run
 from tests.verify.model.test_own_depth import residual
 from verify.commands.main import app
-from verify.model.check.depth import GROWS, depth_check, judged, prescriptions
+from verify.model.check.depth import GROWS, _arriving, depth_check, judged, prescriptions
 from verify.model.check.depth_results import as_json, as_text
 from verify.model.make import load_make
 from verify.model.prescription import ModelPrescription
@@ -45,7 +45,10 @@ def linear() -> ModelPrescription:
 
 
 def networks(own: float, whole: float, start: float = 0.0, after: int = 1) -> Sizes:
-    """Made-up sizes of three seeds at DEPTHS: own changes in branches N^-own, whole changes N^-whole from a step on."""
+    """Made-up sizes of three seeds at DEPTHS: own changes in branches N^-own, whole changes N^-whole from a step on.
+
+    Blocks are entered by what those before them changed, 1 - 1/N of it.
+    """
     generator = np.random.default_rng(0)
 
     def size(depth: int, exponent: float) -> Any:
@@ -62,6 +65,7 @@ def networks(own: float, whole: float, start: float = 0.0, after: int = 1) -> Si
             table: dict[str, dict[str, Any]] = {}
             for name, moves in (("first", 0.0), ("last", 0.0), ("blocks.*.up", own), ("blocks.*.down", own)):
                 table[name] = dense(depth, moves, step)
+                table[name]["delta_output"] *= 1 - 1 / depth if name.startswith("blocks") else 1.0
                 table[f"parameter {name}"] = {"decay": np.zeros(3), "delta_w": size(depth, moves)}
             found[depth][step] = table
     return found
@@ -158,3 +162,14 @@ def test_what_a_folder_gets(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
 
 
 small = residual(1.0, scan=True)
+
+
+def test_the_share_of_the_stream_that_reaches_a_block_is_no_growth() -> None:
+    """Changes of the blocks before block l of N, 1/N each, are l/N of the stream's: from 2 to 8 that goes as N^0.4."""
+    depths = (2, 4, 8)
+    mean = np.array([np.mean(np.arange(depth) / depth) for depth in depths])
+    slope = np.polyfit(np.log(depths), np.log(mean), 1)[0]
+    assert slope > 0.35
+    assert abs(np.polyfit(np.log(depths), np.log(mean / _arriving(depths)), 1)[0]) < 1e-9
+    wrong = mean * np.sqrt(depths)  # rates too large by N^(1/2) still show
+    assert np.polyfit(np.log(depths), np.log(wrong / _arriving(depths)), 1)[0] > 0.45
