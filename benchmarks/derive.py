@@ -22,8 +22,8 @@ from benchmarks.results import arguments, report
 from derive.alignments import Alignment, Ratios
 from derive.parameterizations import SP
 from derive.propagation import Chain, Problem, constraints, symbols
+from derive.recursion import largest_rates
 from derive.registry import optimizer
-from derive.solve import largest_rates
 
 HIDDEN_LAYERS = 18  # 20 layers with embedding and readout
 

@@ -45,7 +45,8 @@ def alternating_medians(actions: Sequence[Callable[[], Any]], rounds: int) -> li
 
 def trainer(width: int) -> Any:
     from derive.solve import prescribe, solve_kinds
-    from verify.training.trainer import Config, Trainer
+    from verify.training.config import Config
+    from verify.training.trainer import Trainer
 
     config = Config(solve_kinds(prescribe("adam", "sp", "full").problem), 128, 1e-3)
     return Trainer(config, width, [0])

@@ -19,8 +19,8 @@ from benchmarks.results import arguments, report
 from verify.sweeps.loop import Loop, Structure, train
 from verify.sweeps.records import ONLINE, Batch, Conditions
 from verify.sweeps.settings import prescribed
+from verify.training.config import TARGETS
 from verify.training.data import load_corpus
-from verify.training.trainer import TARGETS
 
 WIDTHS = (64, 128, 256, 512)
 STEPS = 150

@@ -24,9 +24,9 @@ from benchmarks.measure import alternating
 from benchmarks.results import arguments, report
 from derive.solve import prescribe, solve_kinds
 from verify.planning.counts import training_flops, transformer
+from verify.training.config import Config
 from verify.training.networks import computed_in, loss, stacks
 from verify.training.rules.transforms import optimizer
-from verify.training.trainer import Config
 
 RATE = 1e-3
 SEQUENCES = {256: 16, 1024: 4}

@@ -13,8 +13,9 @@ if TYPE_CHECKING:
     from derive.optimizers import Optimizer
     from derive.parameterizations import MFP, MUP, NTK, SP, Parameterization, equivalent, parameterization
     from derive.propagation import Chain, Problem, constraints, residuals
+    from derive.recursion import largest_rates
     from derive.registry import REGISTRY, optimizer
-    from derive.solve import Layer, Prescription, largest_rates, prescribe, solve_kinds, trained_gradients
+    from derive.solve import Layer, Prescription, prescribe, solve_kinds, trained_gradients
 
 __version__ = "0.1.0"
 

@@ -17,8 +17,8 @@ from typing import Any, Literal, cast
 from sympy import Expr, Rational, S
 
 from derive.errors import DeriveError, canonical, shorten, unknown_name
-from derive.exponents import Kind
 from derive.parsing import parse_expression
+from derive.words import Kind
 
 Quantity = Literal["alpha", "omega", "u"]
 QUANTITIES: tuple[Quantity, ...] = ("alpha", "omega", "u")

@@ -11,7 +11,7 @@ from typing import Any
 from sympy import Expr, Rational, S
 
 from derive.errors import DeriveError
-from derive.exponents import Kind, text
+from derive.words import Kind, text
 
 OUT = "out"
 """Part of a hidden layer that writes into the stream, where a factor at initialisation sets it apart."""

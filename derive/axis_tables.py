@@ -10,9 +10,9 @@ from derive.batch import Betas, batch_axis
 from derive.depth import Residual, depth_axis
 from derive.emit_latex import exponent_latex, fitted, latex_escape
 from derive.errors import DeriveError
-from derive.exponents import KINDS, text
 from derive.optimizers import Optimizer
 from derive.parameterizations import HALF
+from derive.words import KINDS, text
 
 Cells = list[Expr | None]
 

@@ -19,7 +19,11 @@ from sympy import Expr, S
 from derive.axes import Axis, AxisRow
 from derive.decays import DECAYS, Decay
 from derive.errors import DeriveError
-from derive.exponents import (
+from derive.exponents import dominant
+from derive.matrix_functions import first, second
+from derive.optimizers import Optimizer
+from derive.parameterizations import HALF
+from derive.words import (
     FAN_IN,
     FAN_OUT,
     FIRST_MOMENT,
@@ -32,12 +36,8 @@ from derive.exponents import (
     WEIGHT,
     Kind,
     Sizes,
-    dominant,
     text,
 )
-from derive.matrix_functions import first, second
-from derive.optimizers import Optimizer
-from derive.parameterizations import HALF
 
 Betas = Literal["published", "scaled", "constant"]
 BETAS: tuple[Betas, ...] = ("published", "scaled", "constant")

@@ -17,10 +17,11 @@ from sympy import Expr, S, Symbol
 from derive.axes import Axis, AxisRow
 from derive.decays import DECAYS, Decay, decay_exponent
 from derive.errors import DeriveError, canonical, shorten
-from derive.exponents import Kind, largest, text
+from derive.extrema import largest
 from derive.optimizers import Optimizer
 from derive.parameterizations import HALF
 from derive.parsing import parse_expression
+from derive.words import Kind, text
 
 NAMED: Mapping[str, Expr] = {"depthmup": HALF, "completep": S.One}
 FIXED = (S.Zero, S.Zero)

@@ -11,9 +11,9 @@ from sympy import Expr
 
 from derive import terminal
 from derive.axes import OUT, Axis, axes_json
-from derive.exponents import KINDS, text
 from derive.scale import Scale
 from derive.solve import Layer, Prescription
+from derive.words import KINDS, text
 
 
 def layer_names(prescription: Prescription) -> list[str]:

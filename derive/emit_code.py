@@ -9,9 +9,9 @@ from derive.axes import AxisRow
 from derive.batch import HALF, batch_rate
 from derive.emit import parts, title, verdict
 from derive.errors import DeriveError
-from derive.exponents import Kind
 from derive.scale import Scale
 from derive.solve import Layer, Prescription
+from derive.words import Kind
 
 HEADER = Template('''"""Width scaling for $title: $assumed.
 

@@ -13,9 +13,9 @@ from derive.emit_code import (
     scaled_betas,
     sizes_text,
 )
-from derive.exponents import Kind
 from derive.scale import Scale
 from derive.solve import Prescription
+from derive.words import Kind
 
 GROUPS = Template('''
 

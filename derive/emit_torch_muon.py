@@ -11,9 +11,9 @@ from string import Template
 from derive.emit import parts
 from derive.emit_code import header, lacking, parameters_text, sizes_text
 from derive.emit_torch import TORCH_RULES, VECTORS, as_torch_of_one, group_options, groups_code
-from derive.exponents import Kind
 from derive.scale import MATCHED, Scale
 from derive.solve import Prescription
+from derive.words import Kind
 
 SOURCE = Path(__file__).parent / "emitted_muon.py"
 MUON = '"lr": rate * own, "eps": eps, "momentum": momentum, "weight_decay": decay / own'

@@ -8,19 +8,8 @@ import sympy
 from sympy import Expr
 
 from derive.errors import DeriveError
-from derive.exponents import (
-    FAN_EXPONENTS,
-    FAN_IN,
-    FAN_OUT,
-    FIRST_MOMENT,
-    GRADIENT,
-    SECOND_MOMENT,
-    Kind,
-    norm,
-    opnorm,
-    rms,
-)
 from derive.propagation import Problem
+from derive.words import FAN_EXPONENTS, FAN_IN, FAN_OUT, FIRST_MOMENT, GRADIENT, SECOND_MOMENT, Kind, norm, opnorm, rms
 
 LARGEST_LOG = math.log(1e300)
 

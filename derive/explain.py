@@ -7,9 +7,10 @@ from sympy import Expr
 
 from derive.emit import layer_names, title, verdict
 from derive.emit_latex import latex_escape, lines_latex
-from derive.exponents import text
 from derive.propagation import Constraint, constraints
-from derive.solve import Layer, Prescription, least_residuals
+from derive.recursion import least_residuals
+from derive.solve import Layer, Prescription
+from derive.words import text
 
 TERMS = re.compile(r"\b(dW dz|dW z|W dz)\b")
 """What a constraint's meaning names, as formulas."""

@@ -18,12 +18,13 @@ from derive.certificate import binding
 from derive.decays import decay_exponent
 from derive.emit_javascript import FACTOR
 from derive.errors import DeriveError
-from derive.exponents import KINDS, text
 from derive.javascript import Recorder, decided, javascript, listed
 from derive.parameterizations import SCHEMES
 from derive.propagation import LOSSES, Chain, Loss, Optimizers, Problem, Term, constraints, own_change, residuals
+from derive.recursion import least_residuals
 from derive.registry import REGISTRY, optimizers
-from derive.solve import known_symbols, least_residuals, rates_of_chain
+from derive.solve import known_symbols, rates_of_chain
+from derive.words import KINDS, text
 
 TEMPLATE = Path(__file__).parent / "explore.html"
 SYMBOLS = ("alpha_h", "omega_h", "u_h", "alpha_r", "omega_r", "u_r")

@@ -12,40 +12,25 @@ import sympy
 from sympy import Abs, Add, Expr, Function, Max, Min, Mul, Pow, Rational, S, Symbol, atan, atan2, sign
 
 from derive.errors import DeriveError, shorten
-from derive.extrema import extremum as extremum
-from derive.extrema import largest as largest
-from derive.extrema import smallest as smallest
-from derive.words import CHANGE as CHANGE
-from derive.words import EPSILON as EPSILON
-from derive.words import EPSILONS as EPSILONS
-from derive.words import FAN_EXPONENTS as FAN_EXPONENTS
-from derive.words import FAN_IN as FAN_IN
-from derive.words import FAN_OUT as FAN_OUT
-from derive.words import FIRST_MOMENT as FIRST_MOMENT
-from derive.words import GRADIENT as GRADIENT
-from derive.words import KINDS as KINDS
-from derive.words import MATRICES as MATRICES
-from derive.words import OF_GRADIENT as OF_GRADIENT
-from derive.words import PREVIOUS_GRADIENT as PREVIOUS_GRADIENT
-from derive.words import RANK as RANK
-from derive.words import SECOND_EPSILON as SECOND_EPSILON
-from derive.words import SECOND_MOMENT as SECOND_MOMENT
-from derive.words import SIGMA as SIGMA
-from derive.words import SPREAD as SPREAD
-from derive.words import WEIGHT as WEIGHT
-from derive.words import Kind as Kind
-from derive.words import Norm as Norm
-from derive.words import Sizes as Sizes
-from derive.words import arguments, is_of_weights
-from derive.words import clip as clip
-from derive.words import is_matrix as is_matrix
-from derive.words import norm as norm
-from derive.words import opnorm as opnorm
+from derive.extrema import largest, smallest
+from derive.words import (
+    FAN_IN,
+    FAN_OUT,
+    RANK,
+    SIGMA,
+    SPREAD,
+    Norm,
+    Sizes,
+    arguments,
+    clip,
+    is_matrix,
+    is_of_weights,
+    norm,
+    opnorm,
+    rms,
+    spectral,
+)
 from derive.words import parity_in_weights as _parity_in_weights
-from derive.words import polar as polar
-from derive.words import rms as rms
-from derive.words import spectral as spectral
-from derive.words import text as text
 
 
 class MatrixFunction(Function):

@@ -12,7 +12,7 @@ from sympy import Add, Expr, Max, Min, Rational, S
 
 from derive.cones import Cone, everywhere
 from derive.errors import DeriveError
-from derive.exponents import extremum
+from derive.extrema import extremum
 from derive.lattice import shortest
 from derive.piecewise import Form, Patience, TooManyCellsError, Tree, added, cells, extremum_of, moved
 

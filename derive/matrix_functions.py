@@ -10,26 +10,17 @@ from sympy import Add, Expr, Mul, S, Symbol
 
 from derive.errors import DeriveError, shorten
 from derive.exponents import (
-    FAN_IN,
-    FAN_OUT,
-    OF_GRADIENT,
-    SPREAD,
     MatrixFunction,
     MatrixNorm,
-    Norm,
-    Sizes,
-    clip,
     degree,
     exponent,
-    is_matrix,
-    largest,
     matrix_argument,
     operator_norm_exponent,
-    opnorm,
     rank_exponent,
-    spectral,
     unsized,
 )
+from derive.extrema import largest
+from derive.words import FAN_IN, FAN_OUT, OF_GRADIENT, SPREAD, Norm, Sizes, clip, is_matrix, opnorm, spectral
 
 
 class rownorm(MatrixNorm):

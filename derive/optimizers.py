@@ -13,6 +13,17 @@ from sympy import Expr, Max, Min, Rational, S, Symbol
 
 from derive.errors import DeriveError, shorten
 from derive.exponents import (
+    check_arguments,
+    companions,
+    degree,
+    dominant,
+    exponent,
+    operator_norm_exponent,
+    ruling_branch,
+)
+from derive.matrix_functions import depends_on_rank, nucnorm, without
+from derive.rule_language import read_rule
+from derive.words import (
     CHANGE,
     EPSILON,
     EPSILONS,
@@ -28,26 +39,15 @@ from derive.exponents import (
     SIGMA,
     SPREAD,
     WEIGHT,
+    Fans,
     Sizes,
-    check_arguments,
     clip,
-    companions,
-    degree,
-    dominant,
-    exponent,
+    fan_exponents,
     is_matrix,
     norm,
-    operator_norm_exponent,
     opnorm,
-    ruling_branch,
     spectral,
 )
-from derive.matrix_functions import depends_on_rank, nucnorm, without
-from derive.rule_language import RULE_FUNCTIONS as RULE_FUNCTIONS
-from derive.rule_language import RULE_NAMES as RULE_NAMES
-from derive.rule_language import read_rule
-from derive.words import Fans as Fans
-from derive.words import fan_exponents as fan_exponents
 
 GRADIENT_DEGREES: Mapping[Symbol, Expr] = {
     GRADIENT: S.One,

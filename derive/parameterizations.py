@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, cast
 from sympy import Expr, Rational, S
 
 from derive.errors import DeriveError, canonical, shorten, unknown_name
-from derive.exponents import EPSILONS, KINDS, Kind
 from derive.parsing import parse_triple
+from derive.words import EPSILONS, KINDS, Kind
 
 if TYPE_CHECKING:
     from derive.optimizers import Optimizer

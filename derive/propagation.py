@@ -17,9 +17,10 @@ from sympy import Eq, Expr, Ge, Le, Min, Rational, S, Symbol
 
 from derive.alignments import Alignment, Ratios
 from derive.errors import DeriveError
-from derive.exponents import EPSILONS, FAN_EXPONENTS, KINDS, Kind, largest, smallest
+from derive.extrema import largest, smallest
 from derive.optimizers import Optimizer
 from derive.parameterizations import Parameterization
+from derive.words import EPSILONS, FAN_EXPONENTS, KINDS, Kind
 
 Loss = Literal["mse", "ce"]
 LOSSES: tuple[Loss, ...] = get_args(Loss)

@@ -4,9 +4,10 @@ import re
 from collections.abc import Mapping
 
 from derive.errors import DeriveError, canonical, shorten, unknown_name
-from derive.exponents import KINDS, Kind
-from derive.optimizers import RULE_FUNCTIONS, RULE_NAMES, Optimizer
+from derive.optimizers import Optimizer
 from derive.parsing import SPELLINGS, split_outside
+from derive.rule_language import RULE_FUNCTIONS, RULE_NAMES
+from derive.words import KINDS, Kind
 
 ADAM = "m/(sqrt(v)+eps)"
 POLAR = "spectral(m,sigma/(sigma+eps))"

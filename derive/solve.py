@@ -18,7 +18,6 @@ from derive.certificate import certificate, is_unique
 from derive.certify import Certificate, check
 from derive.decays import Decay, decay_exponent, read_decay
 from derive.errors import DeriveError
-from derive.exponents import CHANGE, Kind
 from derive.known import Known
 from derive.optimizers import Optimizer
 from derive.parameterizations import DEFAULT, Parameterization
@@ -32,11 +31,10 @@ from derive.propagation import (
     residuals,
     trained_readout_gradient,
 )
-from derive.recursion import global_rate
-from derive.recursion import largest_rates as largest_rates
-from derive.recursion import least_residuals as least_residuals
+from derive.recursion import global_rate, largest_rates, least_residuals
 from derive.registry import joined
 from derive.registry import optimizers as read_optimizers
+from derive.words import CHANGE, Kind
 
 MOST_LAYERS_WITH_SYMBOLS = 60
 

@@ -9,12 +9,12 @@ from derive import emit, terminal
 from derive.alignments import ASSUMPTIONS
 from derive.emit_latex import exponent_latex, fitted, latex_escape, lines_latex
 from derive.epsilon import Onset
-from derive.exponents import KINDS, text
-from derive.optimizers import RULE_FUNCTIONS, RULE_NAMES
 from derive.parameterizations import SCHEMES, Parameterization, equivalent
 from derive.propagation import Optimizers, Problem, general_constraints, own_change
 from derive.registry import REGISTRY
+from derive.rule_language import RULE_FUNCTIONS, RULE_NAMES
 from derive.solve import Prescription, residuals_at, solve, solve_kinds
+from derive.words import KINDS, text
 
 Problems = Sequence[Sequence[Problem]]
 

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from derive.exponents import Kind
+from derive.words import Kind
 from paper_figures.items import Item, Table
 from paper_figures.paths import result
 from verify.fit.forward import Sizes, Slope, alignment_ratios, single_width_ratio, slope, total_ratio

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from derive.exponents import KINDS
 from derive.parameterizations import MFP, MUP, NTK, SP, equivalent
 from derive.registry import optimizer
 from derive.solve import prescribe, solve_kinds
+from derive.words import KINDS
 from paper_figures.items import NONE, Cell, Item, Table
 
 OPTIMIZERS = ("sgd", "adam", "adafactor")

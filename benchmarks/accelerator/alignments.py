@@ -18,10 +18,12 @@ from benchmarks.accelerator.runs import judge, trained
 from derive.solve import prescribe, solve_kinds
 from verify.fit.forward import alignment_ratios, single_width_ratio
 from verify.planning.counts import Network, activation_bytes, measuring_flops, training_flops, transformer
-from verify.studies.exponents.study import Result, as_json
+from verify.studies.exponents.judged import as_json
+from verify.studies.exponents.study import Result
+from verify.training.config import Config
 from verify.training.data import load_corpus
-from verify.training.rules.transforms import BASE_RATES
-from verify.training.trainer import Config, log_spaced
+from verify.training.rules.usual import BASE_RATES
+from verify.training.trainer import log_spaced
 
 NAME = "adam sp"
 

@@ -13,7 +13,7 @@ import jax
 
 from benchmarks.accelerator.ledger import Cost, Ledger
 from benchmarks.transformer import Setting, ours
-from derive.exponents import Kind
+from derive.words import Kind
 from verify.planning.devices import Training, Usage, usage
 from verify.planning.study import counted, share
 

@@ -10,8 +10,9 @@ import numpy as np
 
 from benchmarks.accelerator.ledger import plain
 from verify.studies.exponents.study import Result, judged
+from verify.training.config import Config, Measurement, Run
 from verify.training.data import Corpus, load_corpus
-from verify.training.trainer import Config, Measurement, Run, Trainer
+from verify.training.trainer import Trainer
 
 PRECISION = "highest"
 """Of products in float32, as in every study of `verify exponents`."""

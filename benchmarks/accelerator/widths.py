@@ -16,10 +16,11 @@ from benchmarks.accelerator.ledger import Cost, Job, Ledger
 from benchmarks.accelerator.runs import judge, trained
 from derive.solve import prescribe, solve_kinds
 from verify.planning.counts import mlp, training_flops
-from verify.studies.exponents.study import Result, as_json
+from verify.studies.exponents.judged import as_json
+from verify.studies.exponents.study import Result
+from verify.training.config import Config
 from verify.training.data import load_corpus
-from verify.training.rules.transforms import BASE_RATES
-from verify.training.trainer import Config
+from verify.training.rules.usual import BASE_RATES
 
 BYTES_PER_PARAMETER = 28
 """Of a run with Adam while it trains or is measured: W, two moments, gradient, update, W_0 and its drawing, ΔW."""

@@ -11,10 +11,10 @@ from typing import Any
 from sympy import Expr, Rational, S
 
 from derive.alignments import Alignment, Ratios
-from derive.exponents import KINDS, Kind
 from derive.parameterizations import Parameterization
 from derive.propagation import Chain, residuals
 from derive.solve import Prescription, prescribe, solve_kinds
+from derive.words import KINDS, Kind
 from verify.fit.judging import Quantity
 
 HALF, QUARTER = Rational(1, 2), Rational(1, 4)

@@ -53,9 +53,9 @@ def of_right(groups: int) -> Iterator[Wanted]:
 def measured(piece: Piece) -> dict[int, Table]:
     """The tables of `verify exponents` at its defaults, with that theory in place of the one derived."""
     from verify.studies.exponents.study import exponents
+    from verify.training.config import Config
     from verify.training.data import load_corpus
-    from verify.training.rules.transforms import BASE_RATES
-    from verify.training.trainer import Config
+    from verify.training.rules.usual import BASE_RATES
 
     corpus = load_corpus()
     base, rate, sizes = piece.widths[0], BASE_RATES[piece.optimizer], {"vocabulary": corpus.vocabulary}

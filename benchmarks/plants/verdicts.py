@@ -9,8 +9,8 @@ from scipy.stats import beta
 from benchmarks.plants.sizes import LAYERS, WIDTHS, Sizes
 from benchmarks.plants.theories import DEFAULT_SEEDS, MORE_SEEDS, OPTIMIZERS, SCHEMES, Plant, plants, right, trained_as
 from derive.certify import Refused, check
-from derive.exponents import Kind
 from derive.solve import Prescription
+from derive.words import Kind
 from verify.fit.forward import Row, Table, verdicts
 from verify.fit.four_steps import of_step, rejected_by, resolution
 

@@ -10,8 +10,8 @@ from sympy import Rational, S
 from derive import registry
 from derive.batch import HALF, Betas, batch_axis, batch_rate, batch_row, tokens_axis
 from derive.errors import DeriveError
-from derive.exponents import KINDS
 from derive.optimizers import Optimizer
+from derive.words import KINDS
 from tests.helpers.numpy_rules import update
 from tests.helpers.published import BATCH_RATES, HORIZON
 

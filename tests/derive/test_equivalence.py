@@ -6,11 +6,11 @@ import pytest
 from sympy import Rational, S
 
 from derive.errors import DeriveError
-from derive.exponents import KINDS
 from derive.optimizers import Optimizer
 from derive.parameterizations import MFP, MUP, NTK, SCHEMES, SP, Parameterization, custom, equivalent, parameterization
 from derive.registry import REGISTRY, optimizer
 from derive.solve import prescribe, solve
+from derive.words import KINDS
 
 HALF = Rational(1, 2)
 RATE_SHIFT_PER_THETA = {  # docs/theory.md, section 6, written out by hand: 1 + k - m

@@ -10,7 +10,11 @@ from hypothesis import strategies as st
 from sympy import Abs, Expr, Max, Min, Rational, S, Symbol, atan2, sign, sqrt
 
 from derive.errors import DeriveError
-from derive.exponents import (
+from derive.exponents import _parity_in_weights, companions, degree, exponent, operator_norm_exponent
+from derive.optimizers import Optimizer
+from derive.registry import REGISTRY, optimizer
+from derive.rule_language import RULE_NAMES
+from derive.words import (
     CHANGE,
     EPSILON,
     EPSILONS,
@@ -25,19 +29,12 @@ from derive.exponents import (
     SECOND_MOMENT,
     SIGMA,
     WEIGHT,
-    _parity_in_weights,
     clip,
-    companions,
-    degree,
-    exponent,
     norm,
-    operator_norm_exponent,
     polar,
     rms,
     spectral,
 )
-from derive.optimizers import RULE_NAMES, Optimizer
-from derive.registry import REGISTRY, optimizer
 
 mpmath.mp.dps = 400
 FACTORS = {GRADIENT: "1.7", FIRST_MOMENT: "0.6", SECOND_MOMENT: "2.3", WEIGHT: "1.1", EPSILON: "0.4"}

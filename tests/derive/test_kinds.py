@@ -8,9 +8,10 @@ import pytest
 
 from derive.cli import app
 from derive.errors import DeriveError
-from derive.optimizers import RULE_FUNCTIONS, RULE_NAMES, Optimizer
+from derive.optimizers import Optimizer
 from derive.parsing import parse_expression, split_outside
 from derive.registry import REGISTRY, joined, optimizer, optimizers, spelled
+from derive.rule_language import RULE_FUNCTIONS, RULE_NAMES
 from derive.running import run
 from derive.solve import prescribe
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from sympy import Rational, S
 
-from derive.exponents import FAN_EXPONENTS, KINDS, Kind
 from derive.registry import optimizer
+from derive.words import FAN_EXPONENTS, KINDS, Kind
 
 Matrix = np.ndarray[Any, Any]
 WIDTHS = (32, 128)

@@ -238,7 +238,7 @@ def _sample_chains() -> list[Chain]:
 
 
 def _solved(chain: Chain) -> list[Expr]:
-    from derive.solve import largest_rates
+    from derive.recursion import largest_rates
 
     return largest_rates(chain.a, chain.b, chain.s, chain.alpha, chain.omega, chain.u, chain.bounded)[0]
 
@@ -273,7 +273,7 @@ def _relation_row(each: Constraint) -> Row:
 @settings(max_examples=60, deadline=None)
 @given(problems(most_layers=6))
 def test_fractions_and_floats_follow_the_same_recursion(problem: Problem) -> None:
-    from derive.solve import largest_rates
+    from derive.recursion import largest_rates
 
     chain = replace(problem, loss="mse").chain()
     ratios = [(0, *values[1:]) for values in (chain.alpha, chain.omega, chain.u)]

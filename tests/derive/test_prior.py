@@ -6,8 +6,8 @@ the gauge a = 0 is Yang et al. 2022 (2203.03466), table 3 (input rate constant, 
 
 import pytest
 
-from derive.exponents import text
 from derive.solve import prescribe
+from derive.words import text
 
 
 @pytest.mark.parametrize(

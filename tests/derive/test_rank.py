@@ -9,10 +9,10 @@ from sympy import Rational, S
 
 from derive.cli import app
 from derive.errors import DeriveError
-from derive.exponents import KINDS
 from derive.optimizers import Optimizer
 from derive.running import run
 from derive.solve import prescribe
+from derive.words import KINDS
 
 HALF: Any = Rational(1, 2)
 WIDTHS = (64, 256)

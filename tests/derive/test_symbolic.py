@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sympy import Rational, Symbol
 
-from derive.exponents import text
 from derive.solve import prescribe
+from derive.words import text
 
 twelfths = st.integers(-6, 12).map(lambda i: Rational(i, 12))
 KEYS = ("hidden.alpha", "hidden.omega", "hidden.u", "readout.alpha", "readout.omega", "readout.u")

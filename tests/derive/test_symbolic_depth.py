@@ -13,11 +13,12 @@ from sympy import Expr, Max, Min, Rational, Symbol
 from derive import emit
 from derive.alignments import Alignment, Ratios
 from derive.cones import everywhere
-from derive.exponents import text
 from derive.known import Known
 from derive.propagation import residuals
+from derive.recursion import largest_rates
 from derive.registry import REGISTRY
-from derive.solve import largest_rates, prescribe
+from derive.solve import prescribe
+from derive.words import text
 
 SYMBOLS = "alpha=x,omega=y,u=z"
 X, Y, Z = (Symbol(name, real=True) for name in "xyz")

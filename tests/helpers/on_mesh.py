@@ -14,9 +14,10 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 import jax
 
 from derive.solve import prescribe, solve_kinds
+from verify.training.config import Config
 from verify.training.data import load_corpus
 from verify.training.mesh import make_mesh, read_mesh
-from verify.training.trainer import Config, Trainer
+from verify.training.trainer import Trainer
 
 WIDTH = 128
 STEPS = 2

@@ -34,7 +34,7 @@ def along_depth(given: "ExponentsOptions") -> int:
     from verify.studies.depth.conditions import Conditions
     from verify.studies.depth.results import DEPTH, unit
     from verify.training.rules.directions import check_trainable
-    from verify.training.rules.transforms import base_rate as usual_rate
+    from verify.training.rules.usual import base_rate as usual_rate
 
     check_positive(seeds=given.seeds, steps=given.steps, batch=given.batch, context=given.context)
     check_positive(base_rate=given.base_rate, base_depth=given.base_depth)

@@ -18,7 +18,7 @@ from verify.commands.options import one_driver, read_choice, read_corpus, read_n
 from verify.commands.progress import Progress, silence
 from verify.commands.studies import WHOLE, Run, answer, carry_out, command
 from verify.commands.updates import note_fixed_dimensions
-from verify.training import hosts as hosts
+from verify.training import hosts
 
 if TYPE_CHECKING:
     from verify.studies.exponents.conditions import Conditions
@@ -142,7 +142,7 @@ def _read(given: ExponentsOptions, model: str) -> "tuple[list[int], Conditions, 
     from verify.training.config import Config
     from verify.training.networks.mlp import MLP
     from verify.training.rules.directions import check_trainable
-    from verify.training.rules.transforms import base_rate as usual_rate
+    from verify.training.rules.usual import base_rate as usual_rate
 
     compute = read_choice("--dtype", given.dtype, ("float32", "bfloat16"))
     check_positive(seeds=given.seeds, steps=given.steps, base_width=given.base_width, base_rate=given.base_rate)

@@ -197,7 +197,7 @@ def check(
     from verify.model.prescribe import prescribe as prescribed
     from verify.studies.study import check_widths
     from verify.training.rules.directions import check_trainable
-    from verify.training.rules.transforms import base_rate as usual_rate
+    from verify.training.rules.usual import base_rate as usual_rate
 
     chosen = read_choice("--format", output_format, ("table", "json", "torch"))
     check_positive(seeds=seeds, steps=steps, base_rate=base_rate, drift_steps=drift_steps)

@@ -12,7 +12,7 @@ from verify.commands.options import read_choice, write_out
 
 if TYPE_CHECKING:
     from derive.solve import Prescription
-    from verify.model.mup_shapes import Entry
+    from verify.model.mup_entries import Entry
 
 
 def shapes(
@@ -36,7 +36,8 @@ def shapes(
     from derive.emit import dump
     from derive.parameterizations import custom
     from derive.solve import prescribe, solve_kinds
-    from verify.model.mup_shapes import compare, counts, entries_json, read_shapes, rule_name
+    from verify.model.mup_entries import counts, entries_json
+    from verify.model.mup_shapes import compare, read_shapes, rule_name
 
     chosen = read_choice("--format", output_format, ("table", "json"))
     given: dict[str, str] = {}
@@ -73,7 +74,7 @@ def shapes(
 def table(prescription: "Prescription", entries: "Sequence[Entry]") -> str:
     """One row per parameter, with numbers under it where there is a target, and below what differs or is open."""
     from derive.emit import terminal_table, title
-    from verify.model.mup_shapes import counts
+    from verify.model.mup_entries import counts
 
     cells, lines, notes = [], [], [f"note: {note}" for note in prescription.notes]
     for entry in entries:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -23,9 +23,6 @@ from verify.commands.progress import Progress
 from verify.commands.transfer_axes import Axes, read_along
 from verify.commands.transfer_rates import read_base_rates
 from verify.files import make_folder
-
-if TYPE_CHECKING:
-    pass
 
 TRIALS, CONSTANTS = "constants.sqlite", "constants.json"
 WATCH_SECONDS = 2

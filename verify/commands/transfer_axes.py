@@ -3,15 +3,15 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise, product
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from derive.errors import DeriveError, shorten
 from verify.commands.options import read_choice, read_numbers, split_values
 
 if TYPE_CHECKING:
+    from verify.sweeps.axes import AxisName
     from verify.sweeps.settings import Prescribed
 
-Axis = Literal["width", "depth", "batch"]
 SIZES = {"width": "64,128,256", "depth": "2,4,8,16,32", "batch": "16,64,256,1024"}
 WIDTH = 64
 """Of networks that grow in depth or batch alone."""
@@ -59,7 +59,7 @@ class Along:
     """One axis: its sizes, the base size, the width where that stays, and what is held along the batch."""
 
     given: Axes
-    name: Axis
+    name: "AxisName"
     model: str
     sizes: tuple[int, ...]
     base: int

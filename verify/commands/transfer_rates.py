@@ -14,7 +14,7 @@ SMALLEST_RATE = 1e-12
 
 def read_base_rates(text: str | None, settings: "Sequence[Setting]") -> dict[str, float]:
     """The middle of the rates by optimizer: one number for all, or adam=0.01,sgd=0.2, or what suits the models here."""
-    from verify.training.rules.transforms import base_rate
+    from verify.training.rules.usual import base_rate
 
     optimizers = list(dict.fromkeys(setting.optimizer for setting in settings))
     if text is not None:

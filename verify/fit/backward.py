@@ -16,8 +16,8 @@ import numpy as np
 from sympy import Expr, Rational, S
 
 from derive.emit import layer_names
-from derive.exponents import Kind
 from derive.solve import Layer, Prescription, trained_gradients
+from derive.words import Kind
 from verify.fit.forward import Sizes, Slope, Table, Verdict, judge, slope
 
 Quantity = Literal["cotangent", "gradient", "input", "batch", "nonlinearity", "beta", "delta_w", "gamma", "coherence"]

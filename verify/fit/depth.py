@@ -20,9 +20,10 @@ from sympy import Expr, Rational, S
 
 from derive.axes import OUT, Axis, AxisRow
 from derive.depth import FIXED, Residual
-from derive.exponents import Kind, smallest
+from derive.extrema import smallest
 from derive.optimizers import Optimizer
 from derive.propagation import Optimizers
+from derive.words import Kind
 from verify.fit.forward import Law, judged
 from verify.fit.judging import Row, tolerance
 from verify.fit.slopes import Sizes, Slope, slope

@@ -23,9 +23,10 @@ import numpy as np
 from sympy import Expr, Max, Rational, S
 
 from derive.emit import layer_names
-from derive.exponents import Kind
 from derive.optimizers import Optimizer
-from derive.solve import Layer, Prescription, least_residuals, trained_gradients
+from derive.recursion import least_residuals
+from derive.solve import Layer, Prescription, trained_gradients
+from derive.words import Kind
 from verify.fit.judging import TOLERANCES as TOLERANCES
 from verify.fit.judging import WIDEST_INTERVAL as WIDEST_INTERVAL
 from verify.fit.judging import Quantity as Quantity

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from derive.exponents import Kind
+from derive.words import Kind
 from verify.fit.slopes import Slope
 
 Quantity = Literal[

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr
 from jaxtyping import Array
 
-from derive.exponents import Kind
+from derive.words import Kind
 from verify.measuring.jaxpr import DENSE, TraceError
 from verify.measuring.trace_ops import DenseOp, Evaluate, Operands, Product
 from verify.measuring.trace_walk import Walk

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from sympy import Expr, S
 
-from derive.exponents import Kind
+from derive.words import Kind
 
 Dims = tuple[int | None, ...]
 Role = Kind | Literal["fixed"]

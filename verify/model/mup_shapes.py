@@ -18,16 +18,20 @@ import yaml
 from sympy import Expr, Rational, S
 
 from derive.errors import DeriveError, canonical, shorten, unknown_name
-from derive.exponents import KINDS, Kind
 from derive.parameterizations import MUP_PACKAGE, equivalent
 from derive.solve import Prescription
-from verify.model.mup_entries import NOTHING, PACKAGE, QUANTITIES, Dims, Exponents, Role
-from verify.model.mup_entries import Entry as Entry
-from verify.model.mup_entries import Growth as Growth
-from verify.model.mup_entries import counts as counts
-from verify.model.mup_entries import entries_json as entries_json
+from derive.words import KINDS, Kind
+from verify.model.mup_entries import (
+    NOTHING,
+    PACKAGE,
+    QUANTITIES,
+    Dims,
+    Entry,
+    Exponents,
+    Growth,
+    Role,
+)
 from verify.model.mup_entries import growing as count_growing
-from verify.model.mup_entries import power as power
 
 
 def rule_name(name: str) -> str:

@@ -31,7 +31,8 @@ from verify.model.make import Apply
 from verify.model.multipliers import multiplied
 from verify.model.rows import NOT_TRAINED, OpRow, ParameterRow, read_row
 from verify.training.rules.directions import check_averages, check_trainable
-from verify.training.rules.transforms import ScaledRule, base_epsilon, decayed_of, is_oriented, per_layer
+from verify.training.rules.transforms import ScaledRule, decayed_of, is_oriented, per_layer
+from verify.training.rules.usual import base_epsilon
 
 if TYPE_CHECKING:
     from verify.torch.standalone import Scaling

@@ -6,7 +6,7 @@ from fractions import Fraction
 from typing import Any, Literal
 
 from derive.errors import DeriveError
-from derive.exponents import Kind
+from derive.words import Kind
 from verify.measuring.jaxpr import Shape
 from verify.model.make import Drawn
 

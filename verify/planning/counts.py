@@ -21,7 +21,7 @@ from math import prod
 from typing import NamedTuple
 
 from derive.errors import DeriveError
-from derive.exponents import Kind
+from derive.words import Kind
 from verify.training.mesh import layout
 
 FLOAT32 = 4

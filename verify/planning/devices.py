@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from math import ceil, isqrt, prod
 from typing import Any
 
-from derive.exponents import Kind
+from derive.words import Kind
 from verify.planning.counts import (
     FLOAT32,
     Network,

@@ -7,14 +7,15 @@ from typing import Any
 
 import jax
 
-from derive.exponents import Kind
 from derive.registry import optimizers, spelled
+from derive.words import Kind
 from verify.planning.counts import Network, mlp, shard, transformer
 from verify.planning.devices import Devices, Mesh, Plan, Share, Training, plan
+from verify.training.config import build
 from verify.training.networks import Scaling, stacks
 from verify.training.rules.directions import check_trainable
 from verify.training.rules.transforms import ScaledRule, per_layer
-from verify.training.trainer import build, log_spaced
+from verify.training.trainer import log_spaced
 
 GIGA, TERA = 10**9, 10**12
 

@@ -14,11 +14,11 @@ from derive.decays import DECAYS, Decay, decay_exponent
 from derive.depth import Residual, depth_axis, read_kappa, read_residual
 from derive.emit import parts
 from derive.errors import DeriveError, canonical, shorten
-from derive.exponents import text
 from derive.parameterizations import HALF
 from derive.propagation import Optimizers
 from derive.registry import spelled
 from derive.solve import prescribe, solve_kinds
+from derive.words import text
 from verify.sweeps.axes import Held
 from verify.sweeps.records import GLOBAL, LayerScaling, Setting
 from verify.sweeps.settings import UNTUNED, Prescribed

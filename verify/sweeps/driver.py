@@ -17,8 +17,8 @@ from verify.sweeps.records import Batch, Conditions, Record, Setting
 from verify.sweeps.search import Search
 from verify.sweeps.settings import Prescribed, representatives
 from verify.sweeps.storage.store import Store
+from verify.training.config import TARGETS
 from verify.training.data import Corpus
-from verify.training.trainer import TARGETS
 
 
 @dataclass

@@ -21,16 +21,18 @@ import optax
 
 from derive.axes import OUT
 from derive.errors import DeriveError
-from derive.exponents import KINDS
+from derive.words import KINDS
 from verify.provenance import device_name
 from verify.sweeps.online import Online, Plan
 from verify.sweeps.records import ONLINE, Batch, Conditions, LayerScaling, Record, Setting
+from verify.training.config import TARGETS, build
 from verify.training.data import Corpus
 from verify.training.networks import Model, Scaling, computed_in, label_writers, loss, stacks
-from verify.training.rules.transforms import ScaledRule, base_epsilon, label_layers, per_layer
+from verify.training.rules.transforms import ScaledRule, label_layers, per_layer
+from verify.training.rules.usual import base_epsilon
 from verify.training.runs import for_each
 from verify.training.schedules import read_schedule
-from verify.training.trainer import TARGETS, build, log_spaced
+from verify.training.trainer import log_spaced
 
 SEGMENT = 50
 """Steps in one compiled call: its batches are held at once, and a batch that has diverged ends after it."""

@@ -28,11 +28,11 @@ from sympy import Rational
 
 from derive.alignments import FULL
 from derive.decays import followed_share
-from derive.exponents import KINDS
 from derive.parameterizations import Parameterization
 from derive.propagation import Optimizers, Problem
+from derive.recursion import largest_rates
 from derive.registry import optimizer
-from derive.solve import largest_rates
+from derive.words import KINDS
 from verify.measuring.forward import Scalar, initial_inputs, measure
 from verify.measuring.trace import trace
 from verify.sweeps.records import Conditions, LayerScaling

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from derive.exponents import KINDS, Kind
+from derive.words import KINDS, Kind
 from verify.sweeps.axes import AxisName, Held
 
 GLOBAL = "global"

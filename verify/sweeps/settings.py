@@ -8,11 +8,11 @@ from sympy import Expr, S
 from derive.decays import Decay
 from derive.emit import layer_names
 from derive.errors import DeriveError, canonical, shorten
-from derive.exponents import KINDS
 from derive.parameterizations import equivalent
 from derive.propagation import Problem
 from derive.registry import spelled
 from derive.solve import Prescription, prescribe, solve, solve_kinds
+from derive.words import KINDS
 from verify.sweeps.one_rate import at_one_rate
 from verify.sweeps.records import GLOBAL, GROWTH, ONLINE, LayerScaling, Setting
 from verify.training.rules.directions import check_trainable

@@ -8,8 +8,8 @@ import numpy as np
 from jaxtyping import Shaped
 
 from derive.axes import OUT
-from derive.exponents import Kind
 from derive.solve import Prescription
+from derive.words import Kind
 from verify.training.data import next_token, sequence
 
 if TYPE_CHECKING:

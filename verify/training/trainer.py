@@ -12,15 +12,11 @@ import optax
 from jax.sharding import Mesh, NamedSharding
 
 from derive.emit import layer_names, parts
-from derive.exponents import Kind
+from derive.words import Kind
 from verify.measuring.forward import gradient_sizes, initial_inputs, matrix_ops, measure
 from verify.measuring.trace import Trace, roles, trace
 from verify.training.checkpoint import Checkpoints, RunState
-from verify.training.config import TARGETS as TARGETS
-from verify.training.config import Config as Config
-from verify.training.config import Measurement as Measurement
-from verify.training.config import Run as Run
-from verify.training.config import build as build
+from verify.training.config import Config, Measurement, Run
 from verify.training.data import Corpus
 from verify.training.mesh import (
     activation_sharding,

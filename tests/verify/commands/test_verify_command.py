@@ -17,8 +17,8 @@ from tests.helpers.interrupts import VERIFY
 from verify.commands.main import app
 from verify.fit.four_steps import STEPS
 from verify.studies.exponents.study import exponents
+from verify.training.config import Config
 from verify.training.data import load_corpus
-from verify.training.trainer import Config
 
 Capture = pytest.CaptureFixture[str]
 SMALL = ["--widths", "16,32,64", "--seeds", "2", "--steps", "2", "--batch", "8"]
@@ -176,7 +176,7 @@ def test_closed_loop_a_small_network_prescribes_a_large_one(tmp_path: Path) -> N
     See docs/theory.md, section 8.
     """
     from verify.fit.forward import slope
-    from verify.studies.exponents.study import as_json
+    from verify.studies.exponents.judged import as_json
 
     small = (128, 256, 512)
     config = Config(prescribe("adam", "mup", "full", hidden_layers=2), 128, 1e-3, batch=128)

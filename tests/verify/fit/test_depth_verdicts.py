@@ -10,7 +10,7 @@ from sympy import Expr, Rational, S
 from derive import registry
 from derive.depth import Residual, depth_axis, read_kappa, read_residual
 from derive.errors import DeriveError
-from derive.exponents import Kind
+from derive.words import Kind
 from verify.fit.depth import LOGITS, STREAM, TERMS, DepthClaim, verdicts
 from verify.fit.four_steps import rejected_by, resolution
 from verify.fit.judging import Row

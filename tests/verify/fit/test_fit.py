@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sympy import S
 
-from derive.exponents import Kind
+from derive.words import Kind
 from tests.helpers.paths import ROOT
 from verify.fit.forward import (
     ANY_RANK,

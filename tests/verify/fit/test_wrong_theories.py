@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from sympy import Expr, Rational, S
 
-from derive.exponents import Kind
 from derive.solve import Layer, Prescription, prescribe, solve_kinds
+from derive.words import Kind
 from verify.fit.forward import BLAMED, Row, largest_updates, verdicts
 from verify.fit.four_steps import counts, rejected_by, resolution, summary
 from verify.fit.judging import row_json

@@ -16,11 +16,11 @@ from verify.fit.forward import slope
 from verify.measuring.backward import backward, cotangents
 from verify.measuring.trace import TraceError, trace
 from verify.studies.epsilon.gradients import gradients
+from verify.training.config import Config
 from verify.training.data import load_corpus
 from verify.training.networks import Scaling, loss
 from verify.training.networks.mlp import MLP
 from verify.training.networks.transformer import Transformer
-from verify.training.trainer import Config
 
 BATCH, FEATURES, WIDTH, CLASSES = 5, 4, 6, 3
 MULTIPLIER = 0.25

@@ -16,8 +16,8 @@ from derive.running import run
 from derive.solve import prescribe, solve_kinds
 from verify.commands.main import app
 from verify.measuring.stream import measure_stream
+from verify.training.config import Config
 from verify.training.networks import label_writers
-from verify.training.trainer import Config
 
 Capture = pytest.CaptureFixture[str]
 SIZES = {"vocabulary": 8, "context": 4, "head_dimension": 4}

@@ -12,11 +12,12 @@ from derive.parameterizations import MUP
 from derive.solve import prescribe, solve_kinds
 from verify.measuring.forward import change, initial_inputs, measure, operator_norm, root_mean_square
 from verify.measuring.trace import trace
+from verify.training.config import Config
 from verify.training.data import load_corpus
 from verify.training.networks import Scaling
 from verify.training.networks.mlp import MLP
 from verify.training.rules.directions import DIRECTIONS
-from verify.training.trainer import Config, Trainer, log_spaced
+from verify.training.trainer import Trainer, log_spaced
 
 MODEL = MLP(Scaling(32, 8, MUP.a, MUP.b), context=4, vocabulary=16)  # type: ignore[arg-type]
 

@@ -19,7 +19,8 @@ from derive.parameterizations import custom
 from derive.solve import Prescription, prescribe, solve_kinds
 from tests.helpers.paths import ROOT
 from verify.commands.main import app
-from verify.model.mup_shapes import PACKAGE, Dims, Entry, compare, read_shapes, role_of
+from verify.model.mup_entries import Entry
+from verify.model.mup_shapes import PACKAGE, Dims, compare, read_shapes, role_of
 
 HALF = Rational(1, 2)
 BASE: dict[str, Dims] = {

@@ -18,8 +18,8 @@ import jax.numpy as jnp
 import optax
 import pytest
 
-from derive.exponents import KINDS
 from derive.running import run
+from derive.words import KINDS
 from paper_figures.studies import PLANS
 from tests.helpers.paths import ROOT
 from verify.commands.main import app
@@ -36,9 +36,9 @@ from verify.planning.counts import (
 )
 from verify.planning.devices import Training, usage
 from verify.planning.study import counted, share
+from verify.training.config import build
 from verify.training.networks import Scaling, computed_in, loss
 from verify.training.rules.directions import DIRECTIONS
-from verify.training.trainer import build
 
 slow = pytest.mark.slow
 Sizes = dict[str, Any]

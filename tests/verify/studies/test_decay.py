@@ -15,9 +15,9 @@ from sympy import Rational
 
 from derive.decays import DECAYS, Decay, read_decay
 from derive.errors import DeriveError
-from derive.exponents import KINDS, Kind
 from derive.running import run
 from derive.solve import prescribe, solve_kinds
+from derive.words import KINDS, Kind
 from verify.commands.main import app
 from verify.provenance import Made
 from verify.studies.decay import study as module
@@ -27,9 +27,10 @@ from verify.studies.decay.study import scaled, steps_needed, train
 from verify.studies.decay.theory import MARKS, Network, balance, rows
 from verify.studies.study import Part, StudyError
 from verify.sweeps.one_rate import at_one_rate
+from verify.training.config import Config
 from verify.training.data import Corpus, load_corpus
 from verify.training.rules.transforms import optimizer
-from verify.training.trainer import Config, Trainer
+from verify.training.trainer import Trainer
 
 Capture = pytest.CaptureFixture[str]
 

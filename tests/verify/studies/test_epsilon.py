@@ -32,9 +32,9 @@ from verify.studies.folder import state
 from verify.sweeps.records import Conditions, Record, Study
 from verify.sweeps.settings import representatives
 from verify.sweeps.storage.export import load_export
+from verify.training.config import Config
 from verify.training.data import load_corpus
 from verify.training.networks import loss
-from verify.training.trainer import Config
 
 Capture = pytest.CaptureFixture[str]
 WIDTHS = (64, 128, 256, 512, 1024)

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from derive.exponents import Kind
+from derive.words import Kind
 from tests.verify.studies.test_decay import WIDTHS, two_layers
 from verify.fit.forward import RANK, Slope
 from verify.studies.decay.conditions import prescription

@@ -26,11 +26,12 @@ from verify.studies.phase.plane import Conditions, grid, read_exponents
 from verify.studies.phase.result import PhaseResult, agreements
 from verify.studies.phase.study import train, usual_rate
 from verify.studies.study import Part, differences
+from verify.training.config import Config
 from verify.training.data import load_corpus, next_token
 from verify.training.networks import Scaling, loss
 from verify.training.networks.mlp import MLP
-from verify.training.rules.transforms import base_epsilon
-from verify.training.trainer import Config, Trainer
+from verify.training.rules.usual import base_epsilon
+from verify.training.trainer import Trainer
 
 Capture = pytest.CaptureFixture[str]
 WIDTHS, BATCH, CONTEXT, DEPTH, STEPS, RATE = (16, 32), 16, 2, 2, 2, 0.004

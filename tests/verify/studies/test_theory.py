@@ -16,9 +16,9 @@ from derive.solve import prescribe, solve_kinds
 from verify.fit.forward import TOLERANCES, Row, rss, verdicts
 from verify.fit.four_steps import rejected_by, resolution
 from verify.studies.exponents.study import Result, exponents
+from verify.training.config import Config
 from verify.training.data import load_corpus
-from verify.training.rules.transforms import BASE_RATES
-from verify.training.trainer import Config
+from verify.training.rules.usual import BASE_RATES
 
 WIDTHS = (128, 256, 512)
 SCHEMES = ["sp", *(pytest.param(name, marks=pytest.mark.slow) for name in ("mup", "ntk", "mfp"))]

@@ -12,8 +12,8 @@ import pytest
 
 from derive.solve import prescribe, solve_kinds
 from verify.studies.exponents.study import Result, exponents
+from verify.training.config import Config
 from verify.training.data import load_corpus
-from verify.training.trainer import Config
 
 WIDTHS = (128, 256, 512)
 

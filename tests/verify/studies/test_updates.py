@@ -24,10 +24,10 @@ from verify.studies.updates import study as module
 from verify.studies.updates.conditions import Conditions, Updates
 from verify.studies.updates.results import UPDATES, Row, explained, paired, rows
 from verify.studies.updates.study import train
+from verify.training.config import Config
 from verify.training.data import Corpus, load_corpus
 from verify.training.networks import loss
 from verify.training.rules.orthogonal import polar
-from verify.training.trainer import Config
 
 Capture = pytest.CaptureFixture[str]
 WIDTHS = (64, 128, 256)

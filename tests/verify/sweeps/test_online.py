@@ -28,7 +28,8 @@ from verify.sweeps.settings import prescribed, representatives
 from verify.sweeps.storage.store import read
 from verify.training.data import Corpus, load_corpus, next_token
 from verify.training.networks import loss
-from verify.training.rules.transforms import ScaledRule, base_epsilon, per_layer
+from verify.training.rules.transforms import ScaledRule, per_layer
+from verify.training.rules.usual import base_epsilon
 
 CONDITIONS = Conditions(
     model="mlp",

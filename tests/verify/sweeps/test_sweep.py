@@ -24,7 +24,8 @@ from verify.training.data import Corpus, load_corpus
 from verify.training.networks import Scaling, loss
 from verify.training.networks.mlp import MLP
 from verify.training.rules.directions import DIRECTIONS, FINISHES
-from verify.training.rules.transforms import ScaledRule, base_epsilon
+from verify.training.rules.transforms import ScaledRule
+from verify.training.rules.usual import base_epsilon
 
 CONDITIONS = Conditions(
     model="mlp",

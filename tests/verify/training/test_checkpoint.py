@@ -11,8 +11,8 @@ from derive.errors import DeriveError
 from derive.solve import prescribe, solve_kinds
 from verify.studies.exponents.study import Result, exponents
 from verify.training.checkpoint import Checkpoints
+from verify.training.config import Config
 from verify.training.data import load_corpus
-from verify.training.trainer import Config
 
 STEPS = 7
 WIDTHS = (16, 32)

@@ -10,12 +10,13 @@ import optax.contrib
 import pytest
 from sympy import Abs, Expr, Max, Min, Symbol, atan, sign
 
-from derive.exponents import FAN_IN, FAN_OUT, SIGMA, clip, norm, opnorm, rms, spectral
 from derive.matrix_functions import first, lowrank, nucnorm, rownorm, second
-from derive.optimizers import RULE_NAMES
 from derive.registry import REGISTRY, optimizer
+from derive.rule_language import RULE_NAMES
+from derive.words import FAN_IN, FAN_OUT, SIGMA, clip, norm, opnorm, rms, spectral
 from verify.training.rules.directions import DIRECTIONS
-from verify.training.rules.transforms import BASE_RATES, ScaledRule, base_epsilon
+from verify.training.rules.transforms import ScaledRule
+from verify.training.rules.usual import BASE_RATES, base_epsilon
 
 Matrix = Any
 EPSILONS = {"adafactor": 1e-30, "soap": 1e-3}  # SOAP's has to be above the rounding of what is rotated

@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 from derive.errors import DeriveError
 from derive.solve import prescribe, solve_kinds
 from tests.helpers.paths import ROOT
+from verify.training.config import Config
 from verify.training.data import load_corpus
 from verify.training.mesh import layout, make_mesh, read_mesh
-from verify.training.trainer import Config, Trainer
+from verify.training.trainer import Trainer
 
 SCRIPT = ROOT / "tests" / "helpers" / "on_mesh.py"
 MESHES = ("8x1", "4x2", "1x8")

@@ -10,14 +10,15 @@ import pytest
 from sympy import Function, Symbol
 
 from derive.errors import DeriveError
-from derive.exponents import FAN_IN, FAN_OUT, GRADIENT
-from derive.optimizers import RULE_NAMES
 from derive.registry import REGISTRY, optimizer
+from derive.rule_language import RULE_NAMES
+from derive.words import FAN_IN, FAN_OUT, GRADIENT
 from tests.verify.training.test_directions import evaluated
 from verify.measuring.axes import Axes
 from verify.training.rules.directions import DIRECTIONS, check_trainable, direction
 from verify.training.rules.own import check_runnable, rule_transform
-from verify.training.rules.transforms import BASE_RATES, ScaledRule, base_rate, of_matrices
+from verify.training.rules.transforms import ScaledRule, of_matrices
+from verify.training.rules.usual import BASE_RATES, base_rate
 
 Transform = Any  # whose updates are trees of whatever its gradients are
 EPSILON = 1e-3

@@ -9,10 +9,11 @@ import pytest
 
 from derive.parameterizations import MUP
 from derive.solve import prescribe, solve_kinds
+from verify.training.config import Config
 from verify.training.data import load_corpus
 from verify.training.networks import Params, Scaling, loss
 from verify.training.networks.transformer import Transformer
-from verify.training.trainer import Config, Trainer
+from verify.training.trainer import Trainer
 
 KEY = jax.random.key(3)
 SIZES: dict[str, Any] = {"vocabulary": 16, "context": 8, "head_dimension": 8}

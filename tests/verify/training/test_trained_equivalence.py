@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 from derive.solve import prescribe, solve_kinds
+from verify.training.config import Config
 from verify.training.data import load_corpus
 from verify.training.rules.directions import DIRECTIONS
-from verify.training.rules.transforms import BASE_RATES
-from verify.training.trainer import Config, Trainer
+from verify.training.rules.usual import BASE_RATES
+from verify.training.trainer import Trainer
 
 BASE = 16
 STEPS = 50
@@ -65,8 +66,8 @@ def test_emitted_optax_code_takes_the_same_steps(optimizer: str) -> None:
     import jax.numpy as jnp
 
     from derive.emit_optax import OPTAX_RULES, as_optax
-    from verify.training.rules.transforms import base_epsilon
     from verify.training.rules.transforms import optimizer as build
+    from verify.training.rules.usual import base_epsilon
 
     if optimizer not in OPTAX_RULES:
         pytest.skip(f"no optax code is emitted for {optimizer}")

@@ -24,7 +24,7 @@ from verify.model.check.rows import DECIDING, judged
 from verify.model.make import Drawn, Make, UserModel, build, drawn, graph_of, users_code
 from verify.model.prescribe import prescribe
 from verify.model.prescription import ModelPrescription
-from verify.training.rules.transforms import base_rate as usual_rate
+from verify.training.rules.usual import base_rate as usual_rate
 
 __all__ = ["Check", "Measured", "advice", "coordinate_check", "starts_at", "unmultiplied"]
 

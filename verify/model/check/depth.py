@@ -26,7 +26,7 @@ from verify.model.make import Drawn, build
 from verify.model.prescribe import prescribe, without_numbers
 from verify.model.prescription import ModelPrescription
 from verify.model.rows import ParameterRow
-from verify.training.rules.transforms import base_rate as usual_rate
+from verify.training.rules.usual import base_rate as usual_rate
 
 ZERO = "0 at every depth"
 TOLERANCE = 0.2
@@ -185,7 +185,8 @@ def _rows_of(
     if step == 1 and "output" in sizes:
         yield judge("size", sizes["output"], along.get("b", NONE), TOLERANCES["size"], ZERO)
     yield judge("own change", sizes["term_alpha"], wanted, TOLERANCE, STILL)
-    arriving = _arriving(depths)[:, None] if row.role == "hidden" else 1.0
+    in_blocks = name != row.path or row.shape[:1] == (depths[-1],)  # numbered, or stacked along the depth
+    arriving = _arriving(depths)[:, None] if in_blocks else 1.0
     yield _bounded(judge("delta_z", sizes["delta_output"] / arriving, NONE, TOLERANCE, STILL))
 
 

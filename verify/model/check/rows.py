@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from derive.exponents import Kind
+from derive.words import Kind
 from verify.fit.forward import TOLERANCES, Quantity, Row, Slope, Table, Verdict, alignment_slopes, judge, shares, slope
 from verify.model.prescription import ModelPrescription
 from verify.model.rows import OpRow, ParameterRow

@@ -11,9 +11,10 @@ from derive.axes import AxisRow
 from derive.decays import Decay
 from derive.depth import branch_row
 from derive.errors import DeriveError, shorten
-from derive.exponents import largest, text
+from derive.extrema import largest
 from derive.parameterizations import HALF
 from derive.registry import optimizer as read_optimizer
+from derive.words import text
 from verify.model.depth.program import Program, Value
 from verify.model.depth.sums import Signature, Sum, Terms, chain, constants, is_normed, paths
 from verify.model.graph.graph import scalar_power

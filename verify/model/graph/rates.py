@@ -18,7 +18,7 @@ from fractions import Fraction
 from typing import cast
 
 from derive.alignments import Ratios
-from derive.exponents import Kind
+from derive.words import Kind
 from verify.measuring.axes import Axes
 from verify.model.graph.graph import FAR, OUTPUT, ZERO, Graph, GraphError, Node, Requirement, Use
 from verify.model.graph.start import Start, Wanted, fraction, key

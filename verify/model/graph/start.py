@@ -21,11 +21,11 @@ from typing import cast
 from sympy import Expr, Rational, S
 
 from derive.alignments import Alignment, Ratios
-from derive.exponents import Kind
 from derive.matrix_functions import by_side, takes_matrices
 from derive.optimizers import Optimizer
 from derive.parameterizations import Parameterization
 from derive.propagation import Loss, Optimizers
+from derive.words import Kind
 from verify.measuring.axes import Axes
 from verify.model.graph.graph import FAR, ZERO, Graph, GraphError, Owner, Use, power
 

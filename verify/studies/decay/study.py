@@ -15,19 +15,20 @@ import optax
 from jaxtyping import Array
 
 from derive.errors import DeriveError
-from derive.exponents import Kind
 from derive.registry import spelled
 from derive.solve import Prescription, prescribe
+from derive.words import Kind
 from verify.measuring.forward import Sizes, operator_norm, root_mean_square
 from verify.measuring.trace import Trace
 from verify.studies.decay.conditions import Conditions
 from verify.studies.decay.theory import MARKS, Network
+from verify.training.config import Config
 from verify.training.data import Corpus, next_token
 from verify.training.networks import loss
 from verify.training.rules.directions import check_trainable
-from verify.training.rules.transforms import base_rate
+from verify.training.rules.usual import base_rate
 from verify.training.runs import for_each
-from verify.training.trainer import Config, Trainer
+from verify.training.trainer import Trainer
 
 TIME_CONSTANTS = 4
 """How many times 1/(eta lambda) the slowest layer of the study is trained, unless the steps are given."""

@@ -37,8 +37,8 @@ from jaxtyping import Float
 from sympy import Expr, S
 
 from derive.emit import layer_names
-from derive.exponents import Kind
 from derive.solve import Layer, Prescription
+from derive.words import Kind
 from verify.fit.forward import RANK, TOLERANCES, Sizes, Slope, Verdict, alignment_slopes, judge, slope
 
 MARKS = 20

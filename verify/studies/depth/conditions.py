@@ -7,8 +7,8 @@ import numpy as np
 from jaxtyping import Float
 
 from derive.depth import depth_axis, read_kappa, read_residual
-from derive.exponents import Kind
 from derive.solve import Prescription, prescribe, solve_kinds
+from derive.words import Kind
 from verify.fit.depth import DepthClaim
 from verify.training.config import Config
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from jaxtyping import Float
 
-from derive.exponents import Kind
+from derive.words import Kind
 from verify.studies.study import Unit
 from verify.sweeps import records
 from verify.sweeps.records import Record, Setting

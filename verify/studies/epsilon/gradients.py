@@ -8,15 +8,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from derive.exponents import Kind
+from derive.words import Kind
 from verify.fit.backward import Gradients
 from verify.measuring.backward import backward
 from verify.measuring.trace import trace
 from verify.studies.study import check_widths
+from verify.training.config import Config
 from verify.training.data import Corpus
 from verify.training.networks import loss
 from verify.training.runs import for_each
-from verify.training.trainer import Config, Trainer
+from verify.training.trainer import Trainer
 
 
 def gradients(

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from sympy import Expr
 
 from derive.epsilon import onsets
-from derive.exponents import Kind
+from derive.words import Kind
 from verify.fit.optimum import Estimate, over_seeds
 from verify.sweeps.records import Setting, Study
 

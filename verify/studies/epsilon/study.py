@@ -32,7 +32,7 @@ from verify.sweeps.search import Search
 from verify.sweeps.settings import prescribed
 from verify.training.config import Config
 from verify.training.data import Corpus
-from verify.training.rules.transforms import BASE_RATES
+from verify.training.rules.usual import BASE_RATES
 from verify.training.runs import for_each
 from verify.training.trainer import Trainer
 

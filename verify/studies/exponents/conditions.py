@@ -7,8 +7,8 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float
 
-from derive.exponents import Kind
 from derive.solve import Prescription, prescribe, solve_kinds
+from derive.words import Kind
 from verify.studies.study import StudyError
 from verify.sweeps.one_rate import at_one_rate
 from verify.sweeps.records import GLOBAL

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from derive.errors import DeriveError
-from derive.exponents import Kind
 from derive.solve import Prescription, prescribe, solve_kinds
+from derive.words import Kind
 from verify.files import named
 from verify.fit.forward import Quantity, Row, Table, verdicts
 from verify.sweeps.one_rate import at_one_rate

@@ -11,7 +11,6 @@ from derive.emit import as_json as prescription_json
 from verify.provenance import loaded_code, made
 from verify.studies.exponents.conditions import MODULE, Conditions, Network
 from verify.studies.exponents.judged import Result, judge
-from verify.studies.exponents.judged import as_json as as_json
 from verify.studies.study import Progress, Unit, check_widths
 from verify.training.checkpoint import Checkpoints
 from verify.training.config import Config, Run

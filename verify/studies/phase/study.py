@@ -21,12 +21,14 @@ from derive.registry import spelled
 from derive.solve import prescribe, solve_kinds
 from verify.measuring.forward import initial_inputs, measure
 from verify.studies.phase.plane import Conditions, Network
+from verify.training.config import Config
 from verify.training.data import Corpus
 from verify.training.networks import loss
 from verify.training.rules.directions import check_trainable
-from verify.training.rules.transforms import ScaledRule, base_epsilon, base_rate, label_layers, per_layer
+from verify.training.rules.transforms import ScaledRule, label_layers, per_layer
+from verify.training.rules.usual import base_epsilon, base_rate
 from verify.training.runs import for_each
-from verify.training.trainer import Config, Trainer
+from verify.training.trainer import Trainer
 
 
 def usual_rate(optimizer: str) -> float:

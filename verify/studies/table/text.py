@@ -9,7 +9,7 @@ from sympy import Expr
 
 from derive.emit import terminal_table
 from derive.errors import DeriveError, shorten
-from derive.exponents import KINDS, text
+from derive.words import KINDS, text
 from verify.fit.optimum import Estimate
 from verify.fit.slopes import Slope
 from verify.studies.table.fit import Fit, on_grid

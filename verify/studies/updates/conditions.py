@@ -6,9 +6,9 @@ from typing import Any
 
 from sympy import Rational, S
 
-from derive.exponents import KINDS, Kind
 from derive.registry import spelled
 from derive.solve import Prescription, prescribe, solve_kinds
+from derive.words import KINDS, Kind
 from verify.fit.slopes import Sizes
 
 FEW = 8
@@ -40,7 +40,7 @@ class Conditions:
     def of(cls, optimizer: str, parameterization: str, **shared: Any) -> "Conditions":
         """Those of that optimizer at its usual rate and epsilon; DeriveError where it cannot be trained."""
         from verify.training.rules.directions import check_trainable
-        from verify.training.rules.transforms import base_epsilon, base_rate
+        from verify.training.rules.usual import base_epsilon, base_rate
 
         prescription = prescribe(optimizer, parameterization)
         rules = prescription.problem.optimizers

@@ -19,7 +19,7 @@ from sympy import Expr
 
 from derive.emit import layer_names
 from derive.errors import shorten
-from derive.exponents import Kind
+from derive.words import Kind
 from verify.checksums import UNREADABLE
 from verify.files import file_stem
 from verify.fit.forward import TOLERANCES, Slope, Verdict, judge, update_laws

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from derive.axes import OUT
 from derive.errors import UserError
-from derive.exponents import Kind
+from derive.words import Kind
 
 # Nested dictionaries of arrays, and trees of the same shape.
 Params = dict[str, Any]

@@ -17,7 +17,8 @@ from jaxtyping import Array, Float, Int
 from sympy import Abs, Add, Expr, Max, Min, Mul, Pow, Rational, atan, atan2, sign
 
 from derive.errors import DeriveError, shorten
-from derive.exponents import (
+from derive.matrix_functions import FANS, OF_MATRICES, blocked, colnorm, first, lowrank, nucnorm, rownorm, second
+from derive.words import (
     CHANGE,
     EPSILON,
     FAN_IN,
@@ -36,7 +37,6 @@ from derive.exponents import (
     spectral,
     text,
 )
-from derive.matrix_functions import FANS, OF_MATRICES, blocked, colnorm, first, lowrank, nucnorm, rownorm, second
 
 Epsilon = float | Float[Array, ""]
 Value = Any  # a number, which takes the type of the arrays it meets, or an array

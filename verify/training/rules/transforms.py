@@ -19,17 +19,14 @@ from sympy import Expr, Rational
 
 from derive.emit import parts
 from derive.errors import DeriveError, shorten
-from derive.exponents import KINDS
 from derive.matrix_functions import by_side
 from derive.registry import optimizer as read_optimizer
 from derive.registry import spelled
 from derive.solve import Prescription
+from derive.words import KINDS
 from verify.measuring.axes import Axes
 from verify.training.rules.directions import FINISHES, Rate, averages_of, check_trainable, direction
-from verify.training.rules.usual import BASE_EPSILON as BASE_EPSILON
-from verify.training.rules.usual import BASE_RATES as BASE_RATES
-from verify.training.rules.usual import base_epsilon as base_epsilon
-from verify.training.rules.usual import base_rate as base_rate
+from verify.training.rules.usual import base_epsilon
 
 SCALED = ("c", "epsilon", "decay")
 """What of a layer, and of a row along another axis, is a power of the size."""
