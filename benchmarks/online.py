@@ -18,7 +18,7 @@ from benchmarks.measure import alternating_medians
 from benchmarks.results import arguments, report
 from verify.sweeps.loop import Loop, Structure, train
 from verify.sweeps.records import ONLINE, Batch, Conditions
-from verify.sweeps.settings import prescribed
+from verify.sweeps.settings.named import prescribed
 from verify.training.config import TARGETS
 from verify.training.data import load_corpus
 

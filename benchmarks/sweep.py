@@ -53,7 +53,7 @@ def tasks(width: int, models: int, first: int = 0) -> list[Any]:
     from verify.sweeps.engines import Task
     from verify.sweeps.loop import Structure
     from verify.sweeps.records import Batch
-    from verify.sweeps.settings import prescribed
+    from verify.sweeps.settings.named import prescribed
 
     setting, shared = prescribed("adam", "sp", "full").setting, conditions(width)
     seeds = tuple(range(5))
@@ -98,7 +98,7 @@ def one_process(width: int, index: int) -> float:
 def child(width: int, index: int) -> None:
     from verify.sweeps.engines import Task, perform
     from verify.sweeps.records import Batch
-    from verify.sweeps.settings import prescribed
+    from verify.sweeps.settings.named import prescribed
     from verify.training.data import load_corpus
 
     setting = prescribed("adam", "sp", "full").setting

@@ -21,7 +21,7 @@ from verify.sweeps.capacity import rates_at_once
 from verify.sweeps.engines import Task
 from verify.sweeps.loop import Loop, Structure, train
 from verify.sweeps.records import Batch, Conditions, Record, Setting, Study
-from verify.sweeps.settings import prescribed
+from verify.sweeps.settings.named import prescribed
 from verify.sweeps.storage.rows import as_record, as_row
 from verify.training.data import load_corpus
 

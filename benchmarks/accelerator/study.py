@@ -22,7 +22,7 @@ from verify.sweeps.engines import Task
 from verify.sweeps.loop import Loop, Structure, train
 from verify.sweeps.records import Conditions, Record, Study
 from verify.sweeps.search import Search
-from verify.sweeps.settings import Prescribed, prescribed, representatives
+from verify.sweeps.settings.named import Prescribed, prescribed, representatives
 from verify.sweeps.storage.rows import as_record, as_row
 from verify.sweeps.storage.store import Store
 from verify.training.data import load_corpus

@@ -1,4 +1,4 @@
-"""Files and functions stay small enough to be read: the house's bounds, and what is excepted by name."""
+"""Files, functions and folders stay small enough to be read: the house's bounds, and what is excepted by name."""
 
 import ast
 from collections.abc import Iterator
@@ -9,10 +9,10 @@ import pytest
 from tests.helpers.paths import ROOT
 
 PACKAGES = ("derive", "verify", "paper_figures", "benchmarks")
-FILE, FUNCTION, PARAMETERS = 350, 60, 8
+FILE, FUNCTION, PARAMETERS, FOLDER = 350, 60, 8, 12
 AS_OPTIONS = {
     *("derive.options.read_problem", "derive.solve.prescribe", "verify.model.prescribe.prescribe"),
-    *("verify.model.check.check.coordinate_check", "verify.sweeps.settings.prescribed"),
+    *("verify.model.check.check.coordinate_check", "verify.sweeps.settings.named.prescribed"),
 }
 """Called from Python as a command is from a terminal: a parameter for every option."""
 OF_NUMBERS = {"derive.recursion.largest_rates", "verify.sweeps.loop._record"}
@@ -63,6 +63,30 @@ def module_of(path: Path) -> str:
 def test_files_and_functions_are_within_the_bounds() -> None:
     found = [each for path in files() for each in too_large(path.read_text(encoding="utf-8"), module_of(path))]
     assert not found, "\n".join(found)
+
+
+def modules(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.glob("*.py") if path.name != "__init__.py")
+
+
+def crowded(root: Path) -> list[str]:
+    """The folders at and under root with more modules than the bound, `__init__` not counted."""
+    counts = {folder: len(modules(folder)) for folder in (root, *root.rglob("*/"))}
+    return [f"{folder.relative_to(root.parent)}: {count} modules" for folder, count in counts.items() if count > FOLDER]
+
+
+def test_no_room_is_crowded() -> None:
+    """Of verify alone: derive is flat on purpose."""
+    assert not crowded(ROOT / "verify")
+
+
+@pytest.mark.parametrize(("count", "caught"), [(12, []), (13, ["house/room: 13 modules"])])
+def test_a_crowded_room_is_caught(tmp_path: Path, count: int, caught: list[str]) -> None:
+    room = tmp_path / "house" / "room"
+    room.mkdir(parents=True)
+    for name in ("__init__", *map(str, range(count))):
+        (room / f"{name}.py").touch()
+    assert crowded(tmp_path / "house") == caught
 
 
 def test_every_exception_is_needed() -> None:

@@ -15,22 +15,11 @@ from derive.help_text import HELP_OPTIONS, App, Commands, examples
 from derive.options import VersionOption
 from derive.running import INTERRUPTED, run
 from derive.streams import prepare
-from verify.commands import (
-    decay,
-    epsilon,
-    explore,
-    exponents,
-    fit,
-    model,
-    phase,
-    plan,
-    shapes,
-    stores,
-    transfer,
-    updates,
-)
+from verify.commands import explore, fit, plan, stores
+from verify.commands.model import check, prescribe, shapes
 from verify.commands.options import answer_alone
 from verify.commands.progress import said
+from verify.commands.studies import decay, epsilon, exponents, phase, transfer, updates
 from verify.training import hosts
 
 AGAIN_SECONDS = 0.05
@@ -71,10 +60,10 @@ COMMANDS: tuple[tuple[Callable[..., int | None], str], ...] = (
     (epsilon.epsilon, "verify epsilon --out epsilon"),
     (phase.phase, "verify phase --out phase"),
     (
-        answer_alone(model.prescribe),
+        answer_alone(prescribe.prescribe),
         "verify prescribe examples.gated_mlp:make --base-width 128 --width 2048 --base-rate 3e-3",
     ),
-    (answer_alone(model.check), "verify check examples.gated_mlp:make --widths 64,128,256,512 --out checked"),
+    (answer_alone(check.check), "verify check examples.gated_mlp:make --widths 64,128,256,512 --out checked"),
     (shapes.shapes, "verify shapes base.bsh --optimizer adamw --role readout.weight=readout"),
     (explore.explore, "verify explore --out page.html"),
     (plan.plan, "verify plan --widths 1024,4096,16384 --devices 64 --remat"),

@@ -105,7 +105,7 @@ def report(
 
 
 def _answer_again(study: "Study[Any, Any]", found: Any, out: Path | None) -> None:
-    from verify.commands.studies import answer
+    from verify.commands.studies.command import answer
 
     if out is not None:
         _refuse_there(out, study.answers.file)

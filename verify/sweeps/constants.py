@@ -22,7 +22,7 @@ from derive.errors import UserError
 from verify.sweeps.driver import Cell, Driver, Grid
 from verify.sweeps.records import Setting
 from verify.sweeps.search import Search
-from verify.sweeps.settings import UNTUNED
+from verify.sweeps.settings.named import UNTUNED
 
 Triple = tuple[float, float, float]
 PerSeed = Float[np.ndarray, " seeds"]

@@ -15,7 +15,7 @@ from verify.sweeps.engines import Engine, Task
 from verify.sweeps.loop import Loop, Structure
 from verify.sweeps.records import Batch, Conditions, Record, Setting
 from verify.sweeps.search import Search
-from verify.sweeps.settings import Prescribed, representatives
+from verify.sweeps.settings.named import Prescribed, representatives
 from verify.sweeps.storage.store import Store
 from verify.training.config import TARGETS
 from verify.training.data import Corpus

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from verify.commands.check_picture import NAMED, changes_against_width
+from verify.commands.model.check_picture import NAMED, changes_against_width
 from verify.model.check.check import Check, Measured
 
 WIDTHS = (16, 32, 64)

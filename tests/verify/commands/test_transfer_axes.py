@@ -15,9 +15,9 @@ from verify.commands.main import app
 from verify.studies.transfer.analysis import analyse
 from verify.studies.transfer.report import write_report
 from verify.studies.transfer.text import table
-from verify.sweeps.axis_settings import along_batch, along_depth
 from verify.sweeps.records import Conditions, LayerScaling, Record, Setting, Study, run_key
-from verify.sweeps.settings import representatives
+from verify.sweeps.settings.along import along_batch, along_depth
+from verify.sweeps.settings.named import representatives
 from verify.sweeps.storage.export import export, load, load_export
 from verify.sweeps.storage.store import read
 

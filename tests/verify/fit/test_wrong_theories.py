@@ -17,7 +17,7 @@ from verify.fit.forward import BLAMED, Row, largest_updates, verdicts
 from verify.fit.four_steps import counts, rejected_by, resolution, summary
 from verify.fit.judging import row_json
 from verify.studies.pictures import sizes_against_width
-from verify.sweeps.one_rate import at_one_rate
+from verify.sweeps.settings.one_rate import at_one_rate
 
 WIDTHS = (128, 256, 512, 1024)
 KINDS: dict[str, Kind] = {"embedding": "embedding", "hidden.0": "hidden", "hidden.1": "hidden", "readout": "readout"}

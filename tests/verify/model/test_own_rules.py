@@ -15,11 +15,11 @@ from derive.errors import DeriveError
 from derive.optimizers import Optimizer
 from verify.commands.main import app
 from verify.commands.options import split_values
-from verify.commands.transfer_rates import named_rates
+from verify.commands.studies.transfer_rates import named_rates
 from verify.files import file_stem
 from verify.model.prescribe import prescribe
 from verify.model.prescription import ModelPrescription
-from verify.sweeps.settings import prescribed as prescribed_setting
+from verify.sweeps.settings.named import prescribed as prescribed_setting
 
 RULE = "polar(m)*sqrt(fan_out/fan_in)"
 MIXTURE = f"adam,hidden={RULE}"

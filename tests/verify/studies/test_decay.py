@@ -26,7 +26,7 @@ from verify.studies.decay.results import DECAY, Conditions
 from verify.studies.decay.study import scaled, steps_needed, train
 from verify.studies.decay.theory import MARKS, Network, balance, rows
 from verify.studies.study import Part, StudyError
-from verify.sweeps.one_rate import at_one_rate
+from verify.sweeps.settings.one_rate import at_one_rate
 from verify.training.config import Config
 from verify.training.data import Corpus, load_corpus
 from verify.training.rules.transforms import optimizer

@@ -30,7 +30,7 @@ from verify.studies.epsilon.study import halving_epsilon, update_sizes
 from verify.studies.epsilon.text import as_json, text, width_text
 from verify.studies.folder import state
 from verify.sweeps.records import Conditions, Record, Study
-from verify.sweeps.settings import representatives
+from verify.sweeps.settings.named import representatives
 from verify.sweeps.storage.export import load_export
 from verify.training.config import Config
 from verify.training.data import load_corpus

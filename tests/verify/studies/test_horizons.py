@@ -27,7 +27,7 @@ from verify.sweeps.driver import Driver, Grid
 from verify.sweeps.engines import InProcess, Task, perform
 from verify.sweeps.records import Batch, Conditions, Setting, Study, run_key
 from verify.sweeps.search import Search
-from verify.sweeps.settings import at_horizons, prescribed, representatives
+from verify.sweeps.settings.named import at_horizons, prescribed, representatives
 from verify.sweeps.storage.export import export, load
 from verify.sweeps.storage.store import Store
 from verify.training.data import Corpus, DataError, load_corpus

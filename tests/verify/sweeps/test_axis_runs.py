@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import optax
 import pytest
 
-from verify.sweeps.axis_settings import along_batch, along_depth
 from verify.sweeps.engines import Task, perform
 from verify.sweeps.records import Batch, Conditions, Record, Setting
+from verify.sweeps.settings.along import along_batch, along_depth
 from verify.training.data import Corpus, load_corpus, next_token, sequence
 from verify.training.networks import Scaling, loss
 from verify.training.networks.mlp import MLP

@@ -11,7 +11,7 @@ import pytest
 from verify.sweeps import capacity as capacity
 from verify.sweeps.loop import SEGMENT, Loop, Structure
 from verify.sweeps.records import Conditions
-from verify.sweeps.settings import prescribed
+from verify.sweeps.settings.named import prescribed
 
 SETTING = prescribed("adam", "sp", "full").setting
 MLP = Conditions("mlp", {"vocabulary": 256, "context": 4, "hidden_layers": 2}, 64, 10, 128, 256, "", "")

@@ -16,7 +16,7 @@ from verify.sweeps.driver import Driver, Grid
 from verify.sweeps.engines import Task
 from verify.sweeps.records import Conditions, Record, Setting
 from verify.sweeps.search import Search
-from verify.sweeps.settings import at_horizons, prescribed
+from verify.sweeps.settings.named import at_horizons, prescribed
 from verify.sweeps.storage.store import Store
 
 SEEDS = (0, 1, 2)

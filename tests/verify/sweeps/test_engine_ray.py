@@ -22,7 +22,7 @@ from verify.sweeps.engines import Engine, EngineError, InProcess, Task
 from verify.sweeps.ray import Ray
 from verify.sweeps.records import Batch, Conditions, Record, run_key
 from verify.sweeps.search import Search
-from verify.sweeps.settings import prescribed
+from verify.sweeps.settings.named import prescribed
 from verify.sweeps.storage.store import Store
 from verify.training.data import Corpus, load_corpus
 

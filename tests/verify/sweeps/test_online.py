@@ -24,7 +24,7 @@ from verify.sweeps.capacity import bytes_per_run
 from verify.sweeps.loop import SEGMENT, Loop, Structure, layer_rates, train, trajectory
 from verify.sweeps.online import ClosedForm, Plan
 from verify.sweeps.records import GROWTH, ONLINE, Batch, Conditions, Setting
-from verify.sweeps.settings import prescribed, representatives
+from verify.sweeps.settings.named import prescribed, representatives
 from verify.sweeps.storage.store import read
 from verify.training.data import Corpus, load_corpus, next_token
 from verify.training.networks import loss

@@ -18,7 +18,7 @@ from verify.sweeps.engines import Engine, EngineError, InProcess, Processes, Tas
 from verify.sweeps.loop import Loop, Structure, layer_rates, train
 from verify.sweeps.records import Batch, Conditions, Record, Setting, Study
 from verify.sweeps.search import Search
-from verify.sweeps.settings import prescribed, representatives
+from verify.sweeps.settings.named import prescribed, representatives
 from verify.sweeps.storage.store import Store
 from verify.training.data import Corpus, load_corpus
 from verify.training.networks import Scaling, loss

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from derive.errors import UserError
-from verify.commands.model import prescribe as prescribe_command
+from verify.commands.model.prescribe import prescribe as prescribe_command
 from verify.model.prescribe import prescribe
 from verify.model.prescription import ModelPrescription
 from verify.torch import from_torch, load_torch

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from derive.errors import DeriveError
-from verify.commands.model import check as check_command
+from verify.commands.model.check import check as check_command
 from verify.model.prescribe import prescribe
 from verify.model.prescription import ModelPrescription
 from verify.torch.measured import COLUMNS, check_as_torch, judge_measured, ops_of

@@ -99,7 +99,7 @@ def read_result(folder: Path) -> Result:
 def result(wanted: Mapping[Unit, Conditions], parts: Mapping[Unit, Part[Found]], _: Path) -> Result:
     """What the runs and the gradients of all parameterizations show."""
     from verify.studies.epsilon.settings import study_settings
-    from verify.sweeps.settings import representatives
+    from verify.sweeps.settings.named import representatives
 
     conditions = shared({unit: each for unit, each in wanted.items() if unit[0] != "rate"})
     schemes: dict[str, list[tuple[int, Found]]] = {}

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from verify.sweeps.settings import Prescribed, prescribed
+from verify.sweeps.settings.named import Prescribed, prescribed
 
 
 def study_settings(schemes: Sequence[str], epsilons: Sequence[float], hidden_layers: int) -> tuple[Prescribed, ...]:

@@ -29,7 +29,7 @@ from verify.sweeps.driver import Cell
 from verify.sweeps.engines import Task, perform
 from verify.sweeps.records import Batch, Record, Setting
 from verify.sweeps.search import Search
-from verify.sweeps.settings import prescribed
+from verify.sweeps.settings.named import prescribed
 from verify.training.config import Config
 from verify.training.data import Corpus
 from verify.training.rules.usual import BASE_RATES

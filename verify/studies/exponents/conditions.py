@@ -10,8 +10,8 @@ from jaxtyping import Float
 from derive.solve import Prescription, prescribe, solve_kinds
 from derive.words import Kind
 from verify.studies.study import StudyError
-from verify.sweeps.one_rate import at_one_rate
 from verify.sweeps.records import GLOBAL
+from verify.sweeps.settings.one_rate import at_one_rate
 from verify.training.config import Config, Measurement, Run
 
 MODULE = "verify.training.trainer"

@@ -19,8 +19,8 @@ from derive.solve import Prescription, prescribe, solve_kinds
 from derive.words import Kind
 from verify.files import named
 from verify.fit.forward import Quantity, Row, Table, verdicts
-from verify.sweeps.one_rate import at_one_rate
 from verify.sweeps.records import GLOBAL
+from verify.sweeps.settings.one_rate import at_one_rate
 from verify.sweeps.storage.database import StoreError
 
 DESCRIPTION = "measured.json"

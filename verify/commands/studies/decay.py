@@ -7,9 +7,9 @@ from typing import Annotated
 import typer
 
 from derive.errors import DeriveError, check_positive
-from verify.commands import shared
 from verify.commands.options import read_corpus, read_numbers, split_values, write_error
-from verify.commands.studies import WHOLE, Run, carry_out, command
+from verify.commands.studies import shared
+from verify.commands.studies.command import WHOLE, Run, carry_out, command
 
 PACE = 0.01
 """eta lambda at the base width, unless given: a memory of 100 steps, long beside the ten of Adam's momentum."""

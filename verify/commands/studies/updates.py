@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from derive.errors import check_positive
-from verify.commands import shared
 from verify.commands.options import read_corpus, read_numbers, split_values, write_error
-from verify.commands.studies import WHOLE, Run, carry_out, command
+from verify.commands.studies import shared
+from verify.commands.studies.command import WHOLE, Run, carry_out, command
 
 if TYPE_CHECKING:
     from verify.studies.study import Unit

@@ -13,8 +13,8 @@ from derive.propagation import Problem
 from derive.registry import spelled
 from derive.solve import Prescription, prescribe, solve, solve_kinds
 from derive.words import KINDS
-from verify.sweeps.one_rate import at_one_rate
 from verify.sweeps.records import GLOBAL, GROWTH, ONLINE, LayerScaling, Setting
+from verify.sweeps.settings.one_rate import at_one_rate
 from verify.training.rules.directions import check_trainable
 from verify.training.rules.transforms import exact
 

@@ -10,7 +10,7 @@ from verify.commands.options import read_choice, read_numbers, split_values
 
 if TYPE_CHECKING:
     from verify.sweeps.axes import AxisName
-    from verify.sweeps.settings import Prescribed
+    from verify.sweeps.settings.named import Prescribed
 
 SIZES = {"width": "64,128,256", "depth": "2,4,8,16,32", "batch": "16,64,256,1024"}
 WIDTH = 64
@@ -98,8 +98,8 @@ class Along:
         self, optimizers: Sequence[str], constants: tuple[float, float, float], decay: str, clip: bool
     ) -> "tuple[Prescribed, ...]":
         """What is trained: every optimizer with every prescription that was asked for."""
-        from verify.sweeps.axis_settings import along_batch, along_depth
-        from verify.sweeps.settings import prescribed
+        from verify.sweeps.settings.along import along_batch, along_depth
+        from verify.sweeps.settings.named import prescribed
 
         shared: Any = {"constants": constants, "decay": decay}
         asked = split_values(self.given.alignment, ["global", "rule" if self.name == "batch" else "full"])

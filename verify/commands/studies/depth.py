@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING
 
 from derive.errors import DeriveError, check_positive
 from verify.commands.options import read_corpus, read_numbers, write_error
-from verify.commands.studies import Run, carry_out
+from verify.commands.studies.command import Run, carry_out
 
 if TYPE_CHECKING:
-    from verify.commands.exponents import ExponentsOptions
+    from verify.commands.studies.exponents import ExponentsOptions
 
 DEPTHS, WIDTH, RESIDUAL = "2,4,8,16,32", "64", "depth-mup"
 BATCH, CONTEXT, PROBE, LARGEST_HEAD = 16, 32, 8, 32

@@ -20,8 +20,8 @@ from verify.commands.options import (
     write_out,
 )
 from verify.commands.progress import Progress
-from verify.commands.transfer_axes import Axes, read_along
-from verify.commands.transfer_rates import read_base_rates
+from verify.commands.studies.transfer_axes import Axes, read_along
+from verify.commands.studies.transfer_rates import read_base_rates
 from verify.files import make_folder
 
 TRIALS, CONSTANTS = "constants.sqlite", "constants.json"
@@ -148,7 +148,7 @@ def transfer(
     from verify.sweeps.driver import Driver, Grid, check_trains
     from verify.sweeps.records import Conditions
     from verify.sweeps.search import Search
-    from verify.sweeps.settings import UNTUNED, at_horizons, check_effect, check_starts
+    from verify.sweeps.settings.named import UNTUNED, at_horizons, check_effect, check_starts
     from verify.sweeps.storage.export import STORE
     from verify.sweeps.storage.store import Store
     from verify.training.schedules import read_schedule

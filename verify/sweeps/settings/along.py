@@ -21,7 +21,7 @@ from derive.solve import prescribe, solve_kinds
 from derive.words import text
 from verify.sweeps.axes import Held
 from verify.sweeps.records import GLOBAL, LayerScaling, Setting
-from verify.sweeps.settings import UNTUNED, Prescribed
+from verify.sweeps.settings.named import UNTUNED, Prescribed
 from verify.training.rules.transforms import check_trainable, exact
 
 RULE = "rule"

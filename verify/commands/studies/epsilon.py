@@ -9,15 +9,15 @@ import typer
 
 from derive.errors import DeriveError, check_positive
 from derive.terminal import wrapped
-from verify.commands import shared
 from verify.commands.options import read_choice, read_corpus, read_numbers, split_values, write_out
-from verify.commands.studies import WHOLE, Run, command, keep, say_share, train_all
+from verify.commands.studies import shared
+from verify.commands.studies.command import WHOLE, Run, command, keep, say_share, train_all
 
 if TYPE_CHECKING:
     from verify.studies.epsilon.conditions import Conditions
     from verify.studies.epsilon.onsets import Result
     from verify.studies.study import Unit
-    from verify.sweeps.settings import Prescribed
+    from verify.sweeps.settings.named import Prescribed
 
 DTYPES = ("float32", "bfloat16")
 
@@ -169,7 +169,7 @@ def _train(
 def _units(settings: "Sequence[Prescribed]", widths: Sequence[int]) -> "list[Unit]":
     """Of settings that train alike the first, width by width; and the gradients of every parameterization."""
     from verify.studies.epsilon.conditions import run_unit
-    from verify.sweeps.settings import representatives
+    from verify.sweeps.settings.named import representatives
 
     alike = representatives(settings, decays=False, clips=False)
     trained = {each.setting.name: each.setting for each in settings if each.setting.name not in alike}

@@ -12,12 +12,12 @@ import typer
 
 from derive.errors import DeriveError, canonical, check_positive, shorten
 from derive.options import KAPPA_HELP, RESIDUAL_HELP
-from verify.commands import shared
-from verify.commands.depth import DEPTHS, along_depth
 from verify.commands.options import one_driver, read_choice, read_corpus, read_numbers, write_error
 from verify.commands.progress import Progress, silence
-from verify.commands.studies import WHOLE, Run, answer, carry_out, command
-from verify.commands.updates import note_fixed_dimensions
+from verify.commands.studies import shared
+from verify.commands.studies.command import WHOLE, Run, answer, carry_out, command
+from verify.commands.studies.depth import DEPTHS, along_depth
+from verify.commands.studies.updates import note_fixed_dimensions
 from verify.training import hosts
 
 if TYPE_CHECKING:

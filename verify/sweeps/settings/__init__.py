@@ -1,0 +1,1 @@
+"""Settings of studies, each a prescription of `derive`: along the width, depth or batch, or one rate everywhere."""
