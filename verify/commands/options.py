@@ -13,6 +13,7 @@ from derive.terminal import wrapped
 from verify.commands.progress import unshown
 
 Number = TypeVar("Number", int, float)
+Choice = TypeVar("Choice", bound=str)
 Given = ParamSpec("Given")
 FEW = 65_536
 """Tokens among which two differ in any real text, so that the rest need not be looked at."""
@@ -27,7 +28,7 @@ def read_numbers(option: str, text: str, kind: Callable[[str], Number], example:
         raise DeriveError(f"{option} {shorten(text)} is not a list of {what}; write {example}") from None
 
 
-def read_choice(what: str, given: str, allowed: Sequence[str]) -> str:
+def read_choice(what: str, given: str, allowed: Sequence[Choice]) -> Choice:
     """The allowed name that was meant; DeriveError naming all of them otherwise."""
     for name in allowed:
         if canonical(name) == canonical(given):

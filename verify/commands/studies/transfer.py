@@ -21,7 +21,7 @@ from verify.commands.options import (
 )
 from verify.commands.progress import Progress
 from verify.commands.studies.transfer_axes import Axes, read_along
-from verify.commands.studies.transfer_rates import read_base_rates
+from verify.commands.studies.transfer_rates import read_base_rates, read_epsilons
 from verify.files import make_folder
 
 TRIALS, CONSTANTS = "constants.sqlite", "constants.json"
@@ -114,7 +114,12 @@ def transfer(
     ] = None,
     tune_constants: Annotated[int | None, typer.Option(help="Find such factors by N trials at the base width.")] = None,
     clip_global_norm: Annotated[float | None, typer.Option(help="Clip the whole gradient's norm there.")] = None,
-    epsilon: Annotated[float | None, typer.Option(help="epsilon at the base width.  [default: by optimizer]")] = None,
+    epsilon: Annotated[
+        str | None, typer.Option(help="epsilon at the base width, or several: 1e-3,1e-5.  [default: by optimizer]")
+    ] = None,
+    epsilon_rule: Annotated[
+        list[str] | None, typer.Option(help="At larger sizes: scaled per layer, or constant, or both.")
+    ] = None,
     weight_decay: Annotated[float, typer.Option(help="lambda at the base width.", min=0)] = 0.0,
     decay: Annotated[str, typer.Option(help=DECAY_HELP)] = "independent",
     zero_init: Annotated[
@@ -166,7 +171,7 @@ def transfer(
     check_positive(rates=rates, seeds=seeds, base_width=base_width, batch=batch, context=context)
     check_positive(base_depth=base_depth, base_batch=base_batch)
     check_positive(depth=depth, head_dimension=head_dimension, evaluation=evaluation, tune_constants=tune_constants)
-    check_positive(clip_global_norm=clip_global_norm, epsilon=epsilon, processes=processes)
+    check_positive(clip_global_norm=clip_global_norm, processes=processes)
     check_positive(weight_decay=weight_decay or None)
     along = read_along(
         Axes(
@@ -201,12 +206,13 @@ def transfer(
             "--tune-constants goes with neither --constants nor --part; tune first, then give --constants"
         )
     settings = along.settings(split_values(optimizer, ["adam"]), factors, convention, clip_global_norm is not None)
+    epsilons = read_epsilons(epsilon, epsilon_rule)
+    check_effect(settings, epsilon=epsilons.given)
     for each in settings:
-        check_effect(each, epsilon=epsilon is not None)
         check_starts(each, zero_init=zero_init)
     for note in dict.fromkeys(note for each in settings for note in each.prescription.notes):
         write_error(f"note: {note}")
-    settings = at_horizons(settings, horizons)
+    settings = at_horizons(epsilons.of(settings), horizons)
     text = read_corpus(corpus, vocab)
     usual = SIZES[model]
     lengths = {"vocabulary": text.vocabulary, "context": context or usual["context"]}
@@ -221,7 +227,7 @@ def transfer(
         evaluation=evaluation or usual["evaluation"],
         corpus=f"{text.name} {text.fingerprint}",
         code=code_version(),
-        epsilon=epsilon,
+        epsilon=epsilons.shared,
         weight_decay=weight_decay,
         clip=clip_global_norm,
         dtype=precision,

@@ -1,13 +1,15 @@
-"""The base rates of `verify transfer` as they are written: one number, or one for every optimizer."""
+"""The base rates of `verify transfer` as they are written, one number or one for every optimizer; and its epsilons."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from derive.errors import DeriveError, shorten
-from verify.commands.options import read_numbers
+from verify.commands.options import read_choice, read_numbers, split_values
 
 if TYPE_CHECKING:
     from verify.sweeps.records import Setting
+    from verify.sweeps.settings.named import EpsilonRule, Prescribed
 
 SMALLEST_RATE = 1e-12
 
@@ -58,3 +60,38 @@ def _is_number(text: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+@dataclass(frozen=True)
+class Epsilons:
+    """The values at the base width, none for the usual one, and the rules for other sizes."""
+
+    values: tuple[float, ...]
+    rules: "tuple[EpsilonRule, ...]"
+
+    @property
+    def given(self) -> bool:
+        """Whether anything was asked for."""
+        return bool(self.values) or self.rules != ("scaled",)
+
+    @property
+    def shared(self) -> float | None:
+        """The one value of all settings, a condition of the study; None where settings have their own."""
+        return self.values[0] if len(self.values) == 1 and self.rules == ("scaled",) else None
+
+    def of(self, settings: "Sequence[Prescribed]") -> "Sequence[Prescribed]":
+        """The settings with every value by every rule, where they are not all alike."""
+        from verify.sweeps.settings.named import at_epsilons
+
+        alike = self.shared is not None or not self.given
+        return settings if alike else at_epsilons(settings, self.values or (None,), self.rules)
+
+
+def read_epsilons(text: str | None, rules: Sequence[str] | None) -> Epsilons:
+    """--epsilon 1e-3,1e-5 and --epsilon-rule scaled,constant; DeriveError for what is no positive number or no rule."""
+    values = [] if text is None else read_numbers("--epsilon", text, float, "1e-3,1e-5")
+    if not all(0 < value < float("inf") for value in values):
+        raise DeriveError(f"--epsilon {shorten(text or '')} is not allowed; give numbers above 0, such as 1e-3,1e-5")
+    known: tuple[EpsilonRule, ...] = ("scaled", "constant")
+    named: list[EpsilonRule] = [read_choice("--epsilon-rule", each, known) for each in split_values(rules, ["scaled"])]
+    return Epsilons(tuple(dict.fromkeys(values)), tuple(dict.fromkeys(named)))

@@ -29,7 +29,7 @@ from verify.sweeps.driver import Cell
 from verify.sweeps.engines import Task, perform
 from verify.sweeps.records import Batch, Record, Setting
 from verify.sweeps.search import Search
-from verify.sweeps.settings.named import prescribed
+from verify.sweeps.settings.named import EpsilonRule, at_epsilons, prescribed
 from verify.training.config import Config
 from verify.training.data import Corpus
 from verify.training.rules.usual import BASE_RATES
@@ -135,12 +135,16 @@ def train(conditions: Conditions, unit: Unit, corpus: Corpus, progress: Progress
     if unit[0] == "run":
         _, optimizer, scheme, epsilon, width = map(str, unit)
         value, _, rule = epsilon.partition(" ")
-        own: Any = {"epsilon": float(value), "constant_epsilon": rule == "constant"} if value else {}
-        setting = prescribed(optimizer, scheme, "full", hidden_layers=conditions.hidden_layers, **own).setting
-        found = _runs(conditions, setting, int(width), conditions.rates[optimizer], corpus)
+        usual = prescribed(optimizer, scheme, "full", hidden_layers=conditions.hidden_layers)
+        (own,) = at_epsilons([usual], [float(value)], [_rule(rule)]) if value else (usual,)
+        found = _runs(conditions, own.setting, int(width), conditions.rates[optimizer], corpus)
         progress(conditions.steps)
         return Found(found)
     return measure_backward(conditions, str(unit[1]), int(unit[2]), corpus, progress)
+
+
+def _rule(text: str) -> EpsilonRule:
+    return "constant" if text == "constant" else "scaled"
 
 
 def _runs(conditions: Conditions, setting: Setting, width: int, rate: float, corpus: Corpus) -> tuple[Record, ...]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from sympy import Expr, S
 
@@ -18,6 +19,7 @@ from verify.sweeps.settings.one_rate import at_one_rate
 from verify.training.rules.directions import check_trainable
 from verify.training.rules.transforms import exact
 
+EpsilonRule = Literal["scaled", "constant"]
 UNTUNED = (1.0, 1.0, 1.0)
 LARGEST_GROWTH = 10**6
 
@@ -39,14 +41,11 @@ def prescribed(
     constants: tuple[float, float, float] = UNTUNED,
     hidden_layers: int | None = None,
     decay: Decay = "independent",
-    epsilon: float | None = None,
-    constant_epsilon: bool = False,
 ) -> Prescribed:
     """The setting of that triple; alignment "global" keeps everything of "full" but the rates, whose c is 0.
 
     "measured-online" begins as "full" and measures after steps 1, k, k^2, ...; k is 3, or 2 in "measured-online:2".
-    `epsilon` is its value at the base width, the same at every width with `constant_epsilon` (e = 0; the rates stay
-    those of a negligible one); `decay` is the convention of decoupled weight decay. One row stands for all hidden
+    `decay` is the convention of decoupled weight decay. One row stands for all hidden
     layers, or `hidden_layers` rows where depth makes them differ or the alignment names them singly. DeriveError for
     unknown names, for optimizers that cannot be trained here, for exponents with symbols and for an alignment of
     another depth.
@@ -61,11 +60,6 @@ def prescribed(
         prescription = _of_depth(prescription.problem, hidden_layers, decay)
     if raw:
         prescription = at_one_rate(prescription)
-    if constant_epsilon:
-        fixed = tuple(
-            layer if layer.epsilon is None else replace(layer, epsilon=S.Zero) for layer in prescription.layers
-        )
-        prescription = replace(prescription, layers=fixed)
     layers = []
     for label, layer in zip(layer_names(prescription), prescription.layers, strict=True):
         rule = spelled(prescription.problem.optimizers[layer.kind])
@@ -78,9 +72,8 @@ def prescribed(
         follows = f"after steps 1, {online}, {online**2}, ... alignments are measured, and the rates follow them"
         prescription = replace(prescription, notes=(*prescription.notes, f"{name} begins as full; {follows}"))
     scheme = prescription.problem.parameterization.name
-    width_rule = "constant" if constant_epsilon else "per layer"
     labels = (prescription.optimizer_name, scheme, name)
-    setting = Setting(*labels, tuple(layers), constants, prescription.decay, epsilon, width_rule, online)
+    setting = Setting(*labels, tuple(layers), constants, prescription.decay, online=online)
     return Prescribed(setting, prescription)
 
 
@@ -119,10 +112,11 @@ def _of_depth(problem: Problem, hidden_layers: int | None, decay: Decay) -> Pres
     return replace(by_kind, notes=listed.notes) if alike else listed
 
 
-def check_effect(each: Prescribed, *, epsilon: bool) -> None:
-    """Raise DeriveError where an epsilon was given and no rule of the optimizer has one."""
-    if epsilon and all(layer.epsilon is None for layer in each.setting.layers):
-        raise DeriveError(f"--epsilon has no effect on {each.setting.optimizer}, which has none; leave it out")
+def check_effect(settings: Sequence[Prescribed], *, epsilon: bool) -> None:
+    """Raise DeriveError where an epsilon was given and no rule of any optimizer has one."""
+    if epsilon and all(layer.epsilon is None for each in settings for layer in each.setting.layers):
+        names = ", ".join(dict.fromkeys(each.setting.optimizer for each in settings))
+        raise DeriveError(f"--epsilon has no effect on {names}, which has none; leave it out")
 
 
 def check_starts(each: Prescribed, *, zero_init: bool) -> None:
@@ -140,6 +134,33 @@ def at_horizons(settings: Sequence[Prescribed], horizons: Sequence[int]) -> tupl
     if len(horizons) == 1:
         return tuple(settings)
     return tuple(replace(each, setting=replace(each.setting, steps=steps)) for steps in horizons for each in settings)
+
+
+def at_epsilons(
+    settings: Sequence[Prescribed], values: Sequence[float | None], rules: Sequence[EpsilonRule]
+) -> tuple[Prescribed, ...]:
+    """The settings once for every epsilon of the base width (None: the usual one) with every rule for larger ones.
+
+    scaled is what `derive` prescribes per layer; constant keeps the value (e = 0) and the rates as they are. Settings
+    of an optimizer that has no epsilon are there once.
+    """
+    found: list[Prescribed] = []
+    for each in settings:
+        if all(layer.epsilon is None for layer in each.setting.layers):
+            found.append(each)
+            continue
+        for rule in rules:
+            ruled = each if rule == "scaled" else _with_constant_epsilon(each)
+            found += [replace(ruled, setting=replace(ruled.setting, epsilon=value)) for value in values]
+    return tuple(found)
+
+
+def _with_constant_epsilon(each: Prescribed) -> Prescribed:
+    """The same with e = 0 in all layers that have an epsilon."""
+    rows = tuple(row if row.epsilon is None else replace(row, epsilon=S.Zero) for row in each.prescription.layers)
+    layers = tuple(layer if layer.epsilon is None else replace(layer, epsilon="0") for layer in each.setting.layers)
+    setting = replace(each.setting, layers=layers, epsilon_rule="constant")
+    return Prescribed(setting, replace(each.prescription, layers=rows))
 
 
 def train_alike(first: Prescribed, second: Prescribed, *, decays: bool, clips: bool) -> bool:
