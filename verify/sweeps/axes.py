@@ -9,9 +9,14 @@ from dataclasses import dataclass
 from typing import Literal
 
 AxisName = Literal["width", "depth", "batch"]
-Held = Literal["tokens", "steps"]
-HELD: tuple[Held, ...] = ("tokens", "steps")
-"""What every batch is trained for alike: the same text, in fewer steps where the batch is larger, or the same steps."""
+Held = Literal["tokens", "steps", "ratio"]
+HELD: Mapping[AxisName, tuple[Held, ...]] = {
+    "width": ("steps", "ratio"),
+    "depth": ("steps",),
+    "batch": ("tokens", "steps"),
+}
+"""What sizes are trained for alike, the usual one first: steps; tokens, in fewer steps where the batch is larger; or
+the ratio of tokens to the hidden layers' parameters, so that steps grow as n^2."""
 
 
 @dataclass(frozen=True)

@@ -70,14 +70,18 @@ class Conditions:
         return cls(**{"base_width" if name == base else name: value for name, value in content.items()})
 
     def at(self, size: int) -> "Conditions":
-        """Those of the runs of one size: along the batch, with that batch and the steps that it is trained for."""
-        if self.axis != "batch":
-            return self
-        return replace(self, batch=size, steps=self.steps_at(size, self.steps))
+        """Those of the runs of one size: with the steps that it is trained for and, along the batch, that batch."""
+        batch = size if self.axis == "batch" else self.batch
+        return replace(self, batch=batch, steps=self.steps_at(size, self.steps))
 
     def steps_at(self, size: int, steps: int) -> int:
-        """The steps of a size where the base size takes so many: T/B along the batch, where tokens are held."""
-        return steps * self.base_width // size if self.held == "tokens" else steps
+        """The steps of a size where the base size takes T: T B_0/B with tokens held, T (n/n_0)^2 with their ratio.
+
+        At least one; the ratio is that of tokens to the parameters of hidden layers, which grow as n^2.
+        """
+        if self.held == "tokens":
+            return steps * self.base_width // size
+        return max(1, round(steps * size**2 / self.base_width**2)) if self.held == "ratio" else steps
 
     def differences(self, other: "Conditions") -> list[str]:
         """One "name: this, not that" for every entry in which the two differ."""
@@ -236,13 +240,14 @@ class Study:
     def uses(self) -> dict[int, float]:
         """How often every window of the training text is used, by horizon; empty where windows are drawn anywhere.
 
-        At the largest batch, where it grows.
+        At the largest size, where steps or batches grow with it.
         """
         windows = self.conditions.windows
         if not windows:
             return {}
-        largest = self.conditions.at(max((record.width for record in self.records), default=self.conditions.base_width))
-        return {steps: largest.steps_at(largest.batch, steps) * largest.batch / windows for steps in self.horizons}
+        last = max((record.width for record in self.records), default=self.conditions.base_width)
+        at = self.conditions.at(last)
+        return {steps: self.conditions.steps_at(last, steps) * at.batch / windows for steps in self.horizons}
 
     def source(self, setting: str) -> str:
         """The setting whose runs stand for this one: itself, or the equivalent one that was trained."""

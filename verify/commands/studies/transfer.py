@@ -73,7 +73,9 @@ def transfer(
     hold: Annotated[
         str | None,
         typer.Option(
-            help="Along --axis batch: tokens, so that larger batches take fewer steps, or steps.  [default: tokens]"
+            help="What sizes have alike: along --axis batch tokens, so that larger batches take fewer steps, or steps; "
+            "along the width steps, or ratio, of tokens to hidden parameters: steps grow as n^2.  [default: tokens; "
+            "steps]"
         ),
     ] = None,
     horizon: Annotated[

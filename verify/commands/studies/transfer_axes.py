@@ -26,7 +26,7 @@ GOES_WITH = {
     "depth": ("width", "batch"),
     "batches": ("batch",),
     "base_batch": ("batch",),
-    "hold": ("batch",),
+    "hold": ("width", "batch"),
     "horizon": ("batch",),
     "batch": ("width", "depth"),
 }
@@ -130,7 +130,8 @@ def read_along(given: Axes) -> Along:
     widths = read_numbers("--widths", given.widths or (SIZES["width"] if axis == "width" else str(WIDTH)), int, "64")
     if axis == "width":
         check_widths(widths)
-        return Along(given, axis, model, tuple(widths), given.base_width or widths[0], None, None, None)
+        held = None if read_choice("--hold", given.hold or "steps", HELD[axis]) == "steps" else "ratio"
+        return Along(given, axis, model, tuple(widths), given.base_width or widths[0], None, held, None)
     if model == "mlp" and axis == "depth":
         raise DeriveError("--model mlp has no residual stream to grow along --axis depth; give transformer")
     if len(widths) > 1 or widths[0] < 1:
@@ -141,7 +142,7 @@ def read_along(given: Axes) -> Along:
     base = (given.base_depth if axis == "depth" else given.base_batch) or sizes[0]
     if axis == "depth" and base > sizes[0]:
         raise DeriveError(f"--base-depth {base} is above the first of --depths {text}; tune on the shallower network")
-    held = read_choice("--hold", given.hold or "tokens", HELD) if axis == "batch" else None
+    held = read_choice("--hold", given.hold or "tokens", HELD[axis]) if axis == "batch" else None
     horizon = read_choice("--horizon", given.horizon or "none", HORIZONS) if axis == "batch" else None
     return Along(given, axis, model, tuple(sizes), base, widths[0], held, horizon)
 

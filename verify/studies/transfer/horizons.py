@@ -73,7 +73,7 @@ def losses_at(study: Study, names: Sequence[str], width: int, step: int) -> tupl
     Runs too short for the step are left out; runs of two horizons at one rate and seed are one run.
     """
     steps = study.conditions.steps
-    reach = {name: study.settings[name].steps or steps for name in names}
+    reach = {name: study.conditions.steps_at(width, study.settings[name].steps or steps) for name in names}
     runs = [record for name in names if reach[name] >= step for record in _runs(study, [name], width)]
     rates, seeds = sorted({each.base_rate for each in runs}), sorted({each.seed for each in runs})
     table = np.full((len(rates), len(seeds)), np.nan)

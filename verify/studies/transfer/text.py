@@ -67,7 +67,7 @@ def table(study: Study, results: Sequence[SettingResult]) -> str:
     )
     used = study.uses()
     heading += f"{used_text(used)}\n" if used else ""
-    heading += f"{held_text(conditions)}\n" if conditions.axis == "batch" else ""
+    heading += f"{held_text(conditions)}\n" if conditions.held else ""
     return heading + terminal_table(columns, rows, sections) + "\n"
 
 
@@ -78,7 +78,11 @@ def used_text(uses: Mapping[int, float]) -> str:
 
 
 def held_text(conditions: Conditions) -> str:
-    """What every batch is trained for, in words."""
+    """What every size is trained for, in words."""
+    if conditions.held == "ratio":
+        return (
+            f"tokens grow as parameters of hidden layers: steps are those at width {conditions.base_width}, times n^2"
+        )
     if conditions.held == "tokens":
         return f"tokens held: steps are those at batch {conditions.base_width}, and fewer at larger ones; betas held"
     return "steps held: larger batches are trained on more text; betas held"
