@@ -19,7 +19,8 @@ from verify.commands import explore, fit, plan, stores
 from verify.commands.model import check, prescribe, shapes
 from verify.commands.options import answer_alone
 from verify.commands.progress import said
-from verify.commands.studies import decay, epsilon, exponents, phase, transfer, updates
+from verify.commands.studies import decay, epsilon, exponents, phase, updates
+from verify.commands.studies.transfer.run import transfer
 from verify.training import hosts
 
 AGAIN_SECONDS = 0.05
@@ -50,7 +51,7 @@ def commands(context: typer.Context, version: VersionOption = False) -> None:  #
 
 COMMANDS: tuple[tuple[Callable[..., int | None], str], ...] = (
     (exponents.exponents, "verify exponents --optimizer sgd --widths 64,128,256 --out study"),
-    (transfer.transfer, "verify transfer --optimizer adam --widths 64,128,256 --out study"),
+    (transfer, "verify transfer --optimizer adam --widths 64,128,256 --out study"),
     (stores.status, "verify status study"),
     (stores.report, "verify report study --out report"),
     (stores.merge, "verify merge study.sqlite part1.sqlite part2.sqlite"),

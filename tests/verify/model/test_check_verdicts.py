@@ -14,7 +14,7 @@ import verify
 from benchmarks.planted_check import MISTAKES, checked
 from derive.errors import UserError
 from verify.model.check.check import coordinate_check
-from verify.model.check.results import _verdict
+from verify.model.check.results import verdict_line
 from verify.model.check.rows import measured_slope
 from verify.model.prescription import ModelPrescription
 
@@ -76,7 +76,7 @@ def test_one_seed_decides_nothing(prescription: ModelPrescription):
     for measured in found.measured.values():
         assert not measured.failures
         assert {row.verdict for row in measured.deciding if row.reason != "0 at every width"} == {"open"}
-        assert not measured.rows or "undecided: give --seeds 4" in _verdict(measured, 1)
+        assert not measured.rows or "undecided: give --seeds 4" in verdict_line(measured, 1)
 
 
 def test_zeros_and_what_diverged_are_told_apart():

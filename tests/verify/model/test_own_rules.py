@@ -15,7 +15,7 @@ from derive.errors import DeriveError
 from derive.optimizers import Optimizer
 from verify.commands.main import app
 from verify.commands.options import split_values
-from verify.commands.studies.transfer_rates import named_rates
+from verify.commands.studies.transfer.rates import named_rates
 from verify.files import file_stem
 from verify.model.prescribe import prescribe
 from verify.model.prescription import ModelPrescription

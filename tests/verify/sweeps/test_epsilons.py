@@ -8,7 +8,7 @@ import pytest
 from derive.errors import UserError
 from derive.running import run
 from verify.commands.main import app
-from verify.commands.studies.transfer_rates import read_epsilons
+from verify.commands.studies.transfer.rates import read_epsilons
 from verify.sweeps.settings.named import at_epsilons, prescribed, representatives
 from verify.sweeps.storage.store import read
 

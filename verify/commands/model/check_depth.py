@@ -8,7 +8,7 @@ from derive.errors import DeriveError, shorten
 from derive.terminal import wrapped
 from verify.commands.options import read_numbers, write_out
 from verify.commands.progress import Progress
-from verify.commands.studies.transfer_axes import LARGEST, read_sizes
+from verify.commands.studies.transfer.axes import LARGEST, read_sizes
 
 WIDTH, DEPTHS = "64", "2,4,8,16"
 

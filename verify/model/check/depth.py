@@ -20,7 +20,7 @@ import numpy as np
 from verify.fit.forward import TOLERANCES, Quantity, Row
 from verify.model.check.check import SETUPS, Measured, Setup, entries_of, starts_at
 from verify.model.check.coordinates import Coordinates
-from verify.model.check.rows import STILL, WIDTH_OF, measured_slope, said_of, widened
+from verify.model.check.rows import STILL, WIDTH_OF, measured_slope, said_of, settled, widened
 from verify.model.depth.prescribe import at_depth
 from verify.model.make import Drawn, build
 from verify.model.prescribe import prescribe, without_numbers
@@ -138,9 +138,7 @@ def judged(
             table = _table([by_depth[depth][step] for depth in depths])
             for name, row in _parameters(answer).items():
                 rows += _rows_of(name, row, depths, step, table, entries.get(name, ()))
-    last = max(by_depth[depths[0]])
-    moves = {(row.layer, row.quantity) for row in rows if row.reason != STILL}
-    return [row for row in rows if row.reason != STILL or (row.step == last and (row.layer, row.quantity) not in moves)]
+    return settled(rows, max(by_depth[depths[0]]))
 
 
 def _table(by_depth: Sequence[Mapping[str, Mapping[str, Any]]]) -> dict[str, dict[str, Any]]:

@@ -8,6 +8,7 @@ from verify.fit.forward import Row
 from verify.fit.judging import row_json
 from verify.model.check.check import Measured
 from verify.model.check.depth import DepthCheck
+from verify.model.check.results import verdict_line
 from verify.model.check.rows import STILL
 from verify.provenance import device_name, loaded_code, today
 
@@ -63,7 +64,7 @@ def as_text(model: str, check: DepthCheck, base_rate: float) -> str:
         terminal_table([columns[place] for place in kept], [[row[place] for place in kept] for row in cells]),
     ]
     for setup, measured in check.measured.items():
-        lines.append(f"{setup}: {_verdict(measured)}")
+        lines.append(f"{setup}: {verdict_line(measured, check.seeds, 'parameters')}")
         lines += [f"  {_failure(row)}" for row in measured.failures]
     return "\n".join(lines) + "\n"
 
@@ -78,17 +79,6 @@ def _cell(measured: Measured, name: str, quantity: str, last: int) -> str:
             mark = {"fails": " x", "open": " ?"}.get(row.verdict, "")
             return ("0" if value != value else f"{value:+.2f}") + mark
     return "-"
-
-
-def _verdict(measured: Measured) -> str:
-    failed, judged = ({row.layer for row in rows} for rows in (measured.failures, measured.deciding))
-    said = {
-        "passes": "passes",
-        "fails": f"FAILS on {len(failed)} of {len(judged)}",
-        "undecided": "undecided: give --seeds 4 or more",
-    }[measured.verdict]
-    waiting = len(measured.undecided)
-    return said + (f"; {waiting} of {len(measured.deciding)} rows undecided" if waiting else "")
 
 
 def _failure(row: Row) -> str:

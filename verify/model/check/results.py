@@ -105,7 +105,7 @@ def as_text(
         "prescribed: its sizes, rates and multipliers as prescribed",
         terminal_table(columns, cells),
     ]
-    lines += [f"{setup}: {_verdict(measured, check.seeds)}" for setup, measured in check.measured.items()]
+    lines += [f"{setup}: {verdict_line(measured, check.seeds)}" for setup, measured in check.measured.items()]
     lines += [f"  {line}" for measured in check.measured.values() for line in _elsewhere(measured)]
     if check.advice:
         lines += ["what to change in the model as it is:", *(f"  {line}" for line in _grouped(check.advice))]
@@ -119,15 +119,14 @@ def as_text(
     return "\n".join(lines) + "\n"
 
 
-def _verdict(measured: Measured, seeds: int) -> str:
-    """Such as: passes; 6 of 12 undecided: give --seeds 8."""
+def verdict_line(measured: Measured, seeds: int, judged: str = "dense ops, vectors and products") -> str:
+    """Such as: passes; 6 of 12 undecided: give --seeds 8. `judged` says what rows are of."""
     partial = [row for row in measured.undecided if _is_partial(row)]
     open_rows = len(measured.undecided) - len(partial)
-    failed = {row.layer for row in measured.failures}
-    judged = {row.layer for row in measured.deciding}
+    failed, layers = ({row.layer for row in rows} for rows in (measured.failures, measured.deciding))
     said = {
         "passes": "passes",
-        "fails": f"FAILS on {len(failed)} of {len(judged)} dense ops, vectors and products",
+        "fails": f"FAILS on {len(failed)} of {len(layers)} {judged}",
         "undecided": "undecided",
     }[measured.verdict]
     if open_rows:

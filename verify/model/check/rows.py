@@ -42,7 +42,11 @@ def judged(
             rows += _parameter_rows(answer, widths, step, table, entries)
             for name, exponent in after.items():
                 rows += _product_rows(name, exponent, widths, step, table[name])
-    last = max(tables)
+    return settled(rows, max(tables))
+
+
+def settled(rows: Sequence[Row], last: int) -> list[Row]:
+    """The rows, what has not moved at a step left to the later ones, and kept at the last where it moves at none."""
     moves = {(row.layer, row.quantity) for row in rows if row.reason != STILL}
     return [row for row in rows if row.reason != STILL or (row.step == last and (row.layer, row.quantity) not in moves)]
 

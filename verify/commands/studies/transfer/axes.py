@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from derive.errors import DeriveError, shorten
 from verify.commands.options import read_choice, read_numbers, split_values
+from verify.commands.studies.transfer.options import TransferOptions
 
 if TYPE_CHECKING:
     from verify.sweeps.axes import AxisName
@@ -34,31 +35,10 @@ GOES_WITH = {
 
 
 @dataclass(frozen=True)
-class Axes:
-    """The options that an axis decides on, None where they were not given."""
-
-    axis: str
-    model: str | None
-    widths: str | None
-    parameterization: Sequence[str] | None
-    alignment: Sequence[str] | None
-    base_width: int | None
-    depth: int | None
-    depths: str | None
-    residual: Sequence[str] | None
-    base_depth: int | None
-    batch: int | None
-    batches: str | None
-    base_batch: int | None
-    hold: str | None
-    horizon: str | None
-
-
-@dataclass(frozen=True)
 class Along:
     """One axis: its sizes, the base size, the width where that stays, and what is held along the batch."""
 
-    given: Axes
+    given: TransferOptions
     name: "AxisName"
     model: str
     sizes: tuple[int, ...]
@@ -116,7 +96,7 @@ class Along:
         return tuple({each.setting.name: each for each in found}.values())  # names of one delta mean one setting
 
 
-def read_along(given: Axes) -> Along:
+def read_along(given: TransferOptions) -> Along:
     """The axis that was asked for; DeriveError for options that do not go with it, and sizes that do not grow."""
     from derive.batch import HORIZONS
     from verify.studies.study import check_widths
