@@ -18,6 +18,7 @@ from verify.commands.model.options import (
     ModelArgument,
     OptimizerOption,
     ParameterizationOption,
+    ResidualOption,
     axes,
     load,
     paths,
@@ -45,6 +46,7 @@ def prescribe(
     base_depth: Annotated[int | None, typer.Option(help="Blocks at which you tuned; make(width, depth).")] = None,
     depth: Annotated[int | None, typer.Option(help="Blocks that you want.")] = None,
     depth_alignment: Annotated[str, typer.Option(help=KAPPA_HELP)] = "full",
+    residual: ResidualOption = None,
     every: Annotated[bool, typer.Option("--every", help="List every parameter, blocks that are alike too.")] = False,
     out: Annotated[Path | None, typer.Option(help="File for the prescription as JSON.")] = None,
     certificate: Annotated[
@@ -83,6 +85,7 @@ def prescribe(
         base_depth=base_depth,
         depth=depth,
         depth_alignment=depth_alignment,
+        residual=residual,
     )
     if certificate is not None and answer.proof is not None:
         write(answer.proof, certificate)

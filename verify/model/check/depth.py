@@ -23,9 +23,9 @@ from verify.model.check.coordinates import Coordinates
 from verify.model.check.rows import STILL, WIDTH_OF, measured_slope, said_of, widened
 from verify.model.depth.prescribe import at_depth
 from verify.model.make import Drawn, build
-from verify.model.prescribe import prescribe, without_numbers
+from verify.model.prescribe import prescribe
 from verify.model.prescription import ModelPrescription
-from verify.model.rows import ParameterRow
+from verify.model.rows import ParameterRow, without_numbers
 from verify.training.rules.usual import base_rate as usual_rate
 
 ZERO = "0 at every depth"
@@ -62,7 +62,7 @@ def prescriptions(make: Any, width: int, depths: Sequence[int], **given: Any) ->
     """
     shared = {"base_width": width, "width": 2 * width, **given}  # the larger width shows the roles, and is not used
     found = {depth: prescribe(make, **shared, base_depth=depths[0], depth=depth).at(width) for depth in depths[1:]}
-    plain = {name: value for name, value in shared.items() if name != "depth_alignment"}
+    plain = {name: value for name, value in shared.items() if name not in ("depth_alignment", "residual")}
     return {depths[0]: prescribe(at_depth(make, depths[0]), **plain).at(width), **found}
 
 
