@@ -50,8 +50,8 @@ class ModelPrescription:
     name; where there are any, or where `gauge` is "own", the function has to be wrapped. `proof` is the program with
     its answer and duals, as `derive.certify` checked it; it stays out of the JSON, which has the duals. `forward_only`:
     multipliers are in no gradient of the parameter that they multiply. `branches` are the exponents x of N^-x that
-    `wrap` multiplies branches of a stream by, by the parameters that they are made of. `places` say where dense ops and the products
-    with multipliers stand, by the named scopes of the code: "blocks.3.attn: linear" in a PyTorch module.
+    `wrap` multiplies branches of a stream by, by the parameters that they are made of. `places` say where dense ops and
+    the products with multipliers stand, by the named scopes of the code: "blocks.3.attn: linear" in a PyTorch module.
     """
 
     base_width: int

@@ -67,8 +67,10 @@ def prescribe(
     check_positive(base_width=base_width, width=width, base_rate=base_rate)
     if (base_depth is not None or depth is not None) and (framework != "jax" or chosen == "torch"):
         raise DeriveError("--depth is for make(width, depth) in JAX; leave it out with torch")
-    if base_depth is None and depth is None and depth_alignment != "full":
-        raise DeriveError("--depth-alignment goes with --base-depth and --depth; give both")
+    if base_depth is None and depth is None:
+        for option, given in (("--depth-alignment", depth_alignment != "full"), ("--residual", residual is not None)):
+            if given:
+                raise DeriveError(f"{option} goes with --base-depth and --depth; give both")
     answer = prescribed(
         load(model, framework, example, None),
         base_width=base_width,

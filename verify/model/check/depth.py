@@ -74,15 +74,17 @@ def depth_check(
     seeds: int = 4,
     steps: int = 5,
     epsilon: float | None = None,
-    setups: Sequence[Setup] = SETUPS,
+    setups: Sequence[Setup] | None = None,
     progress: Callable[[], None] = lambda: None,
 ) -> DepthCheck:
     """Train every set-up at every depth of `answers` (as `prescriptions` makes them), and judge it.
 
-    `own` is the model as it is with one rate for all, multipliers in its code and all. DeriveError for a model that
-    does not run.
+    `own` is the model as it is with one rate for all, multipliers in its code and all; by default it is left out where
+    `wrap` puts multipliers on branches, of which its own predictions know nothing. DeriveError for a model that does
+    not run.
     """
     deepest = answers[max(answers)]
+    setups = setups or (("prescribed",) if deepest.branches else SETUPS)
     width = deepest.base_width
     rate = base_rate or usual_rate(*(row.rule for row in deepest.parameters if row.is_trained))
     tables: dict[Setup, dict[int, Any]] = {setup: {} for setup in setups}
