@@ -37,6 +37,7 @@ ITEMS: tuple[str, ...] = (
     "figure_9_phase",
     "figure_10_accelerators",
     "figure_11_horizons",
+    "figure_12_other_axes",
 )
 """The scripts in the order of the gallery; each has `item(data)`, which gives its Item from the results in `data`."""
 

@@ -15,7 +15,7 @@ Made by `make figures` (`python -m paper_figures`) from `derive` and from the re
 trained, nothing is looked up. Each is written to `paper_figures/out/` as PDF and PNG, tables as LaTeX, Markdown and
 CSV. `python -m paper_figures figure_2` makes one of them, `--gallery` this page; `make figures RERUN=1 SCALE=cpu` (or
 `gpu`) first runs the studies again, and goes on where it was interrupted. Claims are those of Everett et al. 2024,
-[arXiv 2407.05872](https://arxiv.org/abs/2407.05872), or follow from its theory (table 8, figures 8 to 11), in our
+[arXiv 2407.05872](https://arxiv.org/abs/2407.05872), or follow from its theory (table 8, figures 8 to 12), in our
 words; scales are ours. Figure 10 is what an adopted run of `python -m benchmarks.accelerator` found.
 
 | | what | verdict |

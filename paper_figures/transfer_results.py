@@ -8,6 +8,7 @@ from paper_figures.paths import result
 from verify.studies.transfer.analysis import analyse
 from verify.studies.transfer.headline import Group, distinct
 from verify.studies.transfer.outcomes import SettingResult
+from verify.sweeps.axes import AXES
 from verify.sweeps.records import Study
 from verify.sweeps.storage.export import DESCRIPTION, STORE, load
 
@@ -40,13 +41,17 @@ class Transfer:
     def scale(self) -> str:
         """The size of the study in one sentence."""
         conditions, records = self.study.conditions, self.study.records
-        widths = sorted({record.width for record in records})
-        sizes = conditions.sizes
-        depth = f"{sizes['blocks']} blocks" if "blocks" in sizes else f"{sizes['hidden_layers']} hidden layers"
+        grown = sorted({record.width for record in records})
+        sizes = {"hidden layers": "hidden_layers", "blocks": "blocks"}
+        held = [f"{conditions.sizes[size]} {name}" for name, size in sizes.items() if size in conditions.sizes]
+        if conditions.axis != "width":
+            held.append(f"width {conditions.sizes['width']}")
+        tokens = f" at batch {grown[0]} and as much text at others" if conditions.held == "tokens" else ""
+        batch = "" if conditions.axis == "batch" else f" of {conditions.batch}"
         return (
-            f"{len(records):,} networks ({conditions.model}, {depth}) of widths {widths[0]} to {widths[-1]}, "
-            f"{len({record.seed for record in records})} seeds, {conditions.steps} steps of {conditions.batch} on real "
-            f"text, code {conditions.code}."
+            f"{len(records):,} networks ({', '.join([conditions.model, *held])}) of {AXES[conditions.axis].many} "
+            f"{grown[0]} to {grown[-1]}, {len({record.seed for record in records})} seeds, {conditions.steps} "
+            f"steps{batch}{tokens} on real text, code {conditions.code}."
         )
 
 

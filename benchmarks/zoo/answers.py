@@ -11,7 +11,7 @@ from verify.model.graph.graph import GraphError
 from verify.model.graph.rates import solve_graph
 from verify.model.graph.start import Wanted
 from verify.model.make import graph_of
-from verify.model.prescribe import without_numbers
+from verify.model.rows import without_numbers
 
 UNTRAINED = "not trained"
 ROLES = ("embedding", "hidden", "readout", UNTRAINED)

@@ -1,6 +1,7 @@
-"""Multipliers for single products of a function, put in by rewriting its program; loops stay loops.
+"""Multipliers for single products and branches of a function, put in by rewriting its program; loops stay loops.
 
-Needed where no parameter can carry a multiplier: one table that is both embedding and readout, and q k^T.
+Needed where no parameter can carry a multiplier: one table that is both embedding and readout, q k^T, and what enters
+a residual stream.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,21 +14,32 @@ from jax.extend.core import Literal as Constant
 
 from verify.measuring.jaxpr import BODIES, CALLS, CUSTOM, TraceError, as_closed, bind_equation, scan_split
 from verify.measuring.trace import Tree
+from verify.model.depth.multiply import places
+from verify.model.depth.program import Address, read_program
 from verify.model.graph.graph import Graph
 from verify.model.graph.start import key
 from verify.model.graph.walk import walk
 from verify.model.make import Apply
 
-Address = tuple[int, ...]
+Factors = dict[tuple[Address, int | None], float]
+"""By the address of an equation, and which of its operands; None for its results."""
 
 
-def multiplied(apply: Apply, factors: Mapping[str, float]) -> Apply:
-    """The function with the outputs of the uses and products of those names multiplied; TraceError for unknown ones."""
+def multiplied(apply: Apply, factors: Mapping[str, float], branches: Mapping[str, float] | None = None) -> Apply:
+    """The function with the outputs of the uses and products of those names multiplied; TraceError for unknown ones.
+
+    `branches` are factors of what enters a stream of blocks, by the branches' names; DeriveError for unknown ones.
+    """
 
     def wrapped(params: Tree, inputs: Tree) -> Tree:
         program, output = jax.make_jaxpr(apply, return_shape=True)(params, inputs)
-        graph = walk((program, program), (params, params), (1, 1))
-        results = _evaluate(program, _addresses(graph, factors), jax.tree.leaves((params, inputs)))
+        found: Factors = {}
+        if factors:
+            graph = walk((program, program), (params, params), (1, 1))
+            found |= {(address, None): factor for address, factor in _addresses(graph, factors).items()}
+        if branches:
+            found |= {place: branches[name] for place, name in places(read_program(program, params), branches).items()}
+        results = _evaluate(program, found, jax.tree.leaves((params, inputs)))
         return jax.tree.unflatten(jax.tree.structure(output), results)
 
     return wrapped
@@ -46,7 +58,7 @@ def _addresses(graph: Graph, factors: Mapping[str, float]) -> dict[Address, floa
     return found
 
 
-def _evaluate(program: ClosedJaxpr, factors: Mapping[Address, float], arguments: Sequence[Any]) -> list[Any]:
+def _evaluate(program: ClosedJaxpr, factors: Factors, arguments: Sequence[Any]) -> list[Any]:
     jaxpr = program.jaxpr
     values: dict[Any, Any] = dict(zip(jaxpr.invars, arguments, strict=True))
     values |= dict(zip(jaxpr.constvars, program.consts, strict=True))
@@ -56,15 +68,20 @@ def _evaluate(program: ClosedJaxpr, factors: Mapping[Address, float], arguments:
 
     for index, eqn in enumerate(jaxpr.eqns):
         operands = [read(atom) for atom in eqn.invars]
-        inside = {address[1:]: factor for address, factor in factors.items() if address[0] == index and address[1:]}
+        here = {place: factor for place, factor in factors.items() if place[0][0] == index}
+        inside = {(address[1:], position): factor for (address, position), factor in here.items() if address[1:]}
+        operands = [_times(operand, here.get(((index,), place))) for place, operand in enumerate(operands)]
         results = _inside(eqn, operands, inside) if inside else bind_equation(eqn, operands)
-        if (index,) in factors:
-            results = [result * jnp.asarray(factors[index,], result.dtype) for result in results]
+        results = [_times(result, here.get(((index,), None))) for result in results]
         values.update(zip(eqn.outvars, results, strict=True))
     return [read(atom) for atom in jaxpr.outvars]
 
 
-def _inside(eqn: Any, operands: list[Any], factors: Mapping[Address, float]) -> list[Any]:
+def _times(value: Any, factor: float | None) -> Any:
+    return value if factor is None else value * jnp.asarray(factor, value.dtype)
+
+
+def _inside(eqn: Any, operands: list[Any], factors: Factors) -> list[Any]:
     name = eqn.primitive.name
     if name == "scan":
         body = as_closed(eqn.params["jaxpr"])
@@ -80,8 +97,7 @@ def _inside(eqn: Any, operands: list[Any], factors: Mapping[Address, float]) -> 
         return [*carry, *stacks]
     if name in CUSTOM:
         raise TraceError(
-            "a product that needs a multiplier is inside a function with a derivative rule of its own; "
-            "multiply there by hand"
+            "what needs a multiplier is inside a function with a derivative rule of its own; multiply there by hand"
         )
     body = as_closed(next(eqn.params[each] for each in BODIES if each in eqn.params))
 

@@ -1,6 +1,5 @@
 """The prescription for make(width) -> (params, apply, inputs): from its graph and the program's solution to rows."""
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -24,7 +23,7 @@ from verify.model.graph.rates import Rates, solve_graph
 from verify.model.graph.start import Wanted, key, started_as
 from verify.model.make import Drawn, Make, drawn, graph_of, matching
 from verify.model.prescription import GAUGES, Gauge, ModelPrescription
-from verify.model.rows import NOT_TRAINED, OpRow, ParameterRow
+from verify.model.rows import NOT_TRAINED, OpRow, ParameterRow, every_turn
 
 
 def prescribe(
@@ -44,6 +43,7 @@ def prescribe(
     base_depth: int | None = None,
     depth: int | None = None,
     depth_alignment: str = "full",
+    residual: str | None = None,
 ) -> ModelPrescription:
     """The prescription for make(width) -> (params, apply, inputs), tuned at `base_width` and wanted at `width`.
 
@@ -57,14 +57,15 @@ def prescribe(
     those in the code and the parameterization's, are in no gradient of the parameter that they multiply, as in unit
     scaling. With `base_depth` and `depth` it is make(width, depth), whose blocks match by their paths without numbers
     or by the leading axis of a scan, and rates follow depth too: `depth_alignment` as in derive (docs/theory.md,
-    section 9). DeriveError, or TraceError of the same kind, for what cannot be decided: nothing is guessed.
+    section 9). `residual` is the delta that every branch is to have; `wrap` then multiplies those whose code has
+    another. DeriveError, or TraceError of the same kind, for what cannot be decided: nothing is guessed.
     """
     if loss not in LOSSES or gauge not in GAUGES:
         raise DeriveError(f"loss is one of {LOSSES}, gauge of {GAUGES}; got {loss}, {gauge}")
     if base_depth is not None or depth is not None:
         from verify.model.depth.prescribe import Deeper, at_depth
 
-        deeper = Deeper(make, base_width, base_depth, depth, depth_alignment, read_decay(decay))
+        deeper = Deeper(make, base_width, base_depth, depth, depth_alignment, read_decay(decay), residual)
         wide = prescribe(
             at_depth(make, deeper.depth),
             base_width=base_width,
@@ -80,6 +81,8 @@ def prescribe(
             forward_only=forward_only,
         )
         return deeper.along_depth(wide)
+    if residual is not None:
+        raise DeriveError("--residual goes with --base-depth and --depth; give both")
     graph, model, shapes = graph_of(make, base_width, width, frozen)
     measured, name, assumed = _alignments(alignment, graph)
     scheme = read_parameterization(parameterization) if isinstance(parameterization, str) else parameterization
@@ -249,16 +252,6 @@ def _odd_fans(graph: Graph) -> list[str]:
         + f": {line}, not as the width or not at all; its exponents are by that power"
         for line, paths in found.items()
     ]
-
-
-def without_numbers(path: str) -> str:
-    """The path with its numbers left out, which blocks that are alike share: layers.*.gate."""
-    return re.sub(r"(?<![A-Za-z])\d+(?![A-Za-z])|(?<=_)\d+", "*", path)
-
-
-def every_turn(name: str) -> str:
-    """The name of a product in a loop with its turns left out: dot[...] for dot[0], dot[1], ..."""
-    return re.sub(r"\[\d+\]", "[...]", name)
 
 
 def _multiplier_notes(graph: Graph, multipliers: Mapping[str, Fraction]) -> list[str]:

@@ -49,8 +49,9 @@ class ModelPrescription:
     `multipliers` are the exponents of single products that no parameter can carry (one table used twice, q k^T), by
     name; where there are any, or where `gauge` is "own", the function has to be wrapped. `proof` is the program with
     its answer and duals, as `derive.certify` checked it; it stays out of the JSON, which has the duals. `forward_only`:
-    multipliers are in no gradient of the parameter that they multiply. `places` say where dense ops and the products
-    with multipliers stand, by the named scopes of the code: "blocks.3.attn: linear" in a PyTorch module.
+    multipliers are in no gradient of the parameter that they multiply. `branches` are the exponents x of N^-x that
+    `wrap` multiplies branches of a stream by, by the parameters that they are made of. `places` say where dense ops and
+    the products with multipliers stand, by the named scopes of the code: "blocks.3.attn: linear" in a PyTorch module.
     """
 
     base_width: int
@@ -72,18 +73,21 @@ class ModelPrescription:
     proof: Certificate | None = field(default=None, repr=False, compare=False)
     base_depth: int | None = None
     depth: int | None = None
+    branches: Mapping[str, Fraction] = field(default_factory=dict)
 
     def factor(self, exponent: Fraction | None) -> float:
         """(width / base width)^-exponent; 1 for none."""
         return 1.0 if exponent is None else (self.width / self.base_width) ** -float(exponent)
 
+    def deeper(self, exponent: Fraction) -> float:
+        """(depth / base depth)^-exponent; 1 where depth does not grow."""
+        return (
+            1.0 if self.depth is None or self.base_depth is None else (self.depth / self.base_depth) ** -float(exponent)
+        )
+
     def scaled(self, row: ParameterRow, name: str) -> float:
         """The factor of that name, b, c, epsilon or decay, from the base to the size that is wanted."""
-        along = row.depth.get(name, Fraction(0))
-        deeper = (
-            1.0 if self.depth is None or self.base_depth is None else (self.depth / self.base_depth) ** -float(along)
-        )
-        return self.factor(getattr(row, name)) * deeper
+        return self.factor(getattr(row, name)) * self.deeper(row.depth.get(name, Fraction(0)))
 
     def at(self, width: int) -> "ModelPrescription":
         """The same exponents at another width; shapes stay those of the width they were derived for."""
@@ -99,7 +103,7 @@ class ModelPrescription:
     @property
     def needs_wrapping(self) -> bool:
         """Whether `wrap` changes the function."""
-        return any(row.a != 0 for row in self.parameters) or any(self.multipliers.values())
+        return any(row.a != 0 for row in self.parameters) or any((*self.multipliers.values(), *self.branches.values()))
 
     def _each(self, function: Callable[[ParameterRow, Any], Any], params: Tree) -> Tree:
         rows = {row.path: row for row in self.parameters}
@@ -152,9 +156,12 @@ class ModelPrescription:
         return self._each(scale, params)
 
     def wrap(self, apply: Apply) -> Apply:
-        """The function with its multipliers: n^-a before every parameter, and those of single products."""
-        products = {name: self.factor(x) for name, x in self.multipliers.items() if x}
-        inner = multiplied(apply, products) if products and self.width != self.base_width else apply
+        """The function with its multipliers: n^-a before every parameter, and those of single products and branches."""
+        products = (
+            {} if self.width == self.base_width else {n: self.factor(x) for n, x in self.multipliers.items() if x}
+        )
+        branches = {} if self.depth == self.base_depth else {n: self.deeper(x) for n, x in self.branches.items() if x}
+        inner = multiplied(apply, products, branches) if products or branches else apply
         if not any(row.a for row in self.parameters):
             return inner
 
@@ -303,7 +310,7 @@ class ModelPrescription:
         }
         content |= {name: [asdict(row) for row in content[name]] for name in ("parameters", "ops")}
         if self.depth is None:  # as it was before there was depth
-            del content["depth"], content["base_depth"]
+            del content["depth"], content["base_depth"], content["branches"]
             for row in content["parameters"]:
                 del row["depth"]
         head = {"schema": SCHEMA, "command": "prescribe", "version": __version__}
@@ -319,7 +326,8 @@ class ModelPrescription:
             content.pop("version")
             for name, kind in (("parameters", ParameterRow), ("ops", OpRow)):
                 content[name] = tuple(read_row(kind, entry) for entry in content[name])
-            content["multipliers"] = {name: Fraction(value) for name, value in content["multipliers"].items()}
+            for name, known in (("multipliers", content["multipliers"]), ("branches", content.get("branches", {}))):
+                content[name] = {each: Fraction(value) for each, value in known.items()}
             content["notes"] = tuple(content["notes"])
             return cls(**content)
         except (ValueError, TypeError, KeyError, AttributeError) as error:

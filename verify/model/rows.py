@@ -1,5 +1,6 @@
 """What a prescription says of one parameter and of one dense op."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -99,3 +100,13 @@ def read_row(kind: type[Any], entry: Mapping[str, Any]) -> Any:
         return tuple(value) if isinstance(value, list) else value
 
     return kind(**{name: read(name, value) for name, value in entry.items()})
+
+
+def without_numbers(path: str) -> str:
+    """The path with its numbers left out, which blocks that are alike share: layers.*.gate."""
+    return re.sub(r"(?<![A-Za-z])\d+(?![A-Za-z])|(?<=_)\d+", "*", path)
+
+
+def every_turn(name: str) -> str:
+    """The name of a product in a loop with its turns left out: dot[...] for dot[0], dot[1], ..."""
+    return re.sub(r"\[\d+\]", "[...]", name)

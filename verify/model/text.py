@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from derive.emit import terminal_table
-from verify.model.prescribe import every_turn, without_numbers
+from derive.errors import shorten
 from verify.model.prescription import ModelPrescription
-from verify.model.rows import ParameterRow
+from verify.model.rows import ParameterRow, every_turn, without_numbers
 
 
 def _grouped(rows: Sequence[ParameterRow], every: bool) -> list[list[ParameterRow]]:
@@ -57,6 +57,10 @@ def table(answer: ModelPrescription, base_rate: float | None = None, every: bool
         *dict.fromkeys(
             f"multiply {every_turn(name)} by {answer.factor(x):.6g} (n^{-x}): wrap(apply) does"
             for name, x in answer.multipliers.items()
+        ),
+        *(
+            f"multiply the branch with {shorten(name, 80)} by {answer.deeper(x):.6g} (N^{-x}): wrap(apply) does"
+            for name, x in answer.branches.items()
         ),
         *(f"note: {note}" for note in answer.notes),
         f"proved optimal: sum of c = {answer.certificate['optimum']} over "

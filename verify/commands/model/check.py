@@ -21,6 +21,7 @@ from verify.commands.model.options import (
     ModelArgument,
     OptimizerOption,
     ParameterizationOption,
+    ResidualOption,
     axes,
     load,
     paths,
@@ -45,6 +46,7 @@ def check(
         str | None, typer.Option(help="Growing depths of make(width, depth), at one width: 2,4,8,16.")
     ] = None,
     depth_alignment: Annotated[str, typer.Option(help=KAPPA_HELP)] = "full",
+    residual: ResidualOption = None,
     optimizer: OptimizerOption = "adam",
     parameterization: ParameterizationOption = "mup",
     alignment: AlignmentOption = "full",
@@ -89,6 +91,8 @@ def check(
     check_positive(seeds=seeds, steps=steps, base_rate=base_rate, drift_steps=drift_steps)
     if depths is None and depth_alignment != "full":
         raise DeriveError("--depth-alignment goes with --depths; give both")
+    if depths is None and residual is not None:
+        raise DeriveError("--residual goes with --depths; give both")
     if depths is not None:
         refuse_others({"drift_steps": drift_steps, "own": own, "measured": measured, "framework": framework})
     sizes = read_numbers("--widths", widths or WIDTHS, int, WIDTHS)
@@ -113,7 +117,7 @@ def check(
         "forward_only": forward_only,
     }
     if depths is not None:
-        given |= {"depth_alignment": depth_alignment}
+        given |= {"depth_alignment": depth_alignment, "residual": residual}
         trained = {"seeds": seeds, "steps": steps, "base_rate": rate}
         check_along_depth(model, make, widths, depths, trained=trained, out=out, shown=chosen, **given)
         return

@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from verify.model.check.check import Check, Measured
-from verify.model.prescribe import without_numbers
+from verify.model.rows import without_numbers
 from verify.studies.pictures import STYLE
 from verify.studies.transfer.plots import plain_numbers
 

@@ -33,6 +33,9 @@ ExampleOption = Annotated[
 LossFunctionOption = Annotated[
     str | None, typer.Option(help="With torch: module:function of (outputs, inputs).  [default: loss beside build]")
 ]
+ResidualOption = Annotated[
+    str | None, typer.Option(help="With depth, delta of branches: wrap() puts in what the code lacks of N^-delta.")
+]
 FRAMEWORKS = ("jax", "torch")
 
 

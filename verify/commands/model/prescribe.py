@@ -18,6 +18,7 @@ from verify.commands.model.options import (
     ModelArgument,
     OptimizerOption,
     ParameterizationOption,
+    ResidualOption,
     axes,
     load,
     paths,
@@ -45,6 +46,7 @@ def prescribe(
     base_depth: Annotated[int | None, typer.Option(help="Blocks at which you tuned; make(width, depth).")] = None,
     depth: Annotated[int | None, typer.Option(help="Blocks that you want.")] = None,
     depth_alignment: Annotated[str, typer.Option(help=KAPPA_HELP)] = "full",
+    residual: ResidualOption = None,
     every: Annotated[bool, typer.Option("--every", help="List every parameter, blocks that are alike too.")] = False,
     out: Annotated[Path | None, typer.Option(help="File for the prescription as JSON.")] = None,
     certificate: Annotated[
@@ -65,8 +67,10 @@ def prescribe(
     check_positive(base_width=base_width, width=width, base_rate=base_rate)
     if (base_depth is not None or depth is not None) and (framework != "jax" or chosen == "torch"):
         raise DeriveError("--depth is for make(width, depth) in JAX; leave it out with torch")
-    if base_depth is None and depth is None and depth_alignment != "full":
-        raise DeriveError("--depth-alignment goes with --base-depth and --depth; give both")
+    if base_depth is None and depth is None:
+        for option, given in (("--depth-alignment", depth_alignment != "full"), ("--residual", residual is not None)):
+            if given:
+                raise DeriveError(f"{option} goes with --base-depth and --depth; give both")
     answer = prescribed(
         load(model, framework, example, None),
         base_width=base_width,
@@ -83,6 +87,7 @@ def prescribe(
         base_depth=base_depth,
         depth=depth,
         depth_alignment=depth_alignment,
+        residual=residual,
     )
     if certificate is not None and answer.proof is not None:
         write(answer.proof, certificate)

@@ -87,7 +87,8 @@ class Coordinates:
         """The function with that set-up's multipliers, as `ModelPrescription.wrap`, by values that may be traced."""
         by_exponent = {x: how.factor(x) for x in how.multipliers.values()}
         products = {name: by_exponent[x] for name, x in how.multipliers.items() if x}
-        inner = multiplied(self.model.apply, products) if products else self.model.apply
+        branches = {name: how.deeper(x) for name, x in how.branches.items()}
+        inner = multiplied(self.model.apply, products, branches) if products or branches else self.model.apply
         if not any(row.a for row in how.parameters):
             return inner
         return lambda params, inputs: inner(

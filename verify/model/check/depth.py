@@ -23,9 +23,9 @@ from verify.model.check.coordinates import Coordinates
 from verify.model.check.rows import STILL, WIDTH_OF, measured_slope, said_of, settled, widened
 from verify.model.depth.prescribe import at_depth
 from verify.model.make import Drawn, build
-from verify.model.prescribe import prescribe, without_numbers
+from verify.model.prescribe import prescribe
 from verify.model.prescription import ModelPrescription
-from verify.model.rows import ParameterRow
+from verify.model.rows import ParameterRow, without_numbers
 from verify.training.rules.usual import base_rate as usual_rate
 
 ZERO = "0 at every depth"
@@ -62,7 +62,7 @@ def prescriptions(make: Any, width: int, depths: Sequence[int], **given: Any) ->
     """
     shared = {"base_width": width, "width": 2 * width, **given}  # the larger width shows the roles, and is not used
     found = {depth: prescribe(make, **shared, base_depth=depths[0], depth=depth).at(width) for depth in depths[1:]}
-    plain = {name: value for name, value in shared.items() if name != "depth_alignment"}
+    plain = {name: value for name, value in shared.items() if name not in ("depth_alignment", "residual")}
     return {depths[0]: prescribe(at_depth(make, depths[0]), **plain).at(width), **found}
 
 
@@ -74,15 +74,17 @@ def depth_check(
     seeds: int = 4,
     steps: int = 5,
     epsilon: float | None = None,
-    setups: Sequence[Setup] = SETUPS,
+    setups: Sequence[Setup] | None = None,
     progress: Callable[[], None] = lambda: None,
 ) -> DepthCheck:
     """Train every set-up at every depth of `answers` (as `prescriptions` makes them), and judge it.
 
-    `own` is the model as it is with one rate for all, multipliers in its code and all. DeriveError for a model that
-    does not run.
+    `own` is the model as it is with one rate for all, multipliers in its code and all; by default it is left out where
+    `wrap` puts multipliers on branches, of which its own predictions know nothing. DeriveError for a model that does
+    not run.
     """
     deepest = answers[max(answers)]
+    setups = setups or (("prescribed",) if deepest.branches else SETUPS)
     width = deepest.base_width
     rate = base_rate or usual_rate(*(row.rule for row in deepest.parameters if row.is_trained))
     tables: dict[Setup, dict[int, Any]] = {setup: {} for setup in setups}

@@ -13,6 +13,8 @@ from verify.model.check.rows import STILL
 from verify.provenance import device_name, loaded_code, today
 
 LOOKED = ("size", "own change", "vector", "delta_z")
+PRESCRIBED = "prescribed: its starts and rates as prescribed, branches multiplied as wrap(apply) does"
+OWN = "own: the model as it is, with one rate for all; prescribed: its starts and rates as prescribed"
 
 
 def as_json(model: str, inputs: str, check: DepthCheck, base_rate: float) -> dict[str, Any]:
@@ -59,7 +61,7 @@ def as_text(model: str, check: DepthCheck, base_rate: float) -> str:
         f"{model}: {answer.optimizer_name}, width {check.width}, depths {','.join(map(str, check.depths))}, "
         f"{check.seeds} seeds, base rate {base_rate:g}, on {device_name()}",
         f"Powers of the depth as measured, changes at step {last}; x: not as predicted; ?: undecided",
-        "own: the model as it is, with one rate for all; prescribed: its starts and rates as prescribed",
+        OWN if "own" in check.measured else PRESCRIBED,
         "own change: by the parameter's own change alone, on what entered at the start; whole change: it may not grow",
         terminal_table([columns[place] for place in kept], [[row[place] for place in kept] for row in cells]),
     ]

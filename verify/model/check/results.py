@@ -11,7 +11,7 @@ from verify.fit.judging import row_json
 from verify.model.check.check import Check, Measured, Setup
 from verify.model.check.drift import Drift
 from verify.model.check.rows import STILL, ZERO
-from verify.model.prescribe import without_numbers
+from verify.model.rows import without_numbers
 from verify.provenance import device_name, loaded_code, today
 
 

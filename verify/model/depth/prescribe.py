@@ -7,19 +7,19 @@ from functools import wraps
 from typing import Any
 
 import jax
-from sympy import Expr
+from sympy import Expr, Rational
 
 from derive.axes import AxisRow, read_sizes
 from derive.decays import Decay
-from derive.depth import read_kappa
+from derive.depth import read_kappa, read_residual
 from derive.errors import DeriveError, shorten
 from derive.options import MAX_DEPTH
+from verify.model.depth.multiply import places
 from verify.model.depth.program import Program, read_program
-from verify.model.depth.rates import depth_rows, read_streams, stream_notes
+from verify.model.depth.rates import depth_rows, missing, read_streams, stream_notes
 from verify.model.make import Drawn, Make, UserModel, build, drawn, users_code
-from verify.model.prescribe import without_numbers
 from verify.model.prescription import ModelPrescription
-from verify.model.rows import ParameterRow
+from verify.model.rows import ParameterRow, without_numbers
 
 NAMES = ("a", "b", "c", "g", "s", "epsilon", "decay", "r")
 
@@ -44,14 +44,16 @@ class Deeper:
     target: int | None
     alignment: str
     decay: Decay
+    residual: str | None = None
     kappa: Expr = field(init=False)
+    delta: Rational | None = field(init=False)
 
     def __post_init__(self) -> None:
         """Refuse what cannot be, before anything is made."""
         sizes = read_sizes("depth", self.base_depth, self.target, MAX_DEPTH)
         if sizes is not None and sizes[0] >= sizes[1]:
             raise DeriveError(f"--base-depth {sizes[0]} is not below --depth {sizes[1]}; tune on the shallower network")
-        self.kappa = read_kappa(self.alignment)
+        self.kappa, self.delta = read_kappa(self.alignment), None if self.residual is None else _delta(self.residual)
 
     @property
     def depths(self) -> tuple[int, int]:
@@ -74,6 +76,11 @@ class Deeper:
         twins = _twins(shapes[0], shapes[1], self.depths)
         programs = [_program(model, self.width, depth) for model, depth in zip(models, self.depths, strict=True)]
         streams = read_streams(programs[0], programs[1], self.depths, (starts[0], starts[1]))
+        branches: dict[str, Fraction] = {}
+        if self.delta is not None:
+            branches = missing(streams, self.delta)
+            places(programs[1], branches)
+            streams = [stream.entered(self.delta) for stream in streams]
         rules = {without_numbers(row.path): row.rule for row in wide.parameters if row.is_trained}
         rows = depth_rows(streams, rules, self.kappa, self.decay)
 
@@ -92,9 +99,21 @@ class Deeper:
             wide,
             base_depth=self.depths[0],
             depth=self.depths[1],
+            branches=branches,
             parameters=tuple(map(deeper, wide.parameters)),
             notes=(*wide.notes, *stream_notes(streams, self.kappa)),
         )
+
+
+def _delta(residual: str) -> Rational:
+    """The multiplier's exponent that was asked for; DeriveError for what no multiplier does."""
+    found = read_residual(residual, normed=True)
+    if found.at_start or not found.delta.is_Rational or found.delta.is_negative:
+        raise DeriveError(
+            f"--residual {shorten(residual)}: of your own model it is the multiplier N^-delta that wrap(apply) puts on "
+            "branches; give a number from 0, such as 1/2 or 1"
+        )
+    return found.delta  # type: ignore[return-value]
 
 
 def _exponents(along: AxisRow | None, row: ParameterRow) -> Mapping[str, Fraction]:

@@ -15,6 +15,7 @@ from verify.measuring.trace import Tree
 from verify.model.graph.walk import path_name
 
 PARAMETER, INPUT, CONSTANT, CARRY, LOOP = "parameter", "input", "constant", "carry", "loop"
+Address = tuple[int, ...]
 SMALL = 64
 """Entries up to which a constant's values are worked out."""
 
@@ -24,7 +25,8 @@ class Value:
     """One value: the operation that makes it, from what, and of a parameter its path, of a constant its number.
 
     A `carry` is what a loop hands on, as its body sees it, and a `loop` what is left of it at the end: of (start, what
-    the body makes of the carry, the carry), after that many `turns`.
+    the body makes of the carry, the carry), after that many `turns`. `address` says where the operation stands: the
+    indices of the equations around it and its own; of what no equation makes it is empty.
     """
 
     operation: str
@@ -33,6 +35,7 @@ class Value:
     path: str | None = None
     number: Any = None
     turns: int = 1
+    address: Address = ()
 
 
 @dataclass
@@ -60,7 +63,7 @@ def read_program(closed: ClosedJaxpr, params: Tree) -> Program:
     return program
 
 
-def _read(program: Program, closed: ClosedJaxpr, arguments: Sequence[Value]) -> list[Value]:
+def _read(program: Program, closed: ClosedJaxpr, arguments: Sequence[Value], around: Address = ()) -> list[Value]:
     known: dict[Any, Value] = dict(zip(closed.jaxpr.invars, arguments, strict=True))
     for var, const in zip(closed.jaxpr.constvars, closed.consts, strict=True):
         known[var] = program.add(_constant(const))
@@ -68,8 +71,8 @@ def _read(program: Program, closed: ClosedJaxpr, arguments: Sequence[Value]) -> 
     def value(atom: Any) -> Value:
         return program.add(_constant(atom.val)) if isinstance(atom, Literal) else known[atom]
 
-    for eqn in closed.jaxpr.eqns:
-        results = _equation(program, eqn, [value(atom) for atom in eqn.invars])
+    for index, eqn in enumerate(closed.jaxpr.eqns):
+        results = _equation(program, eqn, [value(atom) for atom in eqn.invars], (*around, index))
         known.update(zip(eqn.outvars, results, strict=True))
     return [value(atom) for atom in closed.jaxpr.outvars]
 
@@ -79,15 +82,15 @@ def _constant(const: Any) -> Value:
     return Value(CONSTANT, np.shape(const), number=np.asarray(const) if small else None)
 
 
-def _equation(program: Program, eqn: JaxprEqn, sources: list[Value]) -> list[Value]:
+def _equation(program: Program, eqn: JaxprEqn, sources: list[Value], address: Address) -> list[Value]:
     name = eqn.primitive.name
     if name in CALLS:
         body = next((eqn.params[each] for each in BODIES if each in eqn.params), None)
         if body is not None:
             closed = as_closed(body)
-            return _read(program, closed, sources[len(sources) - len(closed.jaxpr.invars) :])
+            return _read(program, closed, sources[len(sources) - len(closed.jaxpr.invars) :], address)
     if name == "scan":
-        return _scan(program, eqn, sources)
+        return _scan(program, eqn, sources, address)
     shapes = [var.aval.shape for var in eqn.outvars]  # type: ignore[attr-defined]
     if sources and all(each.number is not None for each in sources) and all(prod(shape) <= SMALL for shape in shapes):
         with jax.ensure_compile_time_eval():
@@ -95,10 +98,10 @@ def _equation(program: Program, eqn: JaxprEqn, sources: list[Value]) -> list[Val
         return [program.add(_constant(each)) for each in results]
     if name == "optimization_barrier":
         return sources
-    return [program.add(Value(name, shape, tuple(sources))) for shape in shapes]
+    return [program.add(Value(name, shape, tuple(sources), address=address)) for shape in shapes]
 
 
-def _scan(program: Program, eqn: JaxprEqn, sources: list[Value]) -> list[Value]:
+def _scan(program: Program, eqn: JaxprEqn, sources: list[Value], address: Address) -> list[Value]:
     closed, turns = as_closed(eqn.params["jaxpr"]), int(eqn.params["length"])
     first, last, carried = scan_split(eqn, closed)
     inner = [*sources[:first]]
@@ -107,7 +110,7 @@ def _scan(program: Program, eqn: JaxprEqn, sources: list[Value]) -> list[Value]:
     for stack, var in zip(sources[last:], closed.jaxpr.invars[last:], strict=True):
         row = Value("row", var.aval.shape, (stack,), stack.path)  # type: ignore[attr-defined]
         rows.append(program.add(row))
-    made = _read(program, closed, [*inner, *carries, *rows])
+    made = _read(program, closed, [*inner, *carries, *rows], address)
     ends = [
         program.add(Value(LOOP, start.shape, (start, out, carry), turns=turns))
         for start, out, carry in zip(sources[first:last], made[:carried], carries, strict=True)

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
 from sympy import Expr, Rational, S
@@ -15,11 +15,12 @@ from derive.extrema import largest
 from derive.parameterizations import HALF
 from derive.registry import optimizer as read_optimizer
 from derive.words import text
+from verify.model.depth.multiply import named
 from verify.model.depth.program import Program, Value
 from verify.model.depth.sums import Signature, Sum, Terms, chain, constants, is_normed, paths
 from verify.model.graph.graph import scalar_power
 from verify.model.make import Drawn
-from verify.model.prescribe import without_numbers
+from verify.model.rows import without_numbers
 
 Starts = Mapping[str, Drawn | None]
 EXACT, NOISE = 0.01, 4
@@ -60,6 +61,10 @@ class Stream:
                 "norm divides by it: multiply each by N^-1/2 or less, or put a norm before every branch and the readout"
             )
         return growth  # type: ignore[return-value]
+
+    def entered(self, delta: Rational) -> "Stream":
+        """The same with every branch times N^-delta, whatever it has in the code."""
+        return replace(self, branches=tuple(replace(each, delta=delta) for each in self.branches))
 
 
 def read_streams(
@@ -190,6 +195,12 @@ def _named(kind: Signature) -> str:
     return shorten(", ".join(sorted(kind)), 80)
 
 
+def missing(streams: Sequence[Stream], delta: Rational) -> dict[str, Fraction]:
+    """x of the N^-x by which each branch has to be multiplied for N^-delta in all, by its name; those of 0 left out."""
+    found = {named(branch.within): delta - branch.delta for stream in streams for branch in stream.branches}
+    return {name: Fraction(str(x)) for name, x in found.items() if x != 0}
+
+
 def depth_rows(
     streams: Sequence[Stream], parameters: Mapping[str, str], kappa: Expr, decay: Decay
 ) -> dict[str, AxisRow]:
@@ -223,7 +234,7 @@ def stream_notes(streams: Sequence[Stream], kappa: Expr) -> list[str]:
                 notes.append(
                     f"{what} has no multiplier that goes with depth (delta = 0): the stream grows as N^1/2 at the "
                     "start, norms hide that, and later branches show less and less; rates are those of delta = 1/2. "
-                    "With N^-1 (completep) every branch learns at any depth"
+                    "With N^-1 every branch learns at any depth: --residual 1 has wrap(apply) put it in"
                 )
             elif (kappa - branch.delta).is_positive:
                 left = text(kappa - branch.delta)

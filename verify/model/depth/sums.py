@@ -9,7 +9,7 @@ import numpy as np
 
 from verify.measuring.jaxpr import LABELS, RAGGED
 from verify.model.depth.program import CARRY, CONSTANT, LOOP, PARAMETER, Program, Value
-from verify.model.prescribe import without_numbers
+from verify.model.rows import without_numbers
 
 PASSING = frozenset(
     [
