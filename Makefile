@@ -11,10 +11,11 @@ BIN := .venv/bin
 	$(BIN)/python -m compileall -q derive verify  # as installing a wheel does
 	touch $@
 
-# The three packages that deriving needs, in seconds; the other targets add what measuring and testing need.
-.venv/derive: requirements.lock pyproject.toml
+# What deriving or measuring needs, alone; the other targets add what testing needs.
+.venv/derive .venv/verify: requirements.lock pyproject.toml
+	@echo "Installing $(if $(findstring verify,$@),33 packages: a minute or two,12 packages: half a minute)"
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock --editable .
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock --editable "$(if $(findstring verify,$@),.[verify],.)"
 	touch $@
 
 demo: .venv/derive
@@ -22,7 +23,7 @@ demo: .venv/derive
 	$(BIN)/derive table
 
 # The measuring half: two small widths, the first step of Adam against what is derived.
-verify-demo: .venv/installed
+verify-demo: .venv/verify
 	$(BIN)/verify exponents --optimizer adam --parameterization sp --widths 64,128,256 --steps 1 --batch 64
 
 test: .venv/installed

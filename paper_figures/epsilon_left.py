@@ -68,7 +68,7 @@ def _panel(axis: Any, study: Result, found: Backward, onsets: Sequence[LayerOnse
 def _legend(study: Result) -> list[Line2D]:
     values = sorted({each.epsilon for each in study.layers}, reverse=True)
     constant = [
-        Line2D([], [], color=colour, marker="o", label=f"{value:g} constant")
+        Line2D([], [], color=colour, marker="o", label=f"ε = {value:g}, constant")
         for value, colour in zip(values, COLOURS, strict=False)
     ]
     look: Any = {"color": GREY, "markerfacecolor": "white"}

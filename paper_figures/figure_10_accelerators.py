@@ -14,7 +14,7 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter
+from matplotlib.ticker import LogLocator
 
 from derive.parameterizations import parameterization
 from paper_figures.items import NONE, Cell, Item, Table, verdict
@@ -23,7 +23,7 @@ from paper_figures.table_7_measured_exponents import QUANTITIES, VERDICTS
 from verify.fit.four_steps import rejected_by
 from verify.fit.judging import Row, row_json
 from verify.studies.exponents.measured import Measured, judged_again
-from verify.studies.transfer.plots import LOOK, plain_numbers
+from verify.studies.transfer.plots import COLOURS, LOOK, plain_numbers
 
 WIDTHS, STUDY = "2_widths.json", "6_study.json"
 SHOWN = ("alpha", "omega", "u", "delta_w", "delta_z")
@@ -170,17 +170,18 @@ def _figure(studies: Found) -> Figure:
 
 def _draw(axis: Any, settings: Sequence[Mapping[str, Any]], quantity: str) -> None:
     """A line per setting over the widths whose best rate lies within those tried."""
-    schemes = list(dict.fromkeys(each["parameterization"] for each in settings))
+    shown: set[int] = set()
     for setting in settings:
         inside = {int(width): found for width, found in setting["widths"].items() if not found["at_edge"]}
+        shown.update(inside)
         style, label = ALIGNMENTS[setting["alignment"]]
         axis.plot(
             list(inside),
             [found[quantity] for found in inside.values()],
             f"o{style}",
-            color=f"C{schemes.index(setting['parameterization'])}",
+            color=COLOURS[parameterization(setting["parameterization"]).name],
             label=f"{setting['parameterization']}, {label}",
         )
     axis.set(xscale="log", xlabel="width n")
-    axis.set_xticks([int(width) for width in settings[0]["widths"]], list(settings[0]["widths"]))
-    axis.xaxis.set_minor_formatter(NullFormatter())
+    axis.set_xticks(sorted(shown), [str(width) for width in sorted(shown)])
+    axis.minorticks_off()

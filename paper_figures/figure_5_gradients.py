@@ -13,7 +13,7 @@ from paper_figures.items import Item, Table, verdict
 from paper_figures.paths import result
 from verify.fit.backward import TOLERANCES, Row
 from verify.studies.epsilon.results import Backward, read_result
-from verify.studies.transfer.plots import COLOURS, spread
+from verify.studies.transfer.plots import COLOURS, round_sizes, spread
 
 LOOKS = {"SP": ("o", "-"), "NTK": ("s", "--"), "muP": ("^", "-."), "MFP": ("D", ":")}
 APART = 0.095  # of a panel's height between two labels
@@ -86,6 +86,7 @@ def draw(backward: Sequence[Backward]) -> Figure:
                 _line(axis, found, step, layer)
             axis.set(xscale="log", yscale="log", xticks=backward[0].gradients.widths)
             axis.set_xticklabels([str(width) for width in backward[0].gradients.widths])
+            round_sizes(axis.yaxis)
             axis.minorticks_off()
         line[0].set_ylabel(f"{'at initialisation' if step == 0 else f'after {step} steps'}\nRMS of gradient")
     for axis, layer in zip(axes[0], layers, strict=True):

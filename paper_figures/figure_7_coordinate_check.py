@@ -14,7 +14,7 @@ from paper_figures.items import Item, Table, verdict
 from paper_figures.paths import result
 from verify.studies.exponents.measured import Measured, read_measured
 from verify.studies.pictures import changes
-from verify.studies.transfer.plots import COLOURS, plain_numbers
+from verify.studies.transfer.plots import COLOURS, round_sizes
 
 STUDIES = ("alignments_adam_sp_global", "alignments_adam_mup_global", "alignments_adam_sp", "alignments_adam_mup")
 RULES = {"global": "one rate", "full": "per-layer rates"}
@@ -107,6 +107,9 @@ def draw(studies: list[Measured]) -> Figure:
     for column, layer in zip(axes.T, layers, strict=True):
         drawn = np.concatenate([sizes(study, step)[layer].ravel() for study in studies for step in MARKERS])
         column[0].set_ylim(0.7 * drawn.min(), 1.4 * drawn.max())  # predictions may leave it
+        for axis in column:
+            round_sizes(axis.yaxis)
+            axis.minorticks_off()
     figure.suptitle(
         "Coordinate check, Adam: with one rate for all layers activations change ever more with width, with per-layer "
         "rates alike"
@@ -126,7 +129,6 @@ def _panel(axis: Any, study: Measured, layer: str) -> None:
         axis.plot(x, middle[1][0] * (x / x[0]) ** -r, color="black", linestyle=dashes, linewidth=0.9, zorder=0)
     axis.set(xscale="log", yscale="log", xticks=x)
     axis.set_xticklabels([str(width) for width in study.widths])
-    plain_numbers(axis.yaxis)
     axis.minorticks_off()
     text = (
         f"predicted {_power(row['predicted'])}, from terms {_power(row['implied'])}\n"

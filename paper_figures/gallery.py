@@ -7,6 +7,7 @@ import matplotlib as mpl
 
 from paper_figures.items import Item
 from paper_figures.paths import GALLERY, ROOT, STYLE
+from paper_figures.sentences import SENTENCES
 
 PAGE = ROOT / "README.md"
 HEAD = """# Every table and figure
@@ -58,7 +59,7 @@ def _anchor(name: str) -> str:
 
 def _section(name: str, item: Item) -> str:
     parts = [f"\n## {_label(name)}\n\n**{item.title}.** {item.paragraph()}\n"]
-    parts += [f"\n![{item.title}](gallery/{picture}.png)\n" for picture in item.figures]
+    parts += [f"\n![{item.title}](gallery/{name}.png)\n\n*{SENTENCES[name]}*\n" for name in item.figures]
     for key, table in item.tables.items():
         shown = table.markdown()
         if item.figures or len(table.rows) > LONG or len(item.tables) > 1:

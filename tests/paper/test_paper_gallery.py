@@ -16,6 +16,7 @@ from paper_figures import gallery
 from paper_figures.build import ITEMS, build, main
 from paper_figures.items import Item, verdict
 from paper_figures.paths import DATA, GALLERY, ROOT, MissingResultError
+from paper_figures.sentences import SENTENCES
 from paper_figures.studies import PLANS, STUDIES, arguments
 from paper_figures.table_7_measured_exponents import UPDATES
 from verify.commands.main import app
@@ -38,6 +39,7 @@ def test_every_picture_is_on_the_page_and_no_other(items: dict[str, Item]) -> No
     shown = set(re.findall(r"\(gallery/(\w+\.png)\)", gallery.PAGE.read_text(encoding="utf-8")))
     assert shown == {path.name for path in GALLERY.iterdir()}
     assert shown == {f"{name}.png" for item in items.values() for name in item.figures}
+    assert shown == {f"{name}.png" for name in SENTENCES}
 
 
 def test_the_paper_is_whole(items: dict[str, Item]) -> None:

@@ -51,7 +51,7 @@ def fit(
     said = None if predict is None else predictions(predict)
     runs = read_runs(files, columns, names)
     found = fit_runs(runs, margin)
-    write_out(dump(as_json(found, said)) if shown == "json" else wrapped(table(runs, found, margin, said)))
+    write_out(dump(as_json(runs, found, said)) if shown == "json" else wrapped(table(runs, found, margin, said)))
     if report is not None:
         from verify.studies.transfer.report import write_report
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from derive.errors import UserError
+from tests.helpers.extras import need_torchax
 from verify.commands.model.prescribe import prescribe as prescribe_command
 from verify.model.prescribe import prescribe
 from verify.model.prescription import ModelPrescription
@@ -18,7 +19,7 @@ from verify.torch import from_torch, load_torch
 from verify.torch.inputs import example_of
 
 torch = pytest.importorskip("torch", reason="PyTorch is an extra; install scaling-exponents[torch]")
-pytest.importorskip("torchax")
+need_torchax()
 
 import jax  # noqa: E402
 

@@ -10,12 +10,13 @@ from typing import Any
 
 import pytest
 
+from tests.helpers.extras import need_torchax
 from tests.helpers.paths import ROOT
 from verify.model.prescribe import prescribe
 from verify.torch import from_torch
 
 torch = pytest.importorskip("torch", reason="PyTorch is an extra; install scaling-exponents[torch]")
-pytest.importorskip("torchax")
+need_torchax()
 
 import jax  # noqa: E402
 

@@ -5,8 +5,10 @@ from typing import Any
 
 import pytest
 
+from tests.helpers.extras import need_torchax
+
 torch = pytest.importorskip("torch", reason="PyTorch is an extra; install scaling-exponents[torch]")
-pytest.importorskip("torchax")
+need_torchax()
 
 from derive.errors import UserError  # noqa: E402
 from tests.helpers.torch_modules import GPT, tokens  # noqa: E402

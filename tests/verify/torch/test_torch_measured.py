@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from derive.errors import DeriveError
+from tests.helpers.extras import need_torchax
 from verify.commands.model.check import check as check_command
 from verify.model.prescribe import prescribe
 from verify.model.prescription import ModelPrescription
@@ -187,7 +188,7 @@ def test_measured_in_torch_and_judged(
 ):
     """A tied table whose readout has its multiplier by a hook: right as prescribed, wrong as it is."""
     pytest.importorskip("torch", reason="PyTorch is an extra; install scaling-exponents[torch]")
-    pytest.importorskip("torchax")
+    need_torchax()
     (tmp_path / "tied_net.py").write_text(NET, encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))

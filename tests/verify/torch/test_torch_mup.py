@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 
+from tests.helpers.extras import need_torchax
+
 torch = pytest.importorskip("torch", reason="PyTorch is an extra; install scaling-exponents[torch]")
-pytest.importorskip("torchax")
+need_torchax()
 pytest.importorskip("mup", reason="a benchmark's alone; install mup to compare with it")
 
 from benchmarks.torch_mup import compared  # noqa: E402

@@ -1,18 +1,16 @@
 """Anybody's table of runs as arrays: CSV, TSV, JSON lines or Parquet, columns by name, widths in names of runs too.
 
-A file as it comes: one row per run; a chart's export of Weights & Biases, a column per run ("NAME - loss"); or
-TensorBoard's, a file per run with Step and Value. The last two have what was varied in the run's name alone, which a
-pattern such as w{width}-lr{rate}-s{seed} reads.
+A file as it comes: one row per run, or what `verify.studies.table.exports` knows. Where what was varied is in the
+run's name alone, a pattern such as w{width}-lr{rate}-s{seed} reads it.
 """
 
 import csv
 import gzip
 import io
 import json
-import re
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -21,10 +19,11 @@ import numpy as np
 from jaxtyping import Float, Int, Shaped
 
 from derive.errors import DeriveError, shorten, unknown_name
+from verify.studies.table import exports
+from verify.studies.table.exports import Column
+from verify.studies.table.names import from_names, read_pattern
 
-Column = Sequence[Any]
 Reals = Float[np.ndarray, " runs"]
-FIELDS = ("width", "rate", "loss", "seed", "group", "depth", "batch", "tokens", "steps")
 LARGEST = 1 << 30
 """Bytes of a file."""
 FORMATS = ".csv, .tsv, .jsonl (.gz too) or .parquet"
@@ -35,7 +34,8 @@ DELIMITERS = ",\t;"
 class Runs:
     """One entry per run: group, rate, loss (inf where it diverged), seed, and what else grows, by name.
 
-    `repeated` says that seeds are counted from runs of one group, size and rate, because no column names them.
+    `repeated` says that seeds are counted from runs of one group, size and rate, because no column names them;
+    `notes` what was left out.
     """
 
     groups: Shaped[np.ndarray, " runs"]
@@ -44,6 +44,7 @@ class Runs:
     seeds: Int[np.ndarray, " runs"]
     axes: Mapping[str, Reals]
     repeated: bool = False
+    notes: tuple[str, ...] = ()
 
     @property
     def axis(self) -> str:
@@ -65,72 +66,53 @@ def read_runs(paths: Sequence[Path], columns: Mapping[str, str], pattern: str | 
 
     Raises DeriveError naming the file, the column and the row of what cannot be read.
     """
-    parts = [_one_file(path, columns, pattern) for path in paths]
-    table = {field: [entry for part in parts for entry in part[field]] for field in parts[0]}
-    return _runs(table, ", ".join(shorten(str(path)) for path in paths))
+    parts = {path: _one_file(path, columns, pattern) for path in paths}
+    fields = dict.fromkeys(field for part in parts.values() for field in part)
+    table: dict[str, Column] = {field: [] for field in fields}
+    for path, part in parts.items():
+        lacking = [field for field in fields if field not in part and field not in exports.HIDDEN]
+        if lacking:
+            raise DeriveError(
+                f"{shorten(str(path))} has no {lacking[0]}, which other files have; give one kind of file"
+            )
+        for field in fields:
+            table[field] = [*table[field], *(part[field] if field in part else [None] * len(part["loss"]))]
+    kept, notes = exports.whole(table)
+    return replace(_runs(kept, ", ".join(shorten(str(path)) for path in paths)), notes=notes)
 
 
 def _one_file(path: Path, columns: Mapping[str, str], pattern: str | None) -> dict[str, Column]:
     """Columns by field."""
-    table = read_table(path)
+    table, file = read_table(path), shorten(str(path))
+    loss = columns.get("loss", "loss")
     if pattern is None:
         missing = [field for field in columns if columns[field] not in table]
         if missing:
-            raise unknown_name(f"column --{missing[0]}", columns[missing[0]], list(table))
-        return {field: table[name] for field, name in columns.items()}
-    named = _pattern(pattern)
-    kept = {field: table[name] for field, name in columns.items() if name in table and field not in named.groupindex}
-    wide = _wide(table, columns.get("loss", "loss"))
-    if wide:  # a chart's export: the last value of every run's column
-        return _from_names(named, list(wide), {"loss": [_last(values) for values in wide.values()]})
-    if {"Step", "Value"} <= set(table):  # a scalar's export of TensorBoard
-        return _from_names(named, [path.stem], {"loss": [_last(table["Value"])]})
+            why = exports.refused(file, table, loss, named=False)
+            raise DeriveError(why) if why else _unknown_column(missing[0], columns[missing[0]], table)
+        return {**{field: table[name] for field, name in columns.items()}, **exports.states(table)}
+    named = read_pattern(pattern)
+    curves = exports.chart(table, loss) or exports.scalar(table, path.stem)
+    if curves is not None:
+        return from_names(named, curves.names, curves.fields())
     names = next((table[each] for each in ("Name", "name", "run", "Run") if each in table), None)
     if names is None:
         raise DeriveError(
-            f"--names reads runs' names, and {shorten(str(path))} has no column Name, no column 'NAME - LOSS' and no "
-            "Step and Value; leave --names out, or give such a file"
+            exports.refused(file, table, loss, named=True)
+            or f"--names reads runs' names, and {file} has no column Name, no column 'NAME - LOSS' and no Step and "
+            "Value; leave --names out, or give such a file"
         )
+    kept = {field: table[name] for field, name in columns.items() if name in table and field not in named.groupindex}
     if "loss" not in kept:
-        raise unknown_name("column --loss", columns.get("loss", "loss"), list(table))
-    return _from_names(named, names, kept)
+        raise _unknown_column("loss", loss, table)
+    return from_names(named, names, {**kept, **exports.states(table)})
 
 
-def _wide(table: Mapping[str, Column], loss: str) -> dict[str, Column]:
-    """Columns "NAME - LOSS" by NAME, without their __MIN and __MAX."""
-    end = f" - {loss}"
-    return {name.removesuffix(end): values for name, values in table.items() if name.endswith(end)}
-
-
-def _last(values: Column) -> Any:
-    known = [value for value in values if value not in ("", None)]
-    return known[-1] if known else ""
-
-
-def _pattern(given: str) -> re.Pattern[str]:
-    """w{width}-lr{rate} as a regular expression with those groups; whatever stands around them is literal."""
-    parts = re.split(r"\{(\w+)\}", given)
-    unknown = [field for field in parts[1::2] if field not in FIELDS]
-    if unknown:
-        raise unknown_name("field of --names", unknown[0], FIELDS)
-    if len(parts) == 1 or len(set(parts[1::2])) < len(parts[1::2]):
-        raise DeriveError(f"--names {shorten(given)} has no field, or one twice; write it as w{{width}}-lr{{rate}}")
-    text = [
-        re.escape(part) if place % 2 == 0 else f"(?P<{part}>{'.+?' if part == 'group' else '[0-9.eE+-]+?'})"
-        for place, part in enumerate(parts)
-    ]
-    return re.compile("".join(text))
-
-
-def _from_names(named: re.Pattern[str], names: Iterable[Any], kept: Mapping[str, Column]) -> dict[str, Column]:
-    found: dict[str, list[Any]] = {field: [] for field in named.groupindex}
-    for name in names:
-        matched = named.fullmatch(str(name))
-        if matched is None:
-            raise DeriveError(f"the run's name {shorten(str(name))} is not as --names says; change the pattern")
-        for field, value in matched.groupdict().items():
-            found[field].append(value)
-    return {**kept, **found}
+def _unknown_column(field: str, given: str, table: Mapping[str, Column]) -> DeriveError:
+    error = unknown_name(f"column --{field}", given, list(table))
+    if exports.states(table):  # what was varied may be there, and not shown
+        return DeriveError(f"{error}; Weights & Biases exports the columns that its table of runs shows: show it there")
+    return error
 
 
 def read_table(path: Path) -> dict[str, Column]:
@@ -180,7 +162,20 @@ def _delimited(path: Path, text: str) -> dict[str, Column]:
         raise DeriveError(
             f"{shorten(str(path))}, row {ragged} has {len(body[ragged - 2])} entries, and the heading {len(names)}"
         )
-    return dict(zip(names, zip(*body, strict=True), strict=True))
+    return _by_name(names, list(zip(*body, strict=True)))
+
+
+def _by_name(names: Sequence[str], values: Sequence[Column]) -> dict[str, Column]:
+    """Columns by name; two of one name that differ are told apart as "loss (1)" and "loss (2)"."""
+    by_name: dict[str, list[Column]] = {}
+    for name, column in zip(names, values, strict=True):
+        if column not in by_name.setdefault(name, []):
+            by_name[name].append(column)
+    return {
+        name if len(columns) == 1 else f"{name} ({place})": column
+        for name, columns in by_name.items()
+        for place, column in enumerate(columns, 1)
+    }
 
 
 def _json_lines(path: Path, text: str) -> dict[str, Column]:
@@ -216,6 +211,9 @@ def _parquet(path: Path) -> dict[str, Column]:
 def _runs(table: Mapping[str, Column], where: str) -> Runs:
     """Fields as arrays, checked."""
     own = ("rate", "loss", "seed", "group")
+    if "rate" not in table or not set(table) - set(own):
+        lacking = "{rate}" if "rate" not in table else "{width}"
+        raise DeriveError(f"--names has no {lacking}, and no column does; write it as w{{width}}-lr{{rate}}")
     axes = {field: _reals(table[field], field, where) for field in table if field not in own}
     rates = _reals(table["rate"], "rate", where)
     losses = _reals(table["loss"], "loss", where, diverged=True)

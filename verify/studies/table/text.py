@@ -88,6 +88,7 @@ def table(runs: Runs, found: Sequence[Fit], margin: float, predicted: Predicted 
             lines.append(f"note: {ONE_SEED}")
         lines += [f"run next: {each.axis} {one.width:g} at {one.rate:.4g} ({one.reason})" for one in each.next]
         blocks.append("\n".join(lines))
+    blocks += [f"note: {note}" for note in runs.notes]
     if runs.repeated:
         blocks.append(f"note: {REPEATED}")
     if predicted:
@@ -106,7 +107,7 @@ def _interval(found: Estimate | Slope, form: str) -> str:
     return f"{found.value:{form}}{ends}"
 
 
-def as_json(found: Sequence[Fit], predicted: Predicted | None) -> dict[str, Any]:
+def as_json(runs: Runs, found: Sequence[Fit], predicted: Predicted | None) -> dict[str, Any]:
     """The JSON contract: a row per group as `verify transfer` has per setting, and what only this command says."""
     rows = []
     for each, row in zip(found, rows_json([each.result for each in found]), strict=True):
@@ -127,7 +128,7 @@ def as_json(found: Sequence[Fit], predicted: Predicted | None) -> dict[str, Any]
                 "next": [{each.axis: one.width, "rate": one.rate, "reason": one.reason} for one in each.next],
             }
         )
-    return {"schema": 1, "command": "fit", "rows": rows, "predicted": list(predicted or ())}
+    return {"schema": 1, "command": "fit", "rows": rows, "predicted": list(predicted or ()), "notes": list(runs.notes)}
 
 
 def _ends(found: Estimate) -> dict[str, float | None]:

@@ -33,6 +33,7 @@ OTHER_COLOURS = ("#d55e00", "#56b4e9", "#000000")
 DASHES = {"full": ("o", "-"), "none": ("s", "--"), "prior": ("^", "-."), "global": ("D", ":")}
 OTHER_DASHES = (("v", (0, (5, 1))), ("P", (0, (3, 1, 1, 1))), ("X", (0, (1, 1))), ("*", (0, (8, 2))))
 APART = 1.025  # from one line's points to the next one's, on the axis of widths
+MANY = 60  # times between an axis' ends from which powers of ten are ticks enough
 SMALLEST_LOSS = 0.01  # nats above which the axis of what transfer costs is logarithmic
 
 
@@ -244,6 +245,20 @@ def title_of(results: Sequence[SettingResult], claim: str) -> str:
 
 
 def plain_numbers(axis: Any) -> None:
-    """Ticks as 0.001 and 64, not as powers of ten in formulas; none between."""
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    """Ticks as 0.00005 and 64, not as powers of ten; none between."""
+    axis.set_major_formatter(FuncFormatter(lambda value, _: _plain(value)))
     axis.set_minor_formatter(NullFormatter())
+
+
+def round_sizes(axis: Any) -> None:
+    """Ticks of a logarithmic axis whose limits are set: 1, 10, 100, and 2 and 5 between where these are few."""
+    low, high = axis.get_view_interval()
+    axis.set_major_locator(LogLocator(subs=(1.0,) if high / low > MANY else (1.0, 2.0, 5.0)))
+    plain_numbers(axis)
+
+
+def _plain(value: float) -> str:
+    """0.00005 where the usual form is 5e-05; what is smaller or larger than a reader counts in zeros stays a power."""
+    if not 1e-6 <= abs(value) < 1e6:
+        return f"{value:g}"
+    return np.format_float_positional(value, 6, fractional=False, trim="-")
