@@ -115,10 +115,7 @@ def _table(groups: Sequence[Group]) -> Table:
             sections.append(place)
         last = group.result.widths[-1]
         lost = interval(last.lost) if np.isfinite(last.lost.value) else f"diverges for {last.lost_diverged} seeds"
-        notes = "; ".join(note for note in group.result.notes if "highest tried" in note or "at or beside" in note)
         drift = group.result.drift
-        rows.append(
-            (f"{TITLES[optimizer]}, {axis}", _name(group), interval(drift), said[transfers(drift)], lost, notes)
-        )
-    columns = ("optimizer", "setting", "drift", "transfers", "loss lost at the largest size (nats)", "weak")
+        rows.append((f"{TITLES[optimizer]}, {axis}", _name(group), interval(drift), said[transfers(drift)], lost))
+    columns = ("optimizer", "setting", "drift", "transfers", "loss lost at the largest size (nats)")
     return Table(columns, rows, sections)

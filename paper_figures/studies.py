@@ -14,6 +14,7 @@ _BATCH = (
     "transfer --axis batch --optimizer adam,sgd --alignment global,rule --hold tokens --widths 64 "
     "--base-rate adam=0.001953125,sgd=0.0625"
 )
+_RESIDUAL = "transfer --axis depth --optimizer adam,sgd --residual 1/2,1 --alignment global,full"
 _EQUIVALENCE = "transfer --optimizer adam,sgd --parameterization sp,ntk,mup,mfp --alignment full"
 _PHASE = "phase --optimizer adam --widths 64,128,256,512 --seeds 2 --steps 10 --batch 128"
 _PHASE_GPU = "phase --optimizer adam --widths 64,128,256,512,1024,2048,4096 --seeds 3 --steps 10 --batch 128"
@@ -55,6 +56,12 @@ STUDIES: Mapping[str, Mapping[Scale, str]] = {
     "horizons_mlp": {
         "cpu": f"{_HORIZONS} --widths 32,64,128,256 --base-width 64 --seeds 3 --steps 150,1500",
         "gpu": f"{_HORIZONS} --widths 64,128,256,512,1024,2048 --seeds 3 --steps 150,1500,15000",
+    },
+    "transfer_depth": {
+        "cpu": f"{_RESIDUAL} --depths 2,4,8,16,32 --widths 32 --head-dimension 16 --seeds 3 --rates 5 "
+        "--base-rate adam=0.0078125,sgd=0.25 --steps 60 --batch 8 --context 16",
+        "gpu": f"{_RESIDUAL} --depths 2,4,8,16,32,64 --widths 256 --seeds 5 --rates 9 "
+        "--base-rate adam=0.0078125,sgd=0.25 --steps 1000 --batch 32 --context 128",
     },
     "transfer_batch": {
         "cpu": f"{_BATCH} --batches 16,64,256,1024 --seeds 3 --rates 5 --steps 1280 --evaluation 1024",

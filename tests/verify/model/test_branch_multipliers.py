@@ -216,7 +216,8 @@ ENDS = {
 }
 
 
-@pytest.mark.parametrize("name", ["scan_layers", pytest.param("nnx_transformer", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["scan_layers", "nnx_transformer"])
 def test_examples_have_what_they_lack(name: str) -> None:
     make = load_make(f"examples.{name}:make")
     answer = prescribed(make, residual="1")
