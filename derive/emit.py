@@ -160,6 +160,17 @@ SCALE_COLUMNS = (
     "decay_factor",
     "beta_factor",
 )
+SENTENCES = {
+    "rate": "rate: the learning rate of the layer's weights; vectors have the embedding's.",
+    "multiplier": "multiplier: what the layer's output is multiplied by.",
+    "branch_multiplier": "branch multiplier: what a branch is multiplied by where it enters the stream.",
+    "init_factor": "init std x: the initial standard deviation, times the base's.",
+    "epsilon_factor": "epsilon x: the optimizer's epsilon, times the base's.",
+    "epsilon2_factor": "epsilon2 x: its second epsilon, times the base's.",
+    "decay_factor": "decay x: the decoupled weight decay, times the base's.",
+    "beta_factor": "1 - beta x: one less each moment's decay rate, times the base's.",
+}
+"""On each column of numbers."""
 
 
 def grid(prescription: Prescription, scale: Scale | None = None) -> tuple[list[str], list[list[str]]]:
@@ -263,8 +274,9 @@ def as_table(prescription: Prescription, scale: Scale | None = None) -> str:
         rate = "rates relative to the base" if scale.base_rate is None else f"base rate {scale.base_rate:g}"
         lines += [
             f"At {scale.described(prescription.axes)}, tuned at {scale.tuned(prescription.axes)} "
-            f"({rate}; x: times the value at the base; decay: {prescription.decay})",
+            f"({rate}; decay: {prescription.decay})",
             block(["layer", *SCALE_COLUMNS]),
+            "\n".join(SENTENCES[key] for key in columns if key in SENTENCES) + "\n",
             *scale.match_lines(prescription.layers),
         ]
     lines += [

@@ -59,7 +59,9 @@ def _anchor(name: str) -> str:
 
 def _section(name: str, item: Item) -> str:
     parts = [f"\n## {_label(name)}\n\n**{item.title}.** {item.paragraph()}\n"]
-    parts += [f"\n![{item.title}](gallery/{name}.png)\n\n*{SENTENCES[name]}*\n" for name in item.figures]
+    for picture in item.figures:
+        said = f"\n*{SENTENCES[picture]}*\n" if picture in SENTENCES else ""
+        parts.append(f"\n![{item.title}](gallery/{picture}.png)\n{said}")
     for key, table in item.tables.items():
         shown = table.markdown()
         if item.figures or len(table.rows) > LONG or len(item.tables) > 1:

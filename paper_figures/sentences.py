@@ -77,4 +77,8 @@ SENTENCES: Mapping[str, str] = {
         "Full alignment is ahead of none at nearly every horizon of the MLP, the more the wider; in the transformer, "
         "and in most of the longer runs, intervals cannot tell them apart."
     ),
+    "figure_12_other_axes": (
+        "Along the batch Adam's best base rate stays put as prescribed, where one raw rate has to grow as the square "
+        "root; for SGD it is the raw rate that stays put."
+    ),
 }

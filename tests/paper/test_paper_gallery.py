@@ -39,7 +39,7 @@ def test_every_picture_is_on_the_page_and_no_other(items: dict[str, Item]) -> No
     shown = set(re.findall(r"\(gallery/(\w+\.png)\)", gallery.PAGE.read_text(encoding="utf-8")))
     assert shown == {path.name for path in GALLERY.iterdir()}
     assert shown == {f"{name}.png" for item in items.values() for name in item.figures}
-    assert shown == {f"{name}.png" for name in SENTENCES}
+    assert shown == {f"{name}.png" for name in SENTENCES}, "look at it, and write what it says"
 
 
 def test_the_paper_is_whole(items: dict[str, Item]) -> None:

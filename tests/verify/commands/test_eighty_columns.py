@@ -15,7 +15,9 @@ from verify.commands.main import app
 from verify.sweeps.storage.export import export
 
 Capture = pytest.CaptureFixture[str]
-TINY = ("--widths", "8,16", "--seeds", "2", "--batch", "8", "--context", "2", "--depth", "1")
+SMALL = ("--seeds", "2", "--batch", "8", "--context", "2")
+TINY = ("--widths", "8,16", *SMALL, "--depth", "1")
+SWEPT = ("--steps", "3", "--rates", "3", "--halvings", "0", "--evaluation", "16", "--processes", "1")
 READ: dict[str, tuple[str, ...]] = {
     "prescribe": ("examples.equinox_mlp:make", "--base-width", "8", "--width", "16", "--optimizer", "adamw"),
     "plan": ("--widths", "1024,4096", "--devices", "8,64"),
@@ -29,15 +31,23 @@ READ: dict[str, tuple[str, ...]] = {
 WRITES = {"report", "merge", "explore"}
 TRAINED: dict[str, tuple[str, ...]] = {
     "exponents": (*TINY, "--steps", "2"),
-    "transfer": (*TINY, "--steps", "3", "--rates", "3", "--halvings", "0", "--evaluation", "16", "--processes", "1"),
+    "transfer": (*TINY, *SWEPT),
     "updates": (*TINY, "--steps", "2", "--optimizer", "adam,muon"),
     "decay": (*TINY, "--steps", "60", "--evaluation", "16", "--weight-decay", "10", "--base-rate", "0.01"),
     "epsilon": (*TINY, "--steps", "3", "--evaluation", "16", "--base-rate", "0.01", "--processes", "1"),
     "phase": (*TINY, "--steps", "3", "--c-hidden", "1/2,3/2", "--c-readout", "1/2,1"),
     "check": ("examples.equinox_mlp:make", "--widths", "8,16", "--seeds", "2", "--steps", "2"),
+    "exponents --axis depth": (*SMALL, "--widths", "8", "--depths", "1,2", "--steps", "1"),
+    "transfer --axis depth": (*SMALL, *SWEPT, "--widths", "8", "--depths", "1,2", "--residual", "1"),
+    "transfer --axis batch": (*SMALL, *SWEPT, "--widths", "8", "--depth", "1", "--batches", "4,8"),
+    "check --depths 2,4": ("examples.equinox_residual:make", "--widths", "8", "--seeds", "2", "--steps", "2"),
 }
-GOES_ON = {"transfer", "updates", "decay", "epsilon", "phase"}
+"""By the command and the options that make it another one."""
+GOES_ON = {"transfer", "updates", "decay", "epsilon", "phase", "exponents --axis depth"}
 """They answer again from what is stored."""
+STUDIES = GOES_ON | {"exponents", "transfer --axis depth", "transfer --axis batch"}
+"""They have units and a folder: status, report and merge read it."""
+INSIDE = {"epsilon": "float32"}
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +69,7 @@ def too_long(capsys: Capture, width: int, arguments: Sequence[str]) -> list[str]
 
 def test_no_command_is_left_out() -> None:
     names = {command.name or getattr(command.callback, "__name__", "") for command in app.registered_commands}
-    assert names == READ.keys() | TRAINED.keys()
+    assert names == READ.keys() | {command.split()[0] for command in TRAINED}
 
 
 @pytest.mark.parametrize("width", [80, 120])
@@ -77,10 +87,17 @@ def test_what_reads_fits(
 @pytest.mark.slow
 @pytest.mark.parametrize("command", TRAINED)
 def test_what_trains_fits(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
+    monkeypatch.chdir(tmp_path)  # a path is never broken
     for width in (80, 120):
         monkeypatch.setenv("COLUMNS", str(width))
-        out = ["--out", str(tmp_path / ("study" if command in GOES_ON else str(width)))]
-        assert too_long(capsys, width, [command, *TRAINED[command], *out]) == []
+        out = Path("study" if command in GOES_ON else str(width))
+        assert too_long(capsys, width, [*command.split(), *TRAINED[command], "--out", str(out)]) == []
+        if command in STUDIES:
+            found, into = str(out / INSIDE.get(command, "")), f"merged{width}"
+            assert too_long(capsys, width, ["status", found]) == []
+            assert too_long(capsys, width, ["report", found, "--out", f"report{width}"]) == []
+            store = [f"{each}/study.sqlite" if "transfer" in command else each for each in (into, found)]
+            assert too_long(capsys, width, ["merge", *store]) == []
 
 
 @pytest.mark.parametrize("width", [80, 120])
