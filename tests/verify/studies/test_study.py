@@ -11,12 +11,9 @@ import numpy as np
 import pytest
 from jaxtyping import Float
 
-from derive.running import run as run_command
 from tests.helpers.paths import ROOT
-from tests.helpers.tiny_studies import COMMANDS
 from verify import provenance
 from verify.checksums import read_document, write_document
-from verify.commands.main import app
 from verify.provenance import Made, code_version, import_closure
 from verify.studies.content import build, plain
 from verify.studies.phase.kept import PHASE
@@ -181,14 +178,6 @@ def test_a_finished_study_of_other_code_is_read(tmp_path: Path) -> None:
 def test_long_conditions_are_told_by_their_length() -> None:
     points = tuple((str(k), str(k)) for k in range(20))
     assert differences(Settings(2), plain(Settings(2, points))) == ["points: 20 points, not []"]
-
-
-def test_a_mistake_of_the_program_is_no_usage_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It goes through with its traceback, and the interpreter ends with 1."""
-    monkeypatch.setattr("verify.studies.phase.study.train", lambda *_: trained(Settings(2), ("fails",)))
-    arguments = [*COMMANDS["phase"], "--out", str(tmp_path / "new")]
-    with pytest.raises(ValueError, match="could not be broadcast"):
-        run_command(lambda: app(arguments, standalone_mode=False), "verify")
 
 
 def test_the_version_of_the_code_is_of_everything_that_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
