@@ -12,13 +12,13 @@ import gzip
 import hashlib
 import json
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from derive.errors import shorten
+from verify.values import Document, Entries, Json
 
 KEY = "checksum"
 DIGITS = 16
@@ -33,7 +33,7 @@ class DamagedError(ValueError):
     """What does not fit its checksum."""
 
 
-def checksum(content: Any) -> str:
+def checksum(content: Json) -> str:
     """The checksum of numbers, texts, lists and mappings of texts; TypeError for what JSON has not."""
     text = json.dumps(content, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:DIGITS]
@@ -56,13 +56,13 @@ class Seal:
         return f"{self.total:0{DIGITS}x}"
 
 
-def sealed(content: Mapping[str, Any]) -> dict[str, Any]:
+def sealed(content: Entries) -> Document:
     """A JSON document with its checksum as the last entry."""
     plain = json.loads(json.dumps(content, allow_nan=False))
     return {**content, KEY: checksum(plain)}
 
 
-def unsealed(content: Any) -> Any:
+def unsealed(content: Json) -> Json:
     """A document without its checksum, where it has one; DamagedError where that is another."""
     if not isinstance(content, dict) or not content:
         return content
@@ -75,7 +75,7 @@ def unsealed(content: Any) -> Any:
     return rest if fits else content
 
 
-def write_document(path: Path, content: Mapping[str, Any]) -> None:
+def write_document(path: Path, content: Entries) -> None:
     """Write JSON with its checksum, gzipped where the name ends in .gz; the file appears whole or not at all."""
     data = (json.dumps(sealed(content), allow_nan=False) + "\n").encode()
     unfinished = path.with_suffix(".part")
@@ -83,7 +83,7 @@ def write_document(path: Path, content: Mapping[str, Any]) -> None:
     unfinished.replace(path)
 
 
-def read_document(path: Path) -> Any:
+def read_document(path: Path) -> Json:
     """What `write_document` wrote; one of UNREADABLE for anything else, DamagedError where it was damaged."""
     data = path.read_bytes()
     return unsealed(json.loads(gzip.decompress(data) if path.suffix == ".gz" else data))

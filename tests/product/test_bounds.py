@@ -1,6 +1,9 @@
 """Files, functions and folders stay small enough to be read: the house's bounds, and what is excepted by name."""
 
 import ast
+import io
+import re
+import tokenize
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +13,8 @@ from tests.helpers.paths import ROOT
 
 PACKAGES = ("derive", "verify", "paper_figures", "benchmarks")
 FILE, FUNCTION, PARAMETERS, FOLDER = 350, 60, 8, 12
+UNTYPED = 10
+"""`Any`, per 1,000 lines of verify; `verify.values` has names for what is different every time."""
 AS_OPTIONS = {
     *("derive.options.read_problem", "derive.solve.prescribe", "verify.model.prescribe.prescribe"),
     *("verify.model.check.check.coordinate_check", "verify.sweeps.settings.named.prescribed"),
@@ -87,6 +92,35 @@ def test_a_crowded_room_is_caught(tmp_path: Path, count: int, caught: list[str])
     for name in ("__init__", *map(str, range(count))):
         (room / f"{name}.py").touch()
     assert crowded(tmp_path / "house") == caught
+
+
+def count_any(source: str) -> int:
+    """How often the code says `Any`: in imports, in annotations, and in those that are texts; prose is not counted."""
+    tokens = tokenize.generate_tokens(io.StringIO(source).readline)
+    code = [each.string for each in tokens if each.type == tokenize.NAME or _is_short_text(each)]
+    return sum(len(re.findall(r"\bAny\b", text)) for text in code)
+
+
+def _is_short_text(token: tokenize.TokenInfo) -> bool:
+    return token.type == tokenize.STRING and not token.string.endswith('"""')
+
+
+def test_types_say_what_things_are() -> None:
+    sources = [path.read_text(encoding="utf-8") for path in files() if path.is_relative_to(ROOT / "verify")]
+    share = 1000 * sum(map(count_any, sources)) / sum(len(source.splitlines()) for source in sources)
+    assert share < UNTYPED, f"Any {share:.1f} times in 1,000 lines"
+
+
+@pytest.mark.parametrize(
+    ("source", "count"),
+    [
+        ("from typing import Any\n", 1),
+        ("def f(x: Any, y: dict[str, Any]) -> 'tuple[Any, int]': ...\n", 3),
+        ('"""Any function."""\nx = 1  # Any number\nAnything = many\n', 0),
+    ],
+)
+def test_any_is_counted_where_it_is_code(source: str, count: int) -> None:
+    assert count_any(source) == count
 
 
 def test_every_exception_is_needed() -> None:

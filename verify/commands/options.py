@@ -5,12 +5,15 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout, suppress
 from functools import wraps
 from pathlib import Path
-from typing import Any, ParamSpec, TextIO, TypeVar
+from typing import TYPE_CHECKING, ParamSpec, TextIO, TypeVar
 
 from derive.errors import DeriveError, canonical, shorten, unknown_name
 from derive.parsing import split_outside
 from derive.terminal import wrapped
 from verify.commands.progress import unshown
+
+if TYPE_CHECKING:
+    from verify.training.data import Corpus
 
 Number = TypeVar("Number", int, float)
 Choice = TypeVar("Choice", bound=str)
@@ -47,7 +50,7 @@ def split_values(given: Sequence[str] | None, default: Sequence[str]) -> list[st
     return list(dict.fromkeys(value.strip() for value in values))
 
 
-def read_corpus(path: Path | None, vocabulary: int | None) -> Any:
+def read_corpus(path: Path | None, vocabulary: int | None) -> "Corpus":
     """The corpus at that path, or the default one; DeriveError for one that has no information."""
     from verify.training.data import load_corpus
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from math import ceil
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -12,6 +12,7 @@ from derive.errors import DeriveError, check_positive, shorten
 from derive.terminal import wrapped
 from verify.commands.options import read_choice, read_numbers, write_out
 from verify.files import write_new
+from verify.values import Document
 
 WIDTHS = "128,256,512,768,1024,1536,2048,2560,3072,4096,6144,8192,12288,16384"
 """The paper's fourteen: 1 to 128 heads of 128."""
@@ -104,7 +105,7 @@ def plan(
     write_out(f"written to {out}\n")
 
 
-def _text(shown: str, conditions: dict[str, Any], widths: Sequence[int], counts: Sequence[int]) -> str:
+def _text(shown: str, conditions: Document, widths: Sequence[int], counts: Sequence[int]) -> str:
     from derive.emit import dump
     from verify.planning.study import planned
     from verify.planning.text import contract, markdown, table

@@ -15,7 +15,7 @@ from verify.files import make_folder
 
 if TYPE_CHECKING:
     from verify.studies.folder import State
-    from verify.studies.study import Study
+    from verify.studies.study import AnyStudy
 
 WATCH_SECONDS = 2
 FEW = 8
@@ -65,7 +65,7 @@ def status(
             sleep(WATCH_SECONDS)
 
 
-def progress_of_units(study: "Study[Any, Any]", found: "State") -> str:
+def progress_of_units(study: "AnyStudy", found: "State") -> str:
     """How many units are done and left, by which code and when, and which are left."""
     from derive.emit import terminal_table
 
@@ -104,7 +104,7 @@ def report(
         _report_sweep(study, out, salvage)
 
 
-def _answer_again(study: "Study[Any, Any]", found: Any, out: Path | None) -> None:
+def _answer_again(study: "AnyStudy", found: Any, out: Path | None) -> None:
     from verify.commands.studies.command import answer
 
     if out is not None:
@@ -159,7 +159,7 @@ def merge(
     write_out(f"written to {target}\n")
 
 
-def _merge_folders(studies: "list[Study[Any, Any] | None]", target: Path, folders: list[Path]) -> None:
+def _merge_folders(studies: "list[AnyStudy | None]", target: Path, folders: list[Path]) -> None:
     from verify.studies.folder import merge as unite
 
     first = next(each for each in studies if each is not None)

@@ -2,12 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
 from derive.words import Kind
 from verify.fit.slopes import Slope
+from verify.values import Document
 
 Quantity = Literal[
     "delta_w",
@@ -132,7 +133,7 @@ def finite(value: float | None) -> float | None:
     return value if value is not None and np.isfinite(value) else None
 
 
-def row_json(row: Row) -> dict[str, Any]:
+def row_json(row: Row) -> Document:
     """One row of the JSON contract; what is not finite is null, with its reason.
 
     `measured` is judged against `reference`; `implied` is that too, but beside a result what measured terms imply.

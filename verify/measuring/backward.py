@@ -11,7 +11,6 @@ fan-out is fixed; gamma = 0 there, and on hidden layers no more than keeps DW^T 
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,13 +18,14 @@ from jaxtyping import Array
 
 from verify.measuring.forward import Scalar, Sizes, root_mean_square
 from verify.measuring.trace import DenseOp, Operands, Trace
+from verify.values import Tree
 
-Loss = Callable[[Any, Any], Scalar]
+Loss = Callable[[Tree, Tree], Scalar]
 """(outputs, targets) -> the number that is differentiated."""
 
 
 def cotangents(
-    trace: Trace, loss: Loss, params: Any, inputs: Any, targets: Any
+    trace: Trace, loss: Loss, params: Tree, inputs: Tree, targets: Tree
 ) -> tuple[dict[str, Array], dict[str, Operands]]:
     """d loss / d (W z) of every dense op, before any multiplier that follows the product, and the op's operands.
 
@@ -40,7 +40,7 @@ def cotangents(
     return jax.grad(shifted, has_aux=True)(zeros)
 
 
-def backward(trace: Trace, loss: Loss, initial: Any, params: Any, inputs: Any, targets: Any) -> Sizes:
+def backward(trace: Trace, loss: Loss, initial: Tree, params: Tree, inputs: Tree, targets: Tree) -> Sizes:
     """RMS of everything that the backward pass is made of, per dense op, at the present parameters.
 
     `initial` are the parameters W_0 (drawn again from their key). Quantities: weight W_0, delta_w DW, delta d, gradient

@@ -5,10 +5,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from math import prod
-from typing import Any
 
 import jax
 from jax.extend.core import Jaxpr, JaxprEqn, Var
+
+from verify.measuring.jaxpr import shape_of
+from verify.values import Leaf
 
 ROUNDING = "convert_element_type"
 SPREADING = "broadcast_in_dim"
@@ -33,7 +35,7 @@ class Contraction:
     @property
     def shape(self) -> tuple[int, ...]:
         """Of the product."""
-        return _shape(self.total.invars[0])
+        return shape_of(self.total.invars[0])
 
     @property
     def summed(self) -> tuple[int, ...]:
@@ -72,15 +74,15 @@ class Contraction:
         like = [jax.ShapeDtypeStruct(self.operand(place), dtype) for place in (0, 1)]
         return jax.make_jaxpr(lambda x, y: jax.lax.dot_general(x, y, numbers))(*like).jaxpr.eqns[0]
 
-    def to_dot(self, output: Any) -> Any:
+    def to_dot(self, output: Leaf) -> Leaf:
         """The sum as the dot gives it."""
         kept = sorted(self.order)
         return output.reshape([self.shape[axis] for axis in kept]).transpose([kept.index(axis) for axis in self.order])
 
-    def from_dot(self, output: Any) -> Any:
+    def from_dot(self, output: Leaf) -> Leaf:
         """What the dot gives as the sum has it."""
         back = [self.order.index(axis) for axis in sorted(self.order)]
-        return output.transpose(back).reshape(_shape(self.total.outvars[0]))
+        return output.transpose(back).reshape(shape_of(self.total.outvars[0]))
 
 
 @lru_cache(maxsize=256)  # the body of a loop is asked for in every turn
@@ -97,7 +99,7 @@ def contractions(jaxpr: Jaxpr) -> dict[Var, Contraction]:
         product = _taken_alone(total.invars[0], makers, uses) if total.primitive.name == "reduce_sum" else None
         if product is None or product.primitive.name != "mul" or product.invars[0] is product.invars[1]:
             continue
-        rank = len(_shape(total.invars[0]))
+        rank = len(shape_of(total.invars[0]))
         factors = [_factor(atom, rank, makers) for atom in product.invars]
         if factors[0] is not None and factors[1] is not None:
             one = Contraction(product, total, (factors[0], factors[1]))
@@ -116,7 +118,7 @@ def _taken_alone(atom: object, makers: Mapping[Var, JaxprEqn], uses: Mapping[Var
 
 def _factor(atom: object, rank: int, makers: Mapping[Var, JaxprEqn]) -> Factor | None:
     """A factor of a product of that rank, as it was before it was spread; None for a number."""
-    if not isinstance(atom, Var) or len(_shape(atom)) != rank:
+    if not isinstance(atom, Var) or len(shape_of(atom)) != rank:
         return None
     places = list(range(rank))
     while (maker := makers.get(atom)) is not None and maker.primitive.name == SPREADING:
@@ -125,8 +127,4 @@ def _factor(atom: object, rank: int, makers: Mapping[Var, JaxprEqn]) -> Factor |
             return None
         places = [places[axis] for axis in maker.params["broadcast_dimensions"]]
         atom = before
-    return Factor(atom, tuple(place for place, size in zip(places, _shape(atom), strict=True) if size > 1))
-
-
-def _shape(atom: Any) -> tuple[int, ...]:
-    return tuple(atom.aval.shape)
+    return Factor(atom, tuple(place for place, size in zip(places, shape_of(atom), strict=True) if size > 1))

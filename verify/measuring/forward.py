@@ -5,14 +5,15 @@ Everything is measured on one fixed probe batch, so that Dz holds what training 
 """
 
 from collections.abc import Collection
-from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.tree_util import KeyPath
 from jaxtyping import Array, Float
 
 from derive.propagation import Optimizers
 from verify.measuring.trace import DenseOp, Evaluate, Operands, Trace
+from verify.values import Leaf, Tree
 
 Scalar = Float[Array, ""]
 Sizes = dict[str, dict[str, Scalar]]
@@ -57,7 +58,7 @@ def operator_norm(matrix: Float[Array, "rows columns"]) -> Scalar:
     tall = matrix if matrix.shape[0] >= matrix.shape[1] else matrix.T
     tall = tall.astype(jnp.float32) / jnp.where(largest > 0, largest, 1)
 
-    def step(carry: Any, _: None) -> Any:
+    def step(carry: Tree, _: None) -> Tree:
         residual, size, before = carry
         vector = residual / jnp.where(size > 0, size, 1)  # once the space is exhausted, zeros
         image = (tall @ vector) @ tall
@@ -73,7 +74,7 @@ def operator_norm(matrix: Float[Array, "rows columns"]) -> Scalar:
     return largest * jnp.sqrt(ritz[-1])
 
 
-def matrix_ops(trace: Trace, kinds: Any, optimizers: Optimizers) -> frozenset[str]:
+def matrix_ops(trace: Trace, kinds: Tree, optimizers: Optimizers) -> frozenset[str]:
     """The dense ops whose weight is a matrix that a matrix rule updates; `kinds` is the parameters' tree of kinds."""
     kind_of = {_path(path): kind for path, kind in jax.tree_util.tree_leaves_with_path(kinds)}
     return frozenset(
@@ -81,11 +82,11 @@ def matrix_ops(trace: Trace, kinds: Any, optimizers: Optimizers) -> frozenset[st
     )
 
 
-def _path(path: Any) -> str:
+def _path(path: KeyPath) -> str:
     return jax.tree_util.keystr(path, simple=True, separator=".")
 
 
-def initial_inputs(trace: Trace, params: Any, probe: Array, multiply: Evaluate | None = None) -> dict[str, Array]:
+def initial_inputs(trace: Trace, params: Tree, probe: Array, multiply: Evaluate | None = None) -> dict[str, Array]:
     """z_0 of every dense op on the probe batch: all that is kept of the initial network."""
     evaluate = multiply or _products(trace)
     return {name: operands.input for name, operands in trace.run(params, probe, evaluate=evaluate)[1].items()}
@@ -97,9 +98,9 @@ def _products(trace: Trace) -> Evaluate:
 
 def measure(
     trace: Trace,
-    initial: Any,
+    initial: Tree,
     inputs: dict[str, Array],
-    params: Any,
+    params: Tree,
     probe: Array,
     normed: Collection[str] = (),
     multiply: Evaluate | None = None,
@@ -133,7 +134,7 @@ def measure(
     return sizes
 
 
-def after(sizes: dict[str, Scalar], arrays: Any) -> Any:
+def after(sizes: dict[str, Scalar], arrays: Leaf) -> Leaf:
     """The arrays, which compiled are not there before the sizes are: one layer at a time is in memory.
 
     They are the arrays plus a 0 of which a compiler cannot know; barriers are gone when it orders what is computed.
@@ -160,7 +161,7 @@ def _measure_op(multiply: Evaluate, op: DenseOp, then: Operands, now: Operands, 
     return {**sizes, "delta_output": rms(total)}
 
 
-def gradient_sizes(gradients: Any, stacked: Collection[str] = ()) -> dict[str, Float[Array, "*layers"]]:
+def gradient_sizes(gradients: Tree, stacked: Collection[str] = ()) -> dict[str, Float[Array, "*layers"]]:
     """RMS of the gradient of every parameter, by path; of those in `stacked` one RMS for each along the first axis."""
     return {
         path: jax.lax.map(root_mean_square, leaf) if path in stacked else root_mean_square(leaf)

@@ -1,15 +1,19 @@
 """JAX's programs: products with their fan-ins and fan-outs, calls and loops around them, and how to evaluate them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from math import prod
-from typing import Any, Literal
+from typing import Literal, TypeAlias
 
+from jax.extend import core
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Primitive, primitives
 
 from derive.errors import UserError
+from verify.values import Entries, Leaf, Tree
 
 Shape = tuple[int, ...]
 DensePrimitive = Literal["dot", "gather", "conv"]
+Atom: TypeAlias = core.Var | core.Literal
+"""What an equation takes: a value by its name, or a number written there."""
 
 DENSE: dict[DensePrimitive, Primitive] = {
     "dot": primitives.dot_general_p,
@@ -29,7 +33,7 @@ class TraceError(UserError):
     """A function that cannot be traced, or whose products cannot be told."""
 
 
-def fans(primitive: DensePrimitive, params: Mapping[str, Any], shape: Shape, position: int) -> tuple[int, int]:
+def fans(primitive: DensePrimitive, params: Entries, shape: Shape, position: int) -> tuple[int, int]:
     """(fan_in, fan_out) of a weight of that shape at that place among the operands, as `DenseOp` counts them."""
     if primitive == "gather":
         return 1, prod(params["slice_sizes"])
@@ -41,7 +45,7 @@ def fans(primitive: DensePrimitive, params: Mapping[str, Any], shape: Shape, pos
     return prod(shape[axis] for axis in contracted), prod(free)
 
 
-def dot_numbers(params: Mapping[str, Any]) -> tuple[Any, Any]:
+def dot_numbers(params: Entries) -> tuple[Tree, Tree]:
     """(contracted, batch) axes of both operands of a dot; in a ragged one a group's matrix is one of a batch."""
     if "dimension_numbers" in params:
         return params["dimension_numbers"]
@@ -58,13 +62,13 @@ def scan_split(eqn: JaxprEqn, body: ClosedJaxpr) -> tuple[int, int, int]:
     Told by shapes, since releases of JAX name the counts differently: a stack has one axis more than its rows.
     """
     pairs = zip(eqn.invars, body.jaxpr.invars, strict=True)
-    last = sum(_shape(outer) == _shape(inner) for outer, inner in pairs)
+    last = sum(shape_of(outer) == shape_of(inner) for outer, inner in pairs)
     pairs = zip(eqn.outvars, body.jaxpr.outvars, strict=True)
-    carried = sum(_shape(outer) == _shape(inner) for outer, inner in pairs)
+    carried = sum(shape_of(outer) == shape_of(inner) for outer, inner in pairs)
     return last - carried, last, carried
 
 
-def bind_equation(eqn: JaxprEqn, operands: Sequence[Any]) -> list[Any]:
+def bind_equation(eqn: JaxprEqn, operands: Sequence[Leaf]) -> list[Leaf]:
     """The results of the equation on these operands."""
     # A pair of functions and parameters in older releases of JAX, parameters alone since.
     bound = eqn.primitive.get_bind_params(eqn.params)
@@ -74,7 +78,8 @@ def bind_equation(eqn: JaxprEqn, operands: Sequence[Any]) -> list[Any]:
     return outputs if eqn.primitive.multiple_results else [outputs]
 
 
-def _shape(atom: Any) -> Shape:
+def shape_of(atom: Atom) -> Shape:
+    """The shape of what the atom stands for."""
     return atom.aval.shape
 
 

@@ -1,7 +1,8 @@
 """Where in the user's own code a product stands, by the named scopes that a program keeps."""
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+
+from jax.extend.core import ClosedJaxpr
 
 from verify.measuring.jaxpr import BODIES, as_closed
 
@@ -9,7 +10,7 @@ MODULE = "module "
 """What the name of a scope starts with that is a module's whole name (`verify.torch`)."""
 
 
-def places(program: Any, addresses: Mapping[str, tuple[int, ...]]) -> dict[str, str]:
+def places(program: ClosedJaxpr, addresses: Mapping[str, tuple[int, ...]]) -> dict[str, str]:
     """By name: "blocks.3.attn: scaled_dot_product_attention" in torch's modules, elsewhere its scopes a/b/c, if any."""
     found = {name: place(_scopes(program, address)) for name, address in addresses.items()}
     return {name: where for name, where in found.items() if where}
@@ -25,7 +26,7 @@ def place(scopes: Iterable[str]) -> str:
     return f"{names[last].removeprefix(MODULE)}: {''.join(names[last + 1 : last + 2])}"
 
 
-def _scopes(program: Any, address: tuple[int, ...]) -> list[str]:
+def _scopes(program: ClosedJaxpr, address: tuple[int, ...]) -> list[str]:
     """The names of the scopes around an equation, outermost first."""
     names: list[str] = []
     for index in address:

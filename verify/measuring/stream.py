@@ -10,13 +10,14 @@ independent weights, as N^1/2 (docs/theory.md, section 9).
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from verify.measuring.forward import root_mean_square
+from verify.values import Tree
 
 Stream = Float[Array, "batch time width"]
 STREAM, LOGITS = "stream", "logits"
@@ -27,20 +28,20 @@ class Residual(Protocol):
     """A network of a stream into which blocks write; those of `params["blocks"]` are stacked on a leading axis."""
 
     @property
-    def branches(self) -> Mapping[str, Callable[[Any, Stream], Stream]]:
+    def branches(self) -> Mapping[str, Callable[[Tree, Stream], Stream]]:
         """What a block adds, one after the other, as functions of its weights and of the stream."""
         ...
 
-    def enter(self, params: Any, tokens: Array) -> Stream:
+    def enter(self, params: Tree, tokens: Array) -> Stream:
         """The stream as it begins."""
         ...
 
-    def leave(self, params: Any, z: Stream) -> Array:
+    def leave(self, params: Tree, z: Stream) -> Array:
         """The logits, of the stream as it ends."""
         ...
 
 
-def measure_stream(network: Residual, initial: Any, params: Any, tokens: Array) -> dict[str, dict[str, Array]]:
+def measure_stream(network: Residual, initial: Tree, params: Tree, tokens: Array) -> dict[str, dict[str, Array]]:
     """RMS on the probe batch, by what it is of and by quantity; those of a branch are one for each block.
 
     Of a branch: size at initialisation, own, passed and delta, its whole change. Of the stream as it ends: size, delta,
@@ -50,7 +51,7 @@ def measure_stream(network: Residual, initial: Any, params: Any, tokens: Array) 
     start, now = network.enter(initial, tokens), network.enter(params, tokens)
     zero = jnp.zeros_like(start)
 
-    def block(carry: Any, weights: Any) -> Any:
+    def block(carry: Tree, weights: Tree) -> Tree:
         (then, now, sums), (old, new) = carry, weights
         found = {}
         for name, branch in network.branches.items():

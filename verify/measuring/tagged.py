@@ -6,7 +6,6 @@ others at 0. Times a vector of another parameter it is still of the first.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +13,7 @@ from jax.extend.core import JaxprEqn
 
 from verify.measuring.jaxpr import bind_equation
 from verify.measuring.primitives import JOINS, LINEAR, PRODUCTS
+from verify.values import Leaf
 
 # The parameters that a value is computed from; None once it depends on the inputs.
 Origin = frozenset[str] | None
@@ -29,21 +29,21 @@ class Lookup:
     eqn: JaxprEqn
     source: "Tagged"
     places: "Tagged"
-    raw: Any
+    raw: Leaf
     iteration: tuple[int, ...]
-    replay: Callable[[Any], Any] = lambda value: value
+    replay: Callable[[Leaf], Leaf] = lambda value: value
 
 
 @dataclass(frozen=True, eq=False)
 class Tagged:
     """A value, the parameters it comes from, and its parts by parameter where it is linear in several."""
 
-    value: Any
+    value: Leaf
     origin: Origin
-    parts: Mapping[str, Any] | None = None
+    parts: Mapping[str, Leaf] | None = None
     lookup: Lookup | None = None
 
-    def split(self) -> Mapping[str, Any] | None:
+    def split(self) -> Mapping[str, Leaf] | None:
         """Its part for every parameter that it is linear in."""
         if self.parts is None and self.origin and len(self.origin) == 1:
             return dict.fromkeys(self.origin, self.value)
@@ -60,12 +60,12 @@ def parameters(values: Sequence[Tagged]) -> frozenset[str]:
     return frozenset().union(*(value.origin or () for value in values))
 
 
-def bind(eqn: JaxprEqn, arguments: Sequence[Tagged]) -> list[Any]:
+def bind(eqn: JaxprEqn, arguments: Sequence[Tagged]) -> list[Leaf]:
     """The results of the equation."""
     return bind_equation(eqn, [argument.value for argument in arguments])
 
 
-def parted(eqn: JaxprEqn, arguments: Sequence[Tagged], sizes: Mapping[str, int]) -> Sequence[Mapping[str, Any] | None]:
+def parted(eqn: JaxprEqn, arguments: Sequence[Tagged], sizes: Mapping[str, int]) -> Sequence[Mapping[str, Leaf] | None]:
     """The parts of every result, of values made of parameters alone; None where it is no sum of such."""
     name, none = eqn.primitive.name, [None] * len(eqn.outvars)
     if join(arguments) is None or len(parameters(arguments)) < 2:
@@ -91,7 +91,9 @@ def parted(eqn: JaxprEqn, arguments: Sequence[Tagged], sizes: Mapping[str, int])
     return [{path: results[index] for path, results in by_path.items()} for index in range(len(eqn.outvars))]
 
 
-def _part(eqn: JaxprEqn, arguments: Sequence[Tagged], splits: Mapping[int, Mapping[str, Any]], path: str) -> list[Any]:
+def _part(
+    eqn: JaxprEqn, arguments: Sequence[Tagged], splits: Mapping[int, Mapping[str, Leaf]], path: str
+) -> list[Leaf]:
     """The results with all parameters of the sum but one at 0."""
     operands = []
     for place, argument in enumerate(arguments):
@@ -104,7 +106,7 @@ def _part(eqn: JaxprEqn, arguments: Sequence[Tagged], splits: Mapping[int, Mappi
     return bind_equation(eqn, operands)
 
 
-def moved(eqn: JaxprEqn, arguments: Sequence[Tagged], results: Sequence[Any]) -> list[Tagged] | None:
+def moved(eqn: JaxprEqn, arguments: Sequence[Tagged], results: Sequence[Leaf]) -> list[Tagged] | None:
     """Matrices that were looked up, in another place or times a number; None where that is not what happens."""
     looked = [argument for argument in arguments if argument.lookup]
     others = [argument for argument in arguments if argument.lookup is None]
@@ -116,7 +118,7 @@ def moved(eqn: JaxprEqn, arguments: Sequence[Tagged], results: Sequence[Any]) ->
         lookup = one.lookup
         assert lookup is not None  # noqa: S101
 
-        def replay(raw: Any) -> Any:
+        def replay(raw: Leaf) -> Leaf:
             operands = [lookup.replay(raw) if each is one else each.value for each in arguments]
             return bind_equation(eqn, operands)[index]
 
@@ -129,7 +131,7 @@ def moved(eqn: JaxprEqn, arguments: Sequence[Tagged], results: Sequence[Any]) ->
 def row(value: Tagged, step: int) -> Tagged:
     """One row of a stack."""
 
-    def one(array: Any) -> Any:
+    def one(array: Leaf) -> Leaf:
         return jax.lax.index_in_dim(array, step, keepdims=False)
 
     parts = None if value.parts is None else {path: one(part) for path, part in value.parts.items()}

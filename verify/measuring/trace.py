@@ -12,7 +12,6 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -23,10 +22,9 @@ from derive.words import Kind
 from verify.measuring.jaxpr import DENSE, TraceError
 from verify.measuring.trace_ops import DenseOp, Evaluate, Operands, Product
 from verify.measuring.trace_walk import Walk
+from verify.values import Tree
 
 __all__ = ["DenseOp", "Evaluate", "Operands", "Product", "Trace", "TraceError", "Tree", "roles", "trace"]
-
-Tree = Any
 
 
 @dataclass(frozen=True)

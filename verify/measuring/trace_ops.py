@@ -1,12 +1,13 @@
 """What a trace finds: dense ops, products of two activations, and the operands of both."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from jaxtyping import Array
 
 from verify.measuring.jaxpr import DensePrimitive, Shape
+from verify.values import Entries
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class DenseOp:
     name: str
     path: str
     primitive: DensePrimitive
-    params: Mapping[str, Any] = field(repr=False, compare=False)
+    params: Entries = field(repr=False, compare=False)
     weight_position: int
     iteration: tuple[int, ...]
     input_shape: Shape

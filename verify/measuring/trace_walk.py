@@ -4,7 +4,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -29,6 +28,7 @@ from verify.measuring.jaxpr import (
 )
 from verify.measuring.tagged import Lookup, Origin, Tagged, bind, join, moved, parameters, parted, row, stack
 from verify.measuring.trace_ops import DenseOp, Evaluate, Operands, Product
+from verify.values import Entries, Leaf, Tree
 
 
 @dataclass
@@ -176,12 +176,12 @@ class Walk:
     def note(
         self,
         primitive: DensePrimitive,
-        params: Mapping[str, Any],
+        params: Entries,
         left: Tagged,
         right: Tagged,
-        output: Any,
+        output: Leaf,
         iteration: tuple[int, ...],
-    ) -> Any:
+    ) -> Tree:
         """The output, shifted where that is asked for."""
         indices = "".join(f"[{index}]" for index in iteration)
         if left.origin is None and right.origin is None and primitive != "gather":
@@ -218,7 +218,7 @@ class Walk:
             output = self.shift(name, output)
         return output
 
-    def note_product(self, name: str, left: Tagged, right: Tagged, output: Any, iteration: tuple[int, ...]) -> None:
+    def note_product(self, name: str, left: Tagged, right: Tagged, output: Leaf, iteration: tuple[int, ...]) -> None:
         """A product of two activations."""
         shapes = (left.value.shape, right.value.shape, output.shape)
         self.products.append(Product(self.unique(name + "".join(f"[{index}]" for index in iteration)), *shapes))
@@ -237,7 +237,7 @@ class Walk:
         return name if self.uses[name] == 1 else f"{name}#{self.uses[name]}"
 
 
-def by_rows(eqn: JaxprEqn, left: Tagged, right: Tagged, sizes: Tagged) -> tuple[Tagged, Tagged, Mapping[str, Any]]:
+def by_rows(eqn: JaxprEqn, left: Tagged, right: Tagged, sizes: Tagged) -> tuple[Tagged, Tagged, Mapping[str, Leaf]]:
     """A ragged product as one of every row with its group's matrix: both operands, and the parameters of that dot."""
     rows = (((1,), (1,)), ((), (0,)))
     if dot_numbers(eqn.params) != rows or left.value.ndim != 2:
@@ -246,7 +246,7 @@ def by_rows(eqn: JaxprEqn, left: Tagged, right: Tagged, sizes: Tagged) -> tuple[
         )
     length, groups = left.value.shape[0], right.value.shape[0]
 
-    def matrices(array: Any) -> Any:
+    def matrices(array: Leaf) -> Leaf:
         return array[jnp.repeat(jnp.arange(groups), sizes.value, total_repeat_length=length)]
 
     parts = None if right.parts is None else {path: matrices(part) for path, part in right.parts.items()}

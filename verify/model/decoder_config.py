@@ -10,7 +10,6 @@ import json
 from collections.abc import Mapping
 from math import gcd, isfinite
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,12 +17,13 @@ from jaxtyping import Array, Float, Int
 
 from derive.errors import DeriveError, shorten
 from verify.model.make import Make
+from verify.values import Entries, Leaf
 
 KNOWN = ("llama", "mistral", "qwen2", "qwen3", "granite", "minicpm", "gemma")
 TOKENS, BATCH = 6, 2
 VOCABULARY = 32_000
 """Where the config has none: it does not grow."""
-Tree = dict[str, Any]
+Tree = dict[str, Leaf]
 NEEDED = ("hidden_size", "num_attention_heads", "num_hidden_layers")
 WHOLE = (*NEEDED, "num_key_value_heads", "head_dim", "intermediate_size", "vocab_size")
 REALS = (
@@ -42,7 +42,7 @@ def make_from_config(path: Path) -> Make:
     """The function of a width that a config describes; DeriveError naming the field that is missing or not known."""
     config = _read(path)
 
-    def make(width: int) -> tuple[Tree, Any, Any]:
+    def make(width: int) -> tuple[Tree, Leaf, Leaf]:
         sizes = _sizes(config, width)
         params = _parameters(config, sizes)
 
@@ -54,7 +54,7 @@ def make_from_config(path: Path) -> Make:
     return make
 
 
-def _read(path: Path) -> Mapping[str, Any]:
+def _read(path: Path) -> Entries:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError):
@@ -86,7 +86,7 @@ def _read(path: Path) -> Mapping[str, Any]:
     return known
 
 
-def _sizes(config: Mapping[str, Any], width: int) -> dict[str, int]:
+def _sizes(config: Entries, width: int) -> dict[str, int]:
     """Every dimension at a width; DeriveError where heads are no whole number."""
     own = config["hidden_size"]
 
@@ -111,13 +111,13 @@ def _sizes(config: Mapping[str, Any], width: int) -> dict[str, int]:
     }
 
 
-def _parameters(config: Mapping[str, Any], n: Mapping[str, int]) -> Tree:
+def _parameters(config: Entries, n: Mapping[str, int]) -> Tree:
     """Shapes by the names of the published models, layers on a leading axis; matrices are [fan_out, fan_in]."""
 
-    def weight(*sizes: int) -> dict[str, Any]:
+    def weight(*sizes: int) -> Tree:
         return {"weight": jax.ShapeDtypeStruct(sizes, jnp.float32)}
 
-    def layer(*sizes: int, bias: bool = False) -> dict[str, Any]:
+    def layer(*sizes: int, bias: bool = False) -> Tree:
         found = weight(n["layers"], *sizes)
         return found | ({"bias": jax.ShapeDtypeStruct((n["layers"], sizes[0]), jnp.float32)} if bias else {})
 
@@ -138,7 +138,7 @@ def _parameters(config: Mapping[str, Any], n: Mapping[str, int]) -> Tree:
     return {"model": model} | ({} if tied else {"lm_head": weight(n["vocabulary"], width)})
 
 
-def _decoder(config: Mapping[str, Any], n: Mapping[str, int], params: Tree, tokens: Array) -> Array:
+def _decoder(config: Entries, n: Mapping[str, int], params: Tree, tokens: Array) -> Array:
     """Logits; rotary positions turn queries and keys and change no size, so they are left out."""
     model, gemma = params["model"], config.get("model_type") == "gemma"
     residual = config.get("residual_multiplier", 1.0)
@@ -171,7 +171,7 @@ def _dense(p: Tree, z: Array) -> Array:
     return found + p["bias"] if "bias" in p else found
 
 
-def _attention(config: Mapping[str, Any], n: Mapping[str, int], p: Tree, y: Array, norm: Any) -> Array:
+def _attention(config: Entries, n: Mapping[str, int], p: Tree, y: Array, norm: Leaf) -> Array:
     """Grouped heads of one size."""
     q, k, v = (_dense(p[f"{name}_proj"], y).reshape(BATCH, TOKENS, -1, n["head"]) for name in "qkv")
     if "q_norm" in p:

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -26,15 +25,15 @@ from jax.extend.core import ClosedJaxpr
 import verify
 from derive.errors import DeriveError, UserError, shorten, unknown_name
 from verify.measuring.places import places
-from verify.measuring.trace import Tree
 from verify.model.graph.graph import Graph
 from verify.model.graph.start import key
 from verify.model.graph.walk import path_name, walk
 from verify.training.networks import ModelError
+from verify.values import Leaf, Tree
 
 log = logging.getLogger(__name__)
 
-Make = Callable[[int], Any]
+Make = Callable[[int], Tree]
 Apply = Callable[[Tree, Tree], Tree]
 
 
@@ -48,8 +47,8 @@ class UserModel:
 
     params: Tree
     apply: Apply
-    inputs: Any
-    loss: Callable[[Tree, Tree], Any] | None = None
+    inputs: Tree
+    loss: Callable[[Tree, Tree], Leaf] | None = None
 
     def batch(self, step: int) -> Tree:
         """The inputs of that step; batch 0 is the example."""
@@ -102,7 +101,7 @@ def build(make: Make, width: int) -> UserModel:
     return _checked(given, width)
 
 
-def _checked(given: Any, width: int) -> UserModel:
+def _checked(given: object, width: int) -> UserModel:
     if not isinstance(given, tuple) or len(given) not in (3, 4) or not callable(given[1]):
         raise ModelError(
             f"make({width}) returned {_described(given)}; it has to return (params, apply, inputs), "
@@ -126,7 +125,7 @@ def _checked(given: Any, width: int) -> UserModel:
     return model
 
 
-def _described(given: Any) -> str:
+def _described(given: object) -> str:
     return f"{len(given)} values" if isinstance(given, tuple) else shorten(type(given).__name__)
 
 
@@ -140,7 +139,7 @@ def abstract(make: Make, width: int) -> UserModel:
         return _checked(shapes_alone(width), width)
     kept: list[UserModel] = []
 
-    def shapes() -> Any:
+    def shapes() -> Tree:
         model = _checked(make(width), width)
         kept.append(model)
         return model.params, model.batch(0)
@@ -205,7 +204,7 @@ def _abstract(params: Tree) -> bool:
     return any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(params))
 
 
-def _leaked(program: Any) -> bool:
+def _leaked(program: ClosedJaxpr) -> bool:
     """Whether the program has arrays that belong to the abstract run of make, so that nobody knows their values."""
     return any(isinstance(each, Tracer) for each in program.consts) or any(
         _leaked(body)
@@ -220,12 +219,12 @@ def _entries(tree: Tree) -> int:
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
 
 
-def _kinds(program: Any) -> tuple[int, list[str]]:
+def _kinds(program: ClosedJaxpr) -> tuple[int, list[str]]:
     """What both widths of one program have alike: how many constants, and which operations."""
     return len(program.consts), [eqn.primitive.name for eqn in program.jaxpr.eqns]
 
 
-def _program(model: UserModel, width: int) -> Any:
+def _program(model: UserModel, width: int) -> ClosedJaxpr:
     with users_code(f"apply(params, inputs) at width {width}"):
         return jax.make_jaxpr(model.apply)(model.params, model.batch(0))
 

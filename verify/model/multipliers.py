@@ -5,21 +5,20 @@ a residual stream.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.extend.core import ClosedJaxpr
+from jax.extend.core import ClosedJaxpr, JaxprEqn
 from jax.extend.core import Literal as Constant
 
-from verify.measuring.jaxpr import BODIES, CALLS, CUSTOM, TraceError, as_closed, bind_equation, scan_split
-from verify.measuring.trace import Tree
+from verify.measuring.jaxpr import BODIES, CALLS, CUSTOM, Atom, TraceError, as_closed, bind_equation, scan_split
 from verify.model.depth.multiply import places
 from verify.model.depth.program import Address, read_program
 from verify.model.graph.graph import Graph
 from verify.model.graph.start import key
 from verify.model.graph.walk import walk
 from verify.model.make import Apply
+from verify.values import Leaf, Tree
 
 Factors = dict[tuple[Address, int | None], float]
 """By the address of an equation, and which of its operands; None for its results."""
@@ -58,12 +57,12 @@ def _addresses(graph: Graph, factors: Mapping[str, float]) -> dict[Address, floa
     return found
 
 
-def _evaluate(program: ClosedJaxpr, factors: Factors, arguments: Sequence[Any]) -> list[Any]:
+def _evaluate(program: ClosedJaxpr, factors: Factors, arguments: Sequence[Leaf]) -> list[Leaf]:
     jaxpr = program.jaxpr
-    values: dict[Any, Any] = dict(zip(jaxpr.invars, arguments, strict=True))
+    values: dict[Atom, Leaf] = dict(zip(jaxpr.invars, arguments, strict=True))
     values |= dict(zip(jaxpr.constvars, program.consts, strict=True))
 
-    def read(atom: Any) -> Any:
+    def read(atom: Atom) -> Leaf:
         return atom.val if isinstance(atom, Constant) else values[atom]
 
     for index, eqn in enumerate(jaxpr.eqns):
@@ -77,18 +76,18 @@ def _evaluate(program: ClosedJaxpr, factors: Factors, arguments: Sequence[Any]) 
     return [read(atom) for atom in jaxpr.outvars]
 
 
-def _times(value: Any, factor: float | None) -> Any:
+def _times(value: Leaf, factor: float | None) -> Leaf:
     return value if factor is None else value * jnp.asarray(factor, value.dtype)
 
 
-def _inside(eqn: Any, operands: list[Any], factors: Factors) -> list[Any]:
+def _inside(eqn: JaxprEqn, operands: list[Leaf], factors: Factors) -> list[Leaf]:
     name = eqn.primitive.name
     if name == "scan":
         body = as_closed(eqn.params["jaxpr"])
         first, last, carried = scan_split(eqn, body)
         constants = operands[:first]
 
-        def step(carry: list[Any], row: list[Any]) -> tuple[list[Any], list[Any]]:
+        def step(carry: list[Leaf], row: list[Leaf]) -> tuple[list[Leaf], list[Leaf]]:
             results = _evaluate(body, factors, [*constants, *carry, *row])
             return results[:carried], results[carried:]
 
@@ -101,7 +100,7 @@ def _inside(eqn: Any, operands: list[Any], factors: Factors) -> list[Any]:
         )
     body = as_closed(next(eqn.params[each] for each in BODIES if each in eqn.params))
 
-    def inner(*values: Any) -> list[Any]:
+    def inner(*values: Leaf) -> list[Leaf]:
         return _evaluate(body, factors, values)
 
     if name in CALLS and "remat" not in name and name != "checkpoint":

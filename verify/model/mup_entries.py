@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from sympy import Expr, S
 
 from derive.words import Kind
+from verify.values import Document, Json
 
 Dims = tuple[int | None, ...]
 Role = Kind | Literal["fixed"]
@@ -115,13 +116,13 @@ def counts(entries: Sequence[Entry]) -> tuple[int, int, int]:
     return agree, differ, undecided
 
 
-def entries_json(entries: Sequence[Entry]) -> list[dict[str, Any]]:
+def entries_json(entries: Sequence[Entry]) -> list[Document]:
     """Rows of the JSON contract, exponents as exact strings and factors as numbers, null without a target."""
 
-    def exponents(values: Exponents | None) -> Any:
+    def exponents(values: Exponents | None) -> Json:
         return None if values is None else dict(zip("abc", map(str, values), strict=True))
 
-    def factors(entry: Entry, values: tuple[float, float, float]) -> Any:
+    def factors(entry: Entry, values: tuple[float, float, float]) -> Json:
         known = entry.growth is not None and entry.theirs is not None
         return dict(zip(("multiplier", "init", "rate"), values, strict=True)) if known else None
 

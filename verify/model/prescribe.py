@@ -17,13 +17,13 @@ from derive.parameterizations import parameterization as read_parameterization
 from derive.propagation import LOSSES, Loss
 from derive.registry import joined, spelled
 from derive.registry import optimizers as read_optimizers
-from verify.measuring.trace import Tree
 from verify.model.graph.graph import ZERO, Graph, Use, roles_note
 from verify.model.graph.rates import Rates, solve_graph
 from verify.model.graph.start import Wanted, key, started_as
 from verify.model.make import Drawn, Make, drawn, graph_of, matching
 from verify.model.prescription import GAUGES, Gauge, ModelPrescription
 from verify.model.rows import NOT_TRAINED, OpRow, ParameterRow, every_turn
+from verify.values import Tree
 
 
 def prescribe(

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import optax
 import optax.contrib
 from jax.core import Tracer
+from jax.tree_util import KeyPath
 from jaxtyping import Array, Key
 
 from derive import __version__
@@ -25,7 +26,6 @@ from derive.matrix_functions import OF_MATRICES, takes_matrices
 from derive.propagation import Loss
 from derive.registry import optimizer as read_optimizer
 from verify.measuring.axes import Axes
-from verify.measuring.trace import Tree
 from verify.model.graph.walk import path_name
 from verify.model.make import Apply
 from verify.model.multipliers import multiplied
@@ -33,6 +33,7 @@ from verify.model.rows import NOT_TRAINED, OpRow, ParameterRow, read_row
 from verify.training.rules.directions import check_averages, check_trainable
 from verify.training.rules.transforms import ScaledRule, decayed_of, is_oriented, per_layer
 from verify.training.rules.usual import base_epsilon
+from verify.values import Entries, Leaf, Tree
 
 if TYPE_CHECKING:
     from verify.torch.standalone import Scaling
@@ -66,7 +67,7 @@ class ModelPrescription:
     ops: tuple[OpRow, ...]
     multipliers: Mapping[str, Fraction]
     notes: tuple[str, ...]
-    certificate: Mapping[str, Any] = field(repr=False)
+    certificate: Entries = field(repr=False)
     forward_only: bool = False
     places: Mapping[str, str] = field(default_factory=dict, repr=False)
     structure: Any = field(default=None, repr=False, compare=False)
@@ -105,10 +106,10 @@ class ModelPrescription:
         """Whether `wrap` changes the function."""
         return any(row.a != 0 for row in self.parameters) or any((*self.multipliers.values(), *self.branches.values()))
 
-    def _each(self, function: Callable[[ParameterRow, Any], Any], params: Tree) -> Tree:
+    def _each(self, function: Callable[[ParameterRow, Leaf], Leaf], params: Tree) -> Tree:
         rows = {row.path: row for row in self.parameters}
 
-        def one(path: Any, leaf: Any) -> Any:
+        def one(path: KeyPath, leaf: Leaf) -> Leaf:
             name = path_name(path)
             # nnx.State names its Variables' arrays NAME.value, and nnx.Optimizer hands over the arrays themselves.
             known = next((each for each in (name, f"{name}.value", name.removesuffix(".value")) if each in rows), None)
@@ -128,7 +129,7 @@ class ModelPrescription:
         if like is None:
             raise DeriveError("a prescription read from JSON has no shapes; give init(key, like=params)")
 
-        def draw(row: ParameterRow, leaf: Any) -> Array:
+        def draw(row: ParameterRow, leaf: Leaf) -> Array:
             start, scale = row.start, self.scaled(row, "b")
             own = jax.random.fold_in(key, zlib.crc32(row.path.encode()) & 0x7FFFFFFF)
             normal = jax.random.normal(own, leaf.shape, jnp.float32)
@@ -142,7 +143,7 @@ class ModelPrescription:
         DeriveError for one that is zero here and not at the base width.
         """
 
-        def scale(row: ParameterRow, leaf: Any) -> Any:
+        def scale(row: ParameterRow, leaf: Leaf) -> Leaf:
             if not row.is_trained:
                 return leaf
             target = row.start.size * self.scaled(row, "b")
@@ -165,7 +166,7 @@ class ModelPrescription:
         if not any(row.a for row in self.parameters):
             return inner
 
-        def scaled(row: ParameterRow, leaf: Any) -> Any:
+        def scaled(row: ParameterRow, leaf: Leaf) -> Leaf:
             whole = leaf * self.factor(row.a)
             return leaf + jax.lax.stop_gradient(whole - leaf) if self.forward_only else whole
 
@@ -203,7 +204,7 @@ class ModelPrescription:
         *,
         weight_decay: float | Array = 0.0,
         epsilon: float | Array | None = None,
-        mask: Any = None,
+        mask: Tree = None,
         b1: float | Array | None = None,
         b2: float | Array | None = None,
         momentum: float | Array | None = None,
@@ -220,7 +221,7 @@ class ModelPrescription:
         names = {row.path: row.rule for row in self.parameters if row.is_trained}
         check_trainable(names)
         averages = check_averages({*names.values()}, {"b1": b1, "b2": b2, "momentum": momentum})
-        rules: dict[tuple[Any, ...], ScaledRule] = {}  # exponents tell them apart also where the width is traced
+        rules: dict[tuple[object, ...], ScaledRule] = {}  # exponents tell them apart also where the width is traced
         labels: dict[tuple[str, bool], str] = {}
         for row in self.parameters:
             variants = (len(row.shape) > 1,) if mask is None else (False, True)
@@ -247,7 +248,7 @@ class ModelPrescription:
         `optimizer` follows it, and optax.contrib.muon takes it as its muon_weight_dimension_numbers.
         """
 
-        def numbers(row: ParameterRow, _: Any) -> Any:
+        def numbers(row: ParameterRow, _: Leaf) -> Leaf:
             axes = self._axes(row) if row.is_trained else None
             return None if axes is None else optax.contrib.MuonDimensionNumbers(*axes)
 

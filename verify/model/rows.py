@@ -10,6 +10,7 @@ from derive.errors import DeriveError
 from derive.words import Kind
 from verify.measuring.jaxpr import Shape
 from verify.model.make import Drawn
+from verify.values import Entries, Json
 
 Role = Kind | Literal["not trained"]
 NOT_TRAINED: Literal["not trained"] = "not trained"
@@ -88,11 +89,11 @@ class OpRow:
     terms: Mapping[str, Fraction]
 
 
-def read_row(kind: type[Any], entry: Mapping[str, Any]) -> Any:
+def read_row(kind: type[Any], entry: Entries) -> Any:
     """A row from its JSON: exponents are strings, tuples lists."""
     exponents = {"a", "found", "b", "c", "g", "s", "epsilon", "decay", "alpha", "omega", "u", "size", "r", "after"}
 
-    def read(name: str, value: Any) -> Any:
+    def read(name: str, value: Json) -> Json:
         if name in exponents and value is not None:
             return Fraction(value)
         if isinstance(value, dict):

@@ -14,7 +14,6 @@ one block, and the matrices, inputs and products of the one op that takes most.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import ceil, isqrt, prod
-from typing import Any
 
 from derive.words import Kind
 from verify.planning.counts import (
@@ -29,6 +28,7 @@ from verify.planning.counts import (
     training_flops,
     working_bytes,
 )
+from verify.values import Document
 
 ITEMSIZE = {"float32": 4, "bfloat16": 2}
 LONGEST = 2**10
@@ -245,7 +245,7 @@ def _remedies(network: Network, training: Training, share: Share, devices: Devic
     return found
 
 
-def as_json(found: Plan) -> dict[str, Any]:
+def as_json(found: Plan) -> Document:
     """One row of the JSON contract; where no mesh fits, bytes are of the one that lacks least."""
     network = found.network
     mesh = {"data": found.mesh[0], "model": found.mesh[1]}

@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from functools import cache
 from math import prod
-from typing import Any
 
 import jax
 
@@ -16,11 +15,12 @@ from verify.training.networks import Scaling, stacks
 from verify.training.rules.directions import check_trainable
 from verify.training.rules.transforms import ScaledRule, per_layer
 from verify.training.trainer import log_spaced
+from verify.values import Entries, Leaf, Tree
 
 GIGA, TERA = 10**9, 10**12
 
 
-def planned(conditions: Mapping[str, Any], widths: Sequence[int], counts: Sequence[int]) -> list[Plan]:
+def planned(conditions: Entries, widths: Sequence[int], counts: Sequence[int]) -> list[Plan]:
     """A plan for every number of devices and width; DeriveError or ModelError for what cannot be trained.
 
     `conditions` are those of the command: model, sizes, optimizer, batch, probe, steps, rates, seeds, dtype, remat, and
@@ -53,7 +53,7 @@ def counted(model: str, width: int, sizes: Mapping[str, int]) -> Network:
     return {"mlp": mlp, "transformer": transformer}[model](width, **sizes)
 
 
-def shapes(model: str, width: int, sizes: Mapping[str, int], rules: Mapping[Kind, str]) -> tuple[Any, Any]:
+def shapes(model: str, width: int, sizes: Mapping[str, int], rules: Mapping[Kind, str]) -> tuple[Tree, Tree]:
     """The trees of parameters and optimizer state as shapes, nothing of them made; the transformer's blocks stacked.
 
     ModelError for sizes that do not fit; DeriveError for an optimizer that is not trained.
@@ -80,7 +80,7 @@ def share(model: str, width: int, sizes: Mapping[str, int], rules: Mapping[Kind,
     return on
 
 
-def shard_bytes(leaves: Sequence[Any], mesh: Mesh) -> int:
+def shard_bytes(leaves: Sequence[Leaf], mesh: Mesh) -> int:
     """Bytes of one device, counted without a mesh, which would need its devices."""
     total = 0
     for leaf in leaves:

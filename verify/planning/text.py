@@ -1,11 +1,11 @@
 """A plan as text: what every width takes on one device, and a table for each number of devices."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from derive.emit import markdown_text, terminal_table
 from verify.planning.devices import Plan, as_json, study_hours
+from verify.values import Document, Entries
 
 GB = 1e9
 LEGEND = [
@@ -103,7 +103,7 @@ def _time(each: Plan) -> list[str]:
     ]
 
 
-def heading(conditions: Mapping[str, Any]) -> list[str]:
+def heading(conditions: Entries) -> list[str]:
     """What the plan is of, a line each for model, study and devices."""
     sizes = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in conditions["sizes"].items())
     precision = conditions["dtype"] + (" over float32 parameters" if conditions["dtype"] != "float32" else "")
@@ -123,7 +123,7 @@ def _s(count: int) -> str:
     return "" if count == 1 else "s"
 
 
-def table(conditions: Mapping[str, Any], plans: Sequence[Plan]) -> str:
+def table(conditions: Entries, plans: Sequence[Plan]) -> str:
     """For the terminal."""
     blocks = [
         "\n".join([part.heading, terminal_table(part.columns, part.rows), *part.lines]).rstrip()
@@ -132,7 +132,7 @@ def table(conditions: Mapping[str, Any], plans: Sequence[Plan]) -> str:
     return "\n".join(heading(conditions)) + "\n\n" + "\n\n".join(blocks) + "\n"
 
 
-def markdown(conditions: Mapping[str, Any], plans: Sequence[Plan]) -> str:
+def markdown(conditions: Entries, plans: Sequence[Plan]) -> str:
     """As a page."""
     page = ["# A study, counted\n\n" + "".join(f"- {line}\n" for line in heading(conditions))]
     for part in parts(plans):
@@ -141,7 +141,7 @@ def markdown(conditions: Mapping[str, Any], plans: Sequence[Plan]) -> str:
     return "\n".join(page)
 
 
-def contract(conditions: Mapping[str, Any], plans: Sequence[Plan]) -> dict[str, Any]:
+def contract(conditions: Entries, plans: Sequence[Plan]) -> Document:
     """The JSON contract of every verify command, with a row per width and number of devices."""
     device = (
         f"{conditions['memory']:g} GB, {conditions['flops']:g} TFLOP/s, {conditions['utilisation']:g} of it reached"

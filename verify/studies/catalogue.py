@@ -9,7 +9,7 @@ from verify.checksums import UNREADABLE, read_document
 from verify.files import named
 from verify.studies.folder import read_study
 from verify.studies.plan import read_plan
-from verify.studies.study import Study, StudyError
+from verify.studies.study import AnyStudy, StudyError
 
 HOMES = {
     "exponents": ("verify.studies.exponents.results", "EXPONENTS"),
@@ -21,10 +21,10 @@ HOMES = {
 }
 
 
-class Studies(Mapping[str, Study[Any, Any]]):
+class Studies(Mapping[str, AnyStudy]):
     """The studies by name."""
 
-    def __getitem__(self, name: str) -> Study[Any, Any]:
+    def __getitem__(self, name: str) -> AnyStudy:
         module, attribute = HOMES[name]
         return getattr(import_module(module), attribute)
 
@@ -45,7 +45,7 @@ FINISHED = {
 """By the answer that says which study an earlier version finished there, parts and all."""
 
 
-def study_in(folder: Path) -> Study[Any, Any] | None:
+def study_in(folder: Path) -> AnyStudy | None:
     """The study that a folder holds, None where it holds none of these; StudyError where its plan names no such one."""
     if not folder.is_dir():
         return None

@@ -13,10 +13,12 @@ from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get
 import numpy as np
 from jaxtyping import AbstractArray
 
+from verify.values import Json
+
 Built = TypeVar("Built")
 
 
-def plain(content: Any, digits: int | None = None) -> Any:
+def plain(content: object, digits: int | None = None) -> Json:
     """The content as JSON has it; arrays and floats to that many significant digits, to all where None."""
     if is_dataclass(content) and not isinstance(content, type):
         return {field.name: plain(getattr(content, field.name), digits) for field in fields(content)}
@@ -32,12 +34,12 @@ def plain(content: Any, digits: int | None = None) -> Any:
     return int(content) if isinstance(content, np.integer) else content
 
 
-def build(kind: type[Built], content: Any) -> Built:
+def build(kind: type[Built], content: Json) -> Built:
     """What `plain` wrote, as that type."""
     return cast("Built", _build(kind, content))
 
 
-def _build(kind: Any, content: Any) -> Any:
+def _build(kind: Any, content: Json) -> Any:
     origin, parts = get_origin(kind), get_args(kind)
     if is_dataclass(kind):
         hints = get_type_hints(kind)
@@ -58,7 +60,7 @@ def _build(kind: Any, content: Any) -> Any:
     return _scalar(kind, content)
 
 
-def _first_that_fits(kinds: tuple[Any, ...], content: Any) -> Any:
+def _first_that_fits(kinds: tuple[Any, ...], content: Json) -> Any:
     *others, last = [each for each in kinds if each is not NoneType]
     for kind in others:
         with suppress(TypeError, KeyError, ValueError):
@@ -70,13 +72,13 @@ def _key(kind: Any, key: str) -> Any:
     return int(key) if kind is int else _build(kind, key)
 
 
-def _member(content: Any, allowed: tuple[Any, ...]) -> Any:
+def _member(content: Json, allowed: tuple[Json, ...]) -> Json:
     if content not in allowed:
         raise ValueError(f"{content!r} is none of {allowed}")
     return content
 
 
-def _scalar(kind: Any, content: Any) -> Any:
+def _scalar(kind: Any, content: Json) -> Any:
     if kind is float:
         return float("nan") if content is None else float(content)
     if not isinstance(content, kind) or (kind is int and isinstance(content, bool)):

@@ -11,7 +11,7 @@ from verify.files import named
 from verify.provenance import Made
 from verify.studies.content import build, plain
 from verify.studies.plan import FILE, Plan, read_plan, write_plan
-from verify.studies.study import Part, Study, StudyError, Unit, differences
+from verify.studies.study import AnyPart, AnyStudy, StudyError, Unit, differences
 from verify.studies.training import other_maker
 
 
@@ -19,8 +19,8 @@ from verify.studies.training import other_maker
 class State:
     """A study's folder: the units wanted with their conditions, the parts there are, and whether more is to follow."""
 
-    wanted: Mapping[Unit, Any]
-    parts: Mapping[Unit, Part[Any]]
+    wanted: Mapping[Unit, object]
+    parts: Mapping[Unit, AnyPart]
     more_follow: bool = False
 
     @property
@@ -37,7 +37,7 @@ class State:
         return found
 
 
-def state(study: Study[Any, Any], folder: Path) -> State:
+def state(study: AnyStudy, folder: Path) -> State:
     """What the folder holds of that study, every part read; StudyError where one of them is something else."""
     plan = read_plan(folder)
     if plan is None:
@@ -54,7 +54,7 @@ def state(study: Study[Any, Any], folder: Path) -> State:
     return State(wanted, parts, plan.more_follow)
 
 
-def _finished_earlier(study: Study[Any, Any], folder: Path) -> State:
+def _finished_earlier(study: AnyStudy, folder: Path) -> State:
     """Of a folder without a plan, which an earlier version finished: its answer says what its units are."""
     path = folder / study.answers.file
     with refused(path, f"an answer of verify {study.name}", "give the folder of a study", StudyError):
@@ -65,7 +65,7 @@ def _finished_earlier(study: Study[Any, Any], folder: Path) -> State:
     )
 
 
-def read_study(study: Study[Any, Any], folder: Path) -> Any:
+def read_study(study: AnyStudy, folder: Path) -> Any:
     """The result of a finished study; StudyError where units are left."""
     found = state(study, folder)
     if found.left or found.more_follow:
@@ -76,7 +76,7 @@ def read_study(study: Study[Any, Any], folder: Path) -> Any:
     return study.answers.result(found.wanted, found.parts, folder)
 
 
-def merge(study: Study[Any, Any], target: Path, folders: Sequence[Path]) -> State:
+def merge(study: AnyStudy, target: Path, folders: Sequence[Path]) -> State:
     """Unite the parts of one study from several folders in a new one; StudyError, and no folder, where they differ.
 
     A unit that two folders have, both by the same code under the same conditions, is taken from the first.
@@ -84,8 +84,8 @@ def merge(study: Study[Any, Any], target: Path, folders: Sequence[Path]) -> Stat
     if target.exists() and any(target.iterdir()):
         raise StudyError(f"{named(target)} is there already; give a new folder to merge into")
     states = {folder: state(study, folder) for folder in folders}
-    wanted: dict[Unit, Any] = {}
-    parts: dict[Unit, tuple[Path, Part[Any]]] = {}
+    wanted: dict[Unit, object] = {}
+    parts: dict[Unit, tuple[Path, AnyPart]] = {}
     for folder, each in states.items():
         for unit, conditions in each.wanted.items():
             other = differences(wanted.setdefault(unit, conditions), plain(conditions))
@@ -103,7 +103,7 @@ def merge(study: Study[Any, Any], target: Path, folders: Sequence[Path]) -> Stat
     return State(wanted, {unit: part for unit, (_, part) in parts.items()}, more)
 
 
-def _refuse_several_makers(study: Study[Any, Any], parts: Mapping[Unit, tuple[Path, Part[Any]]]) -> None:
+def _refuse_several_makers(study: AnyStudy, parts: Mapping[Unit, tuple[Path, AnyPart]]) -> None:
     """What two codes or two versions of JAX made is not one study."""
     for unit, (folder, part) in parts.items():
         first, begun = next(iter(parts.values()))

@@ -2,20 +2,21 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import matplotlib as mpl
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator
 from sympy import Expr
 
 from verify.fit.forward import Row, Table, alignment_ratios, single_width_ratio, slope
+from verify.values import Leaf, Style
 
 QUANTITIES = {"delta_w": "update  RMS(ΔW)", "delta_z": "change  RMS(Δz)"}
 RATIOS = {"alpha": "α  of ΔW z", "omega": "ω  of W Δz", "u": "u  of ΔW Δz"}
 ALIGNMENTS = (0.2, 1.3)
-STYLE: Any = {
+STYLE: Style = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.titlesize": "medium",
@@ -26,7 +27,7 @@ STYLE: Any = {
 }
 
 
-def changes(table: Table, widths: Sequence[int], a: Expr) -> dict[str, Any]:
+def changes(table: Table, widths: Sequence[int], a: Expr) -> dict[str, Leaf]:
     """RMS(Dz) per layer of a chain: the change of the next op's input, and of the logits for the last.
 
     The logits are n^-a W z, with n relative to the smallest width.
@@ -62,7 +63,7 @@ def sizes_against_width(
     return figure
 
 
-def _draw_power(axis: Any, widths: Sequence[int], sizes: Any, row: Row) -> None:
+def _draw_power(axis: Axes, widths: Sequence[int], sizes: Leaf, row: Row) -> None:
     x = np.asarray(widths, dtype=float)
     for seed in range(sizes.shape[1]):
         axis.plot(x, sizes[:, seed], "o", color="#0072b2", markersize=3.5, alpha=0.7)
@@ -110,7 +111,7 @@ def alignments_against_step(
                 across = [slope(widths, ratio) for ratio in ratios]
                 middle = np.array([each.value for each in across])
                 ends = np.array([[each.low, each.high] for each in across]).T
-                look: Any = {
+                look: Style = {
                     "color": "#0072b2",
                     "capsize": 2,
                     "elinewidth": 0.9,

@@ -7,11 +7,11 @@ answer.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from verify.checksums import read_document, refused, write_document
 from verify.studies.content import plain
-from verify.studies.study import SCHEMA, Study, StudyError, Unit
+from verify.studies.study import SCHEMA, AnyStudy, StudyError, Unit
+from verify.values import Entries
 
 FILE = "wanted.json"
 
@@ -21,18 +21,18 @@ class Plan:
     """Of the study with that name every unit wanted, with its conditions as JSON has them."""
 
     study: str
-    units: Mapping[Unit, Mapping[str, Any]]
+    units: Mapping[Unit, Entries]
     more_follow: bool = False
 
     @classmethod
-    def of(cls, study: Study[Any, Any], wanted: Mapping[Unit, Any], more_follow: bool = False) -> "Plan":
+    def of(cls, study: AnyStudy, wanted: Mapping[Unit, object], more_follow: bool = False) -> "Plan":
         """What is wanted."""
         return cls(study.name, {unit: plain(conditions) for unit, conditions in wanted.items()}, more_follow)
 
 
 def write_plan(folder: Path, plan: Plan) -> None:
     """Write it, in place of an earlier one; conditions that units share are written once."""
-    distinct: list[Mapping[str, Any]] = []
+    distinct: list[Entries] = []
     for conditions in plan.units.values():
         if conditions not in distinct:
             distinct.append(conditions)

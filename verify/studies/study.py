@@ -6,10 +6,11 @@ it was made. What was made under other conditions is never taken for the same st
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeAlias, TypeVar
 
 from derive import __version__
 from derive.errors import UserError, shorten
@@ -17,6 +18,7 @@ from verify.checksums import read_document, refused, write_document
 from verify.provenance import Made
 from verify.studies.content import build, plain
 from verify.training.data import Corpus
+from verify.values import Document, Entries, Json
 
 Conditions = TypeVar("Conditions")
 Found = TypeVar("Found")
@@ -57,9 +59,9 @@ class Answer(Generic[Conditions, Found, Result]):
 
     conditions: type[Conditions]
     file: str
-    units: Callable[[Mapping[str, Any]], Sequence[Unit]]
+    units: Callable[[Entries], Sequence[Unit]]
     result: Callable[[Mapping[Unit, Conditions], Mapping[Unit, Part[Found]], Path], Result]
-    as_json: Callable[[Result], dict[str, Any]]
+    as_json: Callable[[Result], Document]
     table: Callable[[Result], str]
     draw: Callable[[Result, Path], None] = lambda _result, _folder: None
     is_sealed: bool = True
@@ -112,10 +114,10 @@ class Study(Generic[Conditions, Found]):
         with self._refused(path):
             return part, build(self.answers.conditions, stored)
 
-    def _refused(self, path: Path) -> Any:
+    def _refused(self, path: Path) -> AbstractContextManager[None]:
         return refused(path, f"of verify {self.name}", "move it away, or give another --out", StudyError)
 
-    def _read(self, path: Path) -> tuple[Part[Found], dict[str, Any]]:
+    def _read(self, path: Path) -> tuple[Part[Found], Document]:
         with self._refused(path):
             content = read_document(path)
             names = Made.__dataclass_fields__
@@ -124,7 +126,11 @@ class Study(Generic[Conditions, Found]):
             return Part(found, by), dict(content["conditions"])
 
 
-def differences(conditions: Any, stored: Mapping[str, Any]) -> list[str]:
+AnyStudy: TypeAlias = Study[Any, Any]
+AnyPart: TypeAlias = Part[Any]
+
+
+def differences(conditions: object, stored: Entries) -> list[str]:
     """One "name: that, not this" for every condition in which what is stored differs."""
     return [
         f"{name}: {_brief(name, stored.get(name))}, not {_brief(name, value)}"
@@ -133,7 +139,7 @@ def differences(conditions: Any, stored: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _brief(name: str, value: Any) -> str:
+def _brief(name: str, value: Json) -> str:
     """The value; of a list of lists, which would fill the screen, how many there are."""
     nested = isinstance(value, list) and any(isinstance(each, list) for each in value)
     return f"{len(value)} {name}" if nested else str(value)
@@ -148,7 +154,7 @@ def shared(wanted: Mapping[Unit, Conditions]) -> Conditions:
     return first
 
 
-def made_by(parts: Iterable[Part[Any]]) -> Made:
+def made_by(parts: Iterable[AnyPart]) -> Made:
     """With what all parts were made: the makers one after another where they differ, and the last day."""
     everything = [asdict(part.made) for part in parts]
 
@@ -158,7 +164,7 @@ def made_by(parts: Iterable[Part[Any]]) -> Made:
     return Made(joined("code"), joined("device"), max(each["date"] for each in everything), joined("jax"))
 
 
-def head(command: str, parts: Iterable[Part[Any]]) -> dict[str, Any]:
+def head(command: str, parts: Iterable[AnyPart]) -> Document:
     """The first entries of every command's JSON: with what, on what and when its parts were made."""
     by = made_by(parts)
     made = {"code": by.code, "date": by.date, "device": by.device, "jax": by.jax}

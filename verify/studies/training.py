@@ -6,7 +6,7 @@ What another code or another JAX made is never gone on with, and a folder that i
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Generic
+from typing import Generic
 
 from derive.errors import shorten
 from verify.provenance import Made, loaded_code, made
@@ -116,7 +116,7 @@ class Training(Generic[Conditions, Found]):
                 progress(cost(unit))
         return {unit: self.parts[unit] for unit in self.wanted if unit in self.parts}
 
-    def _keep(self, unit: Unit, found: Any) -> None:
+    def _keep(self, unit: Unit, found: Found) -> None:
         conditions, part = self.wanted[unit], Part(found, made(self.study.module))
         if self.keeps:
             self.study.write(self.path(unit), conditions, part)

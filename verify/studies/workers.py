@@ -17,7 +17,7 @@ class UnitTask:
 
     train: Callable[..., Any]
     module: str
-    conditions: Any
+    conditions: object
     unit: Unit
 
 

@@ -1,12 +1,12 @@
 """How many runs fit on the device side by side."""
 
 import math
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from verify.sweeps.loop import EVALUATION_CHUNK, Loop, Structure
+from verify.values import Leaf
 
 MEMORY_SHARE = 0.5
 
@@ -28,7 +28,7 @@ def bytes_per_run(loop: Loop) -> int:
     return copies * weights + sum(map(_bytes, jax.tree.leaves(state))) + 2 * activations
 
 
-def _bytes(array: Any) -> int:
+def _bytes(array: Leaf) -> int:
     return math.prod(array.shape) * array.dtype.itemsize
 
 

@@ -13,7 +13,6 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -23,6 +22,7 @@ from verify.sweeps.driver import Cell, Driver, Grid
 from verify.sweeps.records import Setting
 from verify.sweeps.search import Search
 from verify.sweeps.settings.named import UNTUNED
+from verify.values import Document
 
 Triple = tuple[float, float, float]
 PerSeed = Float[np.ndarray, " seeds"]
@@ -54,7 +54,7 @@ class Tuned:
     trials: int
     ranges: tuple[tuple[float, float], ...]
 
-    def json(self) -> dict[str, Any]:
+    def json(self) -> Document:
         """As constants.json has it; what is not known is null."""
         known = {name: [each if math.isfinite(each) else None for each in getattr(self, name)] for name in BOUNDS}
         kept = {name: getattr(self, name) for name in ("factor", "loss", "untuned", "trials")}

@@ -11,11 +11,14 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from derive.errors import UserError
 from verify.sweeps.records import Batch, Conditions, Record, Setting
 from verify.training.data import Corpus, load_corpus
+
+if TYPE_CHECKING:
+    from verify.sweeps.loop import Loop
 
 KEPT_LOOPS = 8
 
@@ -49,7 +52,7 @@ class Task:
     batch: Batch
 
 
-_loops: "OrderedDict[str, Any]" = OrderedDict()
+_loops: "OrderedDict[str, Loop]" = OrderedDict()
 
 
 def perform(task: Task, corpus: Corpus) -> list[Record]:

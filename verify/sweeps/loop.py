@@ -6,13 +6,12 @@ that width. The shape of a batch is part of its record: a batch done again in th
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from fractions import Fraction
 from functools import partial
 from itertools import pairwise
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -33,6 +32,7 @@ from verify.training.rules.usual import base_epsilon
 from verify.training.runs import for_each
 from verify.training.schedules import read_schedule
 from verify.training.trainer import log_spaced
+from verify.values import Document, Leaf, Tree
 
 SEGMENT = 50
 """Steps in one compiled call: its batches are held at once, and a batch that has diverged ends after it."""
@@ -53,7 +53,7 @@ def model_at(conditions: Conditions, layers: Sequence[LayerScaling], size: int) 
         a, b = ([Fraction(getattr(of_kind[kind], name)) for kind in KINDS] for name in ("a", "b"))
         scaling = Scaling(size, conditions.base_width, tuple(a), tuple(b))  # type: ignore[arg-type]
         return build(conditions.model, scaling, conditions.sizes)
-    lengths: dict[str, Any] = dict(conditions.sizes)
+    lengths: Document = dict(conditions.sizes)
     width = lengths.pop("width")
     if conditions.axis == "depth":
         ratio, writes = size / conditions.base_width, of_kind["hidden"]
@@ -126,7 +126,7 @@ class Loop:
         """Tokens that the model reads at once."""
         return self.model.context  # type: ignore[attr-defined]
 
-    def transform(self, rates: Any, decays: Any = None) -> optax.GradientTransformation:
+    def transform(self, rates: Tree, decays: Tree = None) -> optax.GradientTransformation:
         """The update rules with their rates, clipped before by the norm of the whole gradient where asked for.
 
         `decays` are factors of the layers' decays, where they change while training.
@@ -145,13 +145,13 @@ class Loop:
             return updates
         return optax.chain(optax.clip_by_global_norm(conditions.clip), updates)
 
-    def _each(self, function: Any, over: Any) -> Any:
+    def _each(self, function: Callable[..., Tree], over: Tree) -> Tree:
         """The function of one run for all of them; `over`: whether an argument has axes of (seeds, rates)."""
         inner = for_each(function, [rates for _, rates in over])
         return for_each(inner, [seeds for seeds, _ in over])
 
-    def _start(self, keys: Any, rates: Any, probe: Any = None) -> tuple[Any, Any]:
-        def begin(key: Any, rate: Any, probe: Any) -> tuple[Any, Any]:
+    def _start(self, keys: Leaf, rates: Tree, probe: Tree = None) -> tuple[Tree, Tree]:
+        def begin(key: Leaf, rate: Leaf, probe: Tree) -> tuple[Tree, Tree]:
             params = self.model.init(key)
             followed = self.online.start(key, params, probe) if self.online else ()
             return params, (self.transform(rate).init(params), followed)
@@ -159,15 +159,15 @@ class Loop:
         return self._each(begin, [(True, False), (False, True), (False, False)])(keys, rates, probe)
 
     def _advance(
-        self, params: Any, state: Any, rates: Any, inputs: Any, targets: Any, count: Any, first: Any = 1
-    ) -> Any:
+        self, params: Tree, state: Tree, rates: Tree, inputs: Tree, targets: Tree, count: Leaf, first: Leaf = 1
+    ) -> Tree:
         """`count` steps from step `first` on, on inputs and targets [seeds, SEGMENT, batch, ...].
 
         Losses are [seeds, rates, SEGMENT].
         """
 
-        def run(params: Any, state: Any, rates: Any, inputs: Any, targets: Any) -> Any:
-            def body(index: Any, carry: Any) -> Any:
+        def run(params: Tree, state: Tree, rates: Tree, inputs: Tree, targets: Tree) -> Tree:
+            def body(index: Leaf, carry: Tree) -> Tree:
                 params, (state, followed), losses = carry
                 scheduled = rates * self.schedule.factor(first + index, self.conditions.steps)
                 now = self.online.scaled(scheduled, followed) if self.online else (scheduled,)
@@ -185,10 +185,10 @@ class Loop:
         over = [(True, True), (True, True), (False, True), (True, False), (True, False)]
         return self._each(run, over)(params, state, rates, inputs, targets)
 
-    def _evaluate(self, params: Any, inputs: Any, targets: Any) -> Any:
+    def _evaluate(self, params: Tree, inputs: Tree, targets: Tree) -> Tree:
         """Mean loss [seeds, rates] over held-out windows [chunks, chunk, ...], chunk by chunk."""
 
-        def run(params: Any) -> Any:
+        def run(params: Tree) -> Tree:
             return jax.lax.map(lambda pair: loss(self.apply(params, pair[0]), pair[1]), (inputs, targets)).mean()
 
         return self._each(run, [(True, True)])(params)
@@ -196,7 +196,7 @@ class Loop:
 
 def _segments(
     conditions: Conditions, corpus: Corpus, context: int, seeds: Sequence[int], first: int, count: int
-) -> Any:
+) -> Tree:
     """Training batches of `count` steps from step `first` on, padded to SEGMENT: [seeds, SEGMENT, batch, ...]."""
     steps = [*range(first, first + count), *[first] * (SEGMENT - count)]
     draw = partial(corpus.batch, "train") if conditions.windows is None else corpus.disjoint_batch
@@ -210,14 +210,14 @@ def _ends(steps: int, *marks: int) -> list[int]:
     return sorted({*range(SEGMENT, steps, SEGMENT), *marks, steps})
 
 
-def _held_out(conditions: Conditions, corpus: Corpus, context: int) -> Any:
+def _held_out(conditions: Conditions, corpus: Corpus, context: int) -> Tree:
     """The held-out windows on which every run of the study ends: [chunks, chunk, ...]."""
     pair = corpus.batch("held_out", conditions.evaluation, context, 0, 0, TARGETS[conditions.model])
     chunk = math.gcd(conditions.evaluation, EVALUATION_CHUNK)
     return [each.reshape(-1, chunk, *each.shape[1:]) for each in pair]
 
 
-def _advances(loop: Loop, setting: Setting, batch: Batch, corpus: Corpus, ends: Sequence[int]) -> Iterator[Any]:
+def _advances(loop: Loop, setting: Setting, batch: Batch, corpus: Corpus, ends: Sequence[int]) -> Iterator[Tree]:
     """(parameters, state, losses since the one before) after each of the steps `ends`, at most SEGMENT apart."""
     conditions, targets = loop.conditions, TARGETS[loop.conditions.model]
     rates = np.array([layer_rates(setting, rate, loop.structure.ratio) for rate in batch.rates], dtype=np.float32)
@@ -290,7 +290,7 @@ def train(loop: Loop, setting: Setting, batch: Batch, corpus: Corpus) -> list[Re
 
 
 def _record(
-    setting: str, width: int, steps: int, seconds: float, device: str, rate: float, seed: int, curve: Any, final: float
+    setting: str, width: int, steps: int, seconds: float, device: str, rate: float, seed: int, curve: Leaf, final: float
 ) -> Record:
     broken = np.flatnonzero(~np.isfinite(curve))
     diverged = int(broken[0]) + 1 if broken.size else None if math.isfinite(final) else steps

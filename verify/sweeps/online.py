@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import reduce
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -38,6 +38,7 @@ from verify.measuring.trace import trace
 from verify.sweeps.records import Conditions, LayerScaling
 from verify.training.data import Corpus
 from verify.training.networks import Model, Params
+from verify.values import Leaf, Tree
 
 PROBE_SHARE = 4
 """The probe batch is this part of a training batch, so that its four products cost a third of a step's work."""
@@ -138,7 +139,7 @@ class Online:
         self.trace = replace(traced, ops=tuple(op for op in traced.ops if self.layer_of[op.path] != "embedding"))
         self.layers = [layer.label for layer in layers[1:]]
 
-    def probe(self, corpus: Corpus, targets: Any) -> Int[np.ndarray, "probe context"]:
+    def probe(self, corpus: Corpus, targets: Tree) -> Int[np.ndarray, "probe context"]:
         """The probe batch: fixed, the same for all runs, and of training text, so that no rate comes from the held-out.
 
         Training starts at step 1; this is what its step 0 would have been.
@@ -151,13 +152,13 @@ class Online:
         kept = {op.name: inputs[op.name] for op in self.trace.ops}
         return Followed(key, probe, kept, jnp.asarray(self.solver.full), jnp.asarray(self.full_c))
 
-    def scaled(self, rates: Float[Array, " layers"], followed: Followed) -> tuple[Float[Array, " layers"], Any]:
+    def scaled(self, rates: Float[Array, " layers"], followed: Followed) -> tuple[Float[Array, " layers"], Leaf]:
         """The rates for what was found last, from those of full alignment, and the factors of the layers' decays."""
         moved = followed.c - self.full_c
         share = float(followed_share(self.plan.decay))
         return rates * self.ratio**-moved, self.ratio ** (share * moved)
 
-    def follow(self, step: Int[Array, ""], params: Any, before: Followed) -> Followed:
+    def follow(self, step: Int[Array, ""], params: Tree, before: Followed) -> Followed:
         """After that step: measure and solve again where it is time to, which is a branch of its own."""
 
         def again() -> tuple[Array, Array]:
@@ -168,7 +169,7 @@ class Online:
         ratios, c = jax.lax.cond(jnp.any(step == self.steps), again, lambda: (before.ratios, before.c))
         return before._replace(ratios=ratios, c=c)
 
-    def measured(self, params: Any, followed: Followed) -> Ratios:
+    def measured(self, params: Tree, followed: Followed) -> Ratios:
         """The layers' alignments now; not finite where nothing has moved."""
         initial = self.model.init(followed.key)
         sizes = measure(self.trace, initial, followed.inputs, params, followed.probe)

@@ -9,19 +9,19 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
 from derive.words import KINDS, Kind
 from verify.sweeps.axes import AxisName, Held
+from verify.values import Document, Entries
 
 GLOBAL = "global"
 """The alignment's name where one raw rate is used for all layers at every width: c = 0."""
 ONLINE = "measured-online"
 """The alignment's name where it is measured while training, and the rates follow it."""
-LATER: Mapping[str, Any] = {"schedule": "constant", "windows": None, "steps": None, "axis": "width", "held": None}
+LATER: Entries = {"schedule": "constant", "windows": None, "steps": None, "axis": "width", "held": None}
 """Entries of conditions and settings that earlier versions did not have, with the values that these stand for."""
 GROWTH = 3
 """By what the step grows after which alignments are measured online, if nothing else is said: 1, 3, 9, 27, ..."""
@@ -55,7 +55,7 @@ class Conditions:
     axis: AxisName = "width"
     held: Held | None = None
 
-    def content(self) -> dict[str, Any]:
+    def content(self) -> Document:
         """All entries by name, but for those that came later and are as everything was before them.
 
         What is called base_width here is base_depth or base_batch where that is the axis.
@@ -64,7 +64,7 @@ class Conditions:
         return {f"base_{self.axis}" if name == "base_width" else name: value for name, value in entries.items()}
 
     @classmethod
-    def of(cls, content: Mapping[str, Any]) -> "Conditions":
+    def of(cls, content: Entries) -> "Conditions":
         """The conditions that have that content."""
         base = f"base_{content.get('axis', 'width')}"
         return cls(**{"base_width" if name == base else name: value for name, value in content.items()})
@@ -145,11 +145,11 @@ class Setting:
         horizon = "" if self.steps is None else f", {self.steps} steps"
         return f"{shown}{tuned}{decay}{epsilon}{horizon}"
 
-    def stored(self) -> dict[str, Any]:
+    def stored(self) -> Document:
         """All entries by name, as they are written; `steps` only where the setting has a horizon of its own."""
         return {name: value for name, value in asdict(self).items() if name not in LATER or value != LATER[name]}
 
-    def content(self) -> dict[str, Any]:
+    def content(self) -> Document:
         """Everything that decides what is trained, and no name."""
         layers = [asdict(layer) for layer in self.layers]
         content = {"layers": layers, "constants": list(self.constants), "epsilon": self.epsilon}

@@ -20,8 +20,8 @@ import numpy as np
 
 from derive.errors import DeriveError, UserError, shorten
 from verify.measuring.places import MODULE
-from verify.measuring.trace import Tree
 from verify.training.networks import ModelError
+from verify.values import Tree
 
 Build = Callable[[int], Any]
 Example = Callable[[int], Any]

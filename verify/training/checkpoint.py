@@ -21,6 +21,7 @@ from jaxtyping import Shaped
 from derive.emit import dump
 from derive.errors import DeriveError, shorten
 from verify.files import make_folder
+from verify.values import Document, Leaf, Tree
 
 KEPT = 2
 """Checkpoints per width: the last, and the one before in case a disk loses the last."""
@@ -30,8 +31,8 @@ KEPT = 2
 class RunState:
     """How far a run has come: what is trained, and everything noted on the way."""
 
-    params: Any
-    state: Any
+    params: Tree
+    state: Tree
     losses: list[Shaped[np.ndarray, "..."]] = field(default_factory=list)
     sizes: dict[int, dict[str, dict[str, Shaped[np.ndarray, "..."]]]] = field(default_factory=dict)
     diverged: dict[int, int] = field(default_factory=dict)
@@ -41,7 +42,7 @@ class RunState:
         """Steps taken."""
         return len(self.losses)
 
-    def notes(self) -> dict[str, Any]:
+    def notes(self) -> Document:
         """Losses, measured sizes by step and seeds that diverged as JSON, whose floats are exact."""
         return {
             "losses": [values.tolist() for values in self.losses],
@@ -54,7 +55,7 @@ class RunState:
             "diverged": self.diverged,
         }
 
-    def restore(self, arrays: Sequence[Any], notes: dict[str, Any]) -> None:
+    def restore(self, arrays: Sequence[Leaf], notes: Document) -> None:
         """Become what was stored; `arrays` are the leaves of (params, state)."""
         self.params, self.state = jax.tree.unflatten(jax.tree.structure((self.params, self.state)), arrays)
         self.losses = [np.array(values, np.float32) for values in notes["losses"]]
@@ -76,7 +77,7 @@ class Checkpoints:
     every: int
     tell: Callable[[str], None] = lambda _: None
 
-    def open(self, conditions: dict[str, Any]) -> None:
+    def open(self, conditions: Document) -> None:
         """Begin the study in the folder, or go on with it; DeriveError where the folder holds another one."""
         if find_spec("orbax") is None:
             raise DeriveError("--checkpoint needs Orbax; pip install 'scaling-exponents[scale]', or leave it out")

@@ -11,16 +11,17 @@ from derive.axes import OUT
 from derive.solve import Prescription
 from derive.words import Kind
 from verify.training.data import next_token, sequence
+from verify.values import Document, Leaf, Tree
 
 if TYPE_CHECKING:
     from verify.training.networks import Model, Scaling
 
 ModelName = Literal["mlp", "transformer"]
-TARGETS: Mapping[str, Callable[..., Any]] = {"mlp": next_token, "transformer": sequence}
+TARGETS: Mapping[str, Callable[..., Tree]] = {"mlp": next_token, "transformer": sequence}
 """How windows of text become inputs and targets, by model."""
 
 
-def build(model: str, scaling: "Scaling", sizes: Mapping[str, Any]) -> "Model":
+def build(model: str, scaling: "Scaling", sizes: Mapping[str, Leaf]) -> "Model":
     """The named model at one width; ModelError for sizes that do not fit."""
     from verify.training.networks.mlp import MLP
     from verify.training.networks.transformer import Transformer
@@ -41,7 +42,7 @@ class Config:
     epsilon: float | None = None
     weight_decay: float = 0.0
     dtype: str = "float32"
-    sizes: dict[str, Any] = field(default_factory=dict)
+    sizes: Document = field(default_factory=dict)
 
     def at(self, width: int, **placed: Any) -> "Model":
         """The model at that width, with the prescription's multipliers and initialisation; ModelError for bad sizes."""
@@ -60,7 +61,7 @@ class Config:
         return {"branch_multiplier": axis.factor(out.a), "out_factor": axis.factor(out.b)}
 
     @property
-    def targets(self) -> Callable[..., Any]:
+    def targets(self) -> Callable[..., Tree]:
         """How windows of text become inputs and targets."""
         return TARGETS[self.model]
 

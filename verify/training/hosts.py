@@ -11,11 +11,12 @@ import re
 import subprocess
 import sys
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, TextIO, TypeVar
+from typing import TextIO, TypeVar
 
 from derive.errors import DeriveError, check_positive, shorten
+from verify.values import Entries
 
 Item = TypeVar("Item")
 INSIDE = "VERIFY_INSIDE"
@@ -134,7 +135,7 @@ def lost(hosts: Hosts, error: Exception, again: str) -> DeriveError:
     return DeriveError(f"{hosts.name} lost another process, or failed itself ({shorten(str(error))}); {again}")
 
 
-def check_same(conditions: Mapping[str, Any]) -> None:
+def check_same(conditions: Entries) -> None:
     """Raise DeriveError where another process was given another study."""
     import jax
     import numpy as np

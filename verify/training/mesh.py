@@ -13,7 +13,6 @@ model that fits nowhere near can be planned.
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import numpy as np
@@ -22,6 +21,7 @@ from jaxtyping import Array, Shaped
 
 from derive.errors import DeriveError, shorten
 from verify.measuring.trace import DenseOp, Operands, Trace
+from verify.values import Leaf, Tree
 
 AXES = ("data", "model")
 LARGEST_AXIS = 10**6
@@ -42,7 +42,7 @@ def _not_a_mesh(text: str) -> DeriveError:
     return DeriveError(f"mesh {shorten(text)} is not one of data x model devices; write two whole numbers, such as 4x2")
 
 
-def make_mesh(data: int, model: int, devices: Sequence[Any] | None = None) -> Mesh:
+def make_mesh(data: int, model: int, devices: Sequence[Leaf] | None = None) -> Mesh:
     """The mesh of all devices, of every process, neighbours along `model`; DeriveError where their number differs."""
     devices = jax.devices() if devices is None else devices
     if data * model != len(devices):
@@ -87,7 +87,7 @@ def weight_sharding(shape: Sequence[int], mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(*ahead, *spec[2 - min(len(shape), 2) :]))
 
 
-def shardings(shapes: Any, mesh: Mesh) -> Any:
+def shardings(shapes: Tree, mesh: Mesh) -> Tree:
     """`weight_sharding` of every leaf of a tree of parameters or optimizer state; shapes or arrays are given."""
     return jax.tree.map(lambda leaf: weight_sharding(leaf.shape, mesh), shapes)
 
@@ -121,7 +121,7 @@ def product(trace: Trace, op: DenseOp, operands: Operands, mesh: Mesh) -> Array:
     z, weight = operands.input, place_on(operands.weight, split)
     if op.primitive == "dot":
         contracted, _ = op.params["dimension_numbers"]
-        spec: list[Any] = [None] * z.ndim
+        spec: list[Leaf] = [None] * z.ndim
         for axis, of_weight in zip(contracted[1 - op.weight_position], contracted[op.weight_position], strict=True):
             spec[axis] = split.spec[of_weight]
         # From its usual place first, so that what made z (attention, with heads in between) is not made elsewhere too.

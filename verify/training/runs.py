@@ -5,18 +5,19 @@ take costs it nothing.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import jax
 
+from verify.values import Tree
 
-def for_each(function: Callable[..., Any], axes: Sequence[bool]) -> Callable[..., Any]:
+
+def for_each(function: Callable[..., Tree], axes: Sequence[bool]) -> Callable[..., Tree]:
     """The function of one run as one of many; `axes` says of every argument whether it has a leading axis of runs."""
     if jax.default_backend() != "cpu":
         return jax.vmap(function, in_axes=tuple(0 if axis else None for axis in axes))
 
-    def mapped(*arguments: Any) -> Any:
-        def call(taken: Any) -> Any:
+    def mapped(*arguments: Tree) -> Tree:
+        def call(taken: Tree) -> Tree:
             rest = iter(taken)
             pairs = zip(arguments, axes, strict=True)
             return function(*(next(rest) if axis else argument for argument, axis in pairs))

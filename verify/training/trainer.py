@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from math import isfinite
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -31,6 +30,7 @@ from verify.training.mesh import (
 from verify.training.networks import computed_in, label_writers, loss, stacks
 from verify.training.rules.transforms import label_layers, optimizer
 from verify.training.runs import for_each
+from verify.values import Leaf, Tree
 
 
 def log_spaced(steps: int) -> list[int]:
@@ -85,7 +85,7 @@ class Trainer:
         self.initial_inputs = jax.jit(for_each(observed, [True, False]), out_shardings=inputs)
         self.measure = jax.jit(for_each(measured, [True, True, True, False]), out_shardings=whole)
 
-    def _placed(self, sharding: Callable[..., NamedSharding], shapes: Any) -> Any:
+    def _placed(self, sharding: Callable[..., NamedSharding], shapes: Tree) -> Tree:
         """Where the leaves of a tree lie, of which there is one per seed; None without a mesh."""
         mesh = self.mesh
         return mesh and jax.tree.map(lambda leaf: along_seeds(sharding(leaf.shape, mesh)), shapes)
@@ -95,16 +95,16 @@ class Trainer:
         """Tokens that the model reads at once."""
         return self.model.context  # type: ignore[attr-defined]
 
-    def initial(self) -> Any:
+    def initial(self) -> Tree:
         """W_0 of every seed, drawn from its key: the same bits each time."""
         return self._draw(self.keys)
 
-    def _step(self, params: Any, state: Any, inputs: Any, targets: Any) -> tuple[Any, Any, Any, Any]:
+    def _step(self, params: Tree, state: Tree, inputs: Tree, targets: Tree) -> tuple[Tree, Tree, Tree, Tree]:
         value, gradients = jax.value_and_grad(lambda p: loss(self.apply(p, inputs), targets))(params)
         updates, state = self.transform.update(gradients, state, params)
         return optax.apply_updates(params, updates), state, value, gradient_sizes(gradients, self.stacked)
 
-    def batches(self, corpus: Corpus, step: int) -> tuple[Any, Any]:
+    def batches(self, corpus: Corpus, step: int) -> tuple[Tree, Tree]:
         """A training batch for every seed, stacked."""
         config = self.config
         pairs = [corpus.batch("train", config.batch, self.context, step, seed, config.targets) for seed in self.seeds]
@@ -114,7 +114,7 @@ class Trainer:
         split = along_seeds(batch_sharding(inputs.shape[1:], self.mesh))
         return place(inputs, split), place(targets, split)
 
-    def probe(self, corpus: Corpus) -> Any:
+    def probe(self, corpus: Corpus) -> Tree:
         """The probe batch: fixed, held out, the same for all seeds and widths."""
         tokens = corpus.batch("held_out", self.config.probe, self.context, 0, 0, self.config.targets)[0]
         return tokens if self.mesh is None else place(tokens, batch_sharding(tokens.shape, self.mesh))
@@ -159,7 +159,7 @@ class Trainer:
         measurements = [Measurement(self.width, step, sizes) for step, sizes in run.sizes.items()]
         return Run(self.width, self.kinds(), fans, measurements, np.array(run.losses), run.diverged)
 
-    def _sizes(self, inputs: Any, params: Any, probe: Any, gradients: Any) -> dict[str, dict[str, Any]]:
+    def _sizes(self, inputs: Tree, params: Tree, probe: Tree, gradients: Tree) -> dict[str, dict[str, Leaf]]:
         """What one step shows, gradients too."""
         sizes = jax.device_get(self.measure(self.initial(), inputs, params, probe))
         for path, size in jax.device_get(gradients).items():

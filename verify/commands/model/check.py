@@ -29,6 +29,7 @@ from verify.commands.model.options import (
 from verify.commands.options import read_choice, read_numbers, write_out
 from verify.commands.progress import Progress
 from verify.files import make_folder
+from verify.values import Document
 
 if TYPE_CHECKING:
     from verify.model.check.check import Check
@@ -163,7 +164,7 @@ def check(
 def _report(
     model: str,
     found: "Check",
-    content: dict[str, Any],
+    content: Document,
     besides: tuple[Any, str | None],
     out: Path | None,
     chosen: str,

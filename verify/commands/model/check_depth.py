@@ -1,19 +1,22 @@
 """`verify check --depths`: the coordinate check of make(width, depth) along depth."""
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from derive.errors import DeriveError, shorten
 from derive.terminal import wrapped
 from verify.commands.options import read_numbers, write_out
 from verify.commands.progress import Progress
 from verify.commands.studies.transfer.axes import LARGEST, read_sizes
+from verify.values import Entries
+
+if TYPE_CHECKING:
+    from verify.model.make import Make
 
 WIDTH, DEPTHS = "64", "2,4,8,16"
 
 
-def refuse_others(given: Mapping[str, Any]) -> None:
+def refuse_others(given: Entries) -> None:
     """DeriveError for the first option that was given and knows nothing of depth."""
     for name, value in given.items():
         if value not in (None, "jax", ""):
@@ -22,11 +25,11 @@ def refuse_others(given: Mapping[str, Any]) -> None:
 
 def check_along_depth(
     model: str,
-    make: Any,
+    make: "Make",
     width: str | None,
     depths: str,
     *,
-    trained: Mapping[str, Any],
+    trained: Entries,
     out: Path | None,
     shown: str,
     **given: Any,

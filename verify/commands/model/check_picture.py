@@ -1,19 +1,19 @@
 """The picture of a coordinate check: what a step changes of every layer's output, against width."""
 
-from typing import Any
-
 import matplotlib as mpl
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from verify.model.check.check import Check, Measured
 from verify.model.rows import without_numbers
 from verify.studies.pictures import STYLE
 from verify.studies.transfer.plots import plain_numbers
+from verify.values import Leaf, Style
 
 NAMED = 12
 """Layers that the legend has room for."""
-LOOK: Any = {"markersize": 3, "linewidth": 1.1}
+LOOK: Style = {"markersize": 3, "linewidth": 1.1}
 SETUPS = {"own": "as it is", "prescribed": "as prescribed"}
 
 
@@ -51,7 +51,7 @@ def changes_against_width(check: Check, title: str) -> Figure:
     return figure
 
 
-def _panel(axis: Any, check: Check, measured: Measured, step: int, colours: dict[str, Any]) -> None:
+def _panel(axis: Axes, check: Check, measured: Measured, step: int, colours: dict[str, Leaf]) -> None:
     """A line per dense op that moves."""
     for name, sizes in measured.tables[step].items():
         if "delta_output" not in sizes:

@@ -15,9 +15,10 @@ from verify.commands.progress import Progress
 from verify.files import make_folder
 
 if TYPE_CHECKING:
-    from verify.studies.study import Study, Unit
+    from verify.studies.study import AnyStudy, Unit
     from verify.studies.training import Cost, Training
     from verify.studies.workers import Workers
+    from verify.training.data import Corpus
 
 WHOLE = "1/1"
 
@@ -42,7 +43,7 @@ def command(options: type[Any], run: Callable[[Any], Any], name: str) -> Callabl
 class Run:
     """How a study is driven and shown: what its units are trained on, by whom, which of them, and where they go."""
 
-    corpus: Any
+    corpus: "Corpus"
     corpus_path: Path | None
     vocabulary: int | None
     out: Path | None
@@ -51,7 +52,7 @@ class Run:
     processes: int | None = None
 
     @classmethod
-    def of(cls, options: Any, corpus: Any, processes: int | None = None) -> "Run":
+    def of(cls, options: Any, corpus: "Corpus", processes: int | None = None) -> "Run":
         """From the options that every study has."""
         check_positive(processes=processes)
         shown = read_choice("--format", options.output_format, ("table", "json"))
@@ -109,7 +110,7 @@ def train_all(training: "Training[Any, Any]", run: Run, cost: "Cost", what: str 
         raise
 
 
-def carry_out(study: "Study[Any, Any]", wanted: "Mapping[Unit, Any]", run: Run, cost: "Cost") -> None:
+def carry_out(study: "AnyStudy", wanted: "Mapping[Unit, Any]", run: Run, cost: "Cost") -> None:
     """Train what is wanted and answer from it, or say what is left where this was a share of it."""
     from verify.studies.training import Training
 
@@ -139,7 +140,7 @@ def say_share(name: str, done: int, wanted: int, run: Run) -> None:
         )
 
 
-def answer(study: "Study[Any, Any]", found: Any, out: Path | None, shown: str) -> None:
+def answer(study: "AnyStudy", found: Any, out: Path | None, shown: str) -> None:
     """Keep the study's JSON and pictures where it has a folder, and print the JSON or the table."""
     from derive.emit import dump
 
@@ -149,7 +150,7 @@ def answer(study: "Study[Any, Any]", found: Any, out: Path | None, shown: str) -
     write_out(text if shown == "json" else wrapped(f"{how.table(found)}{written}"))
 
 
-def keep(study: "Study[Any, Any]", found: Any, out: Path) -> str:
+def keep(study: "AnyStudy", found: Any, out: Path) -> str:
     """Write the study's pictures and its JSON, which is returned."""
     from derive.emit import dump
     from verify.checksums import sealed

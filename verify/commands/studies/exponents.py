@@ -22,7 +22,7 @@ from verify.training import hosts
 
 if TYPE_CHECKING:
     from verify.studies.exponents.conditions import Conditions
-    from verify.studies.study import Study, Unit
+    from verify.studies.study import AnyStudy, Unit
     from verify.training.hosts import Hosts
 
 WIDTHS, BATCH = "128,256,512,1024", 256
@@ -209,7 +209,7 @@ def _train(
         hosts.join(several)
         if not hosts.is_first():
             silence()
-    study: Study[Any, Any] = EXPONENTS
+    study: AnyStudy = EXPONENTS
     if shape is not None or kept is not None or several:
         from verify.studies.exponents.study import begin, train
 
@@ -223,7 +223,7 @@ def _train(
         carry_out(study, wanted, plan, lambda _: given.steps)
 
 
-def _together(study: "Study[Any, Any]", wanted: "dict[Unit, Conditions]", plan: Run, steps: int) -> None:
+def _together(study: "AnyStudy", wanted: "dict[Unit, Conditions]", plan: Run, steps: int) -> None:
     """Train as one of several processes: the first keeps the parts and answers, and all train what it lacks."""
     from verify.studies.training import Training
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -10,6 +10,7 @@ from derive.errors import check_positive
 from verify.commands.options import read_corpus, read_numbers, split_values, write_error
 from verify.commands.studies import shared
 from verify.commands.studies.command import WHOLE, Run, carry_out, command
+from verify.values import Document
 
 if TYPE_CHECKING:
     from verify.studies.study import Unit
@@ -58,7 +59,7 @@ def run(given: UpdatesOptions) -> None:
     check_widths(growing)
     text = read_corpus(given.corpus, given.vocab)
     names = split_values(given.optimizer, ["all"])
-    common: dict[str, Any] = {
+    common: Document = {
         "widths": tuple(growing),
         "seeds": given.seeds,
         "steps": given.steps,

@@ -12,10 +12,11 @@ the first step at which it moves.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 import numpy as np
+import optax
 
 from derive.errors import DeriveError
 from verify.fit.forward import TOLERANCES, Row, Slope, Table, slope
@@ -25,6 +26,7 @@ from verify.model.make import Drawn, Make, UserModel, build, drawn, graph_of, us
 from verify.model.prescribe import prescribe
 from verify.model.prescription import ModelPrescription
 from verify.training.rules.usual import base_rate as usual_rate
+from verify.values import Tree
 
 __all__ = ["Check", "Measured", "advice", "coordinate_check", "starts_at", "unmultiplied"]
 
@@ -153,12 +155,12 @@ def _trained(
     transform: Transform | None,
     setups: Sequence[Setup],
     progress: Callable[[], None],
-) -> tuple[dict[Setup, dict[int, Any]], dict[Setup, dict[int, Mapping[str, Drawn]]], dict[str, list[int]]]:
+) -> tuple[dict[Setup, dict[int, Tree]], dict[Setup, dict[int, Mapping[str, Drawn]]], dict[str, list[int]]]:
     """(sizes and starts of every set-up by width, entries of every parameter).
 
     Set-ups share a program, unless one has a transform of its own.
     """
-    found: dict[Setup, dict[int, Any]] = {setup: {} for setup in setups}
+    found: dict[Setup, dict[int, Tree]] = {setup: {} for setup in setups}
     starts: dict[Setup, dict[int, Mapping[str, Drawn]]] = {setup: {} for setup in setups}
     entries: dict[str, list[int]] = {}
     together: list[list[Setup]] = [list(setups)] if transform is None else [[setup] for setup in setups]
@@ -186,7 +188,7 @@ def _trained(
     return found, starts, entries
 
 
-def _behind(make: Make, widths: Sequence[int], names: Mapping[str, Any]) -> dict[str, Fraction]:
+def _behind(make: Make, widths: Sequence[int], names: Mapping[str, object]) -> dict[str, Fraction]:
     """The exponents of the multipliers behind products of activations whose sum grows, by the row's name."""
     if not any(name.startswith("product ") for name in names):
         return {}
@@ -194,7 +196,7 @@ def _behind(make: Make, widths: Sequence[int], names: Mapping[str, Any]) -> dict
     return {f"product {product.name}": product.trailing or Fraction(0) for product in graph.products}
 
 
-def _transform(transform: Transform | None, width: int) -> Any:
+def _transform(transform: Transform | None, width: int) -> optax.GradientTransformation | None:
     if transform is None:
         return None
     with users_code(f"the optimizer at width {width}"):
@@ -207,7 +209,7 @@ def _transform(transform: Transform | None, width: int) -> Any:
     return made
 
 
-def entries_of(params: Any) -> dict[str, int]:
+def entries_of(params: Tree) -> dict[str, int]:
     """How many numbers every parameter's start is read from, by path; 0 for a constant."""
     starts = drawn(params)
     sizes = [leaf.size for leaf in jax.tree.leaves(params)]
@@ -217,7 +219,7 @@ def entries_of(params: Any) -> dict[str, int]:
     }
 
 
-def _tables(by_width: Mapping[int, Any], widths: Sequence[int]) -> dict[int, Table]:
+def _tables(by_width: Mapping[int, Tree], widths: Sequence[int]) -> dict[int, Table]:
     """Measurements by step as [width, seed]."""
     return {
         step: {

@@ -6,7 +6,6 @@ arguments; only a transform of the user's own is a program of its own.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,23 +14,24 @@ import optax
 
 from derive.errors import shorten
 from verify.measuring.forward import change, measure, root_mean_square
-from verify.measuring.trace import DenseOp, Operands, Trace, Tree, trace
+from verify.measuring.trace import DenseOp, Operands, Trace, trace
 from verify.model.graph.walk import path_name
 from verify.model.make import Apply, Drawn, ModelError, UserModel, users_code
 from verify.model.multipliers import multiplied
 from verify.model.prescription import ModelPrescription
 from verify.training.runs import for_each
 from verify.training.trainer import log_spaced
+from verify.values import Leaf, Tree
 
-Loss = Callable[[Tree, Tree], Any]
+Loss = Callable[[Tree, Tree], Leaf]
 Transform = Callable[[int], optax.GradientTransformation]
-Numbers = Mapping[str, Any]
+Numbers = Mapping[str, Leaf]
 """The numbers of one set-up: width (and depth, where that grows), and mean and std of every parameter's start."""
-Found = dict[int, dict[str, dict[str, Any]]]
+Found = dict[int, dict[str, dict[str, Leaf]]]
 """Sizes by step, name and quantity, one per run: of dense ops, of parameters by path, of products of activations."""
 
 
-def default_loss(outputs: Tree, _: Tree) -> Any:
+def default_loss(outputs: Tree, _: Tree) -> Leaf:
     """For models that come without a loss: fixed random targets.
 
     Cross-entropy with classes where the last axis has two entries or more, else half the mean square to N(0, 1).
@@ -107,7 +107,7 @@ class Coordinates:
         numbers = jax.tree.map(lambda *each: jnp.stack(each), *[setup for setup, _ in runs])
         keys = jnp.stack([jax.random.key(seed) for _, seed in runs])
 
-        def run(numbers: Numbers, key: Any, batches: Tree) -> Any:
+        def run(numbers: Numbers, key: Leaf, batches: Tree) -> Tree:
             return self._run(numbers, key, batches, steps, rate)
 
         found = jax.device_get(jax.jit(for_each(run, (True, True, False)))(numbers, keys, self.batches(steps)))
@@ -120,7 +120,7 @@ class Coordinates:
             for i in range(len(setups))
         ]
 
-    def _run(self, numbers: Numbers, key: Any, batches: Tree, steps: int, rate: float) -> Any:
+    def _run(self, numbers: Numbers, key: Leaf, batches: Tree, steps: int, rate: float) -> Tree:
         """One network's sizes at the marks, on a leading axis."""
         how = self.prescribed(numbers)
         apply, probe = self.wrapped(how), self.model.batch(0)
@@ -133,12 +133,12 @@ class Coordinates:
             state = transform.init(initial)
             idle, _ = transform.update(zero, state, initial)  # without a gradient only decay is left
 
-        def look(params: Tree) -> Any:
+        def look(params: Tree) -> Tree:
             return start.sizes(traced, params, idle, probe)
 
         nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(look, initial))
 
-        def step(carry: Any, given: Any) -> Any:
+        def step(carry: Tree, given: Tree) -> Tree:
             (params, state), (batch, marked) = carry, given
             gradients = jax.grad(lambda p: self.loss(apply(p, batch), batch))(params)
             updates, state = transform.update(gradients, state, params)
@@ -156,15 +156,15 @@ class _Start:
     """What is kept of the initial network."""
 
     params: Tree
-    inputs: dict[str, Any]
-    outputs: dict[str, Any]
-    products: dict[str, Any]
+    inputs: dict[str, Leaf]
+    outputs: dict[str, Leaf]
+    products: dict[str, Leaf]
 
     @classmethod
     def of(cls, traced: Trace, params: Tree, probe: Tree) -> "_Start":
-        outputs: dict[str, Any] = {}
+        outputs: dict[str, Leaf] = {}
 
-        def evaluate(op: DenseOp, operands: Operands) -> Any:
+        def evaluate(op: DenseOp, operands: Operands) -> Leaf:
             product = traced.product(op, *operands)
             outputs[op.name] = root_mean_square(product)
             return product
@@ -173,7 +173,7 @@ class _Start:
         products = traced.product_values(params, probe) if traced.products else {}
         return cls(params, {name: each.input for name, each in operands.items()}, outputs, products)
 
-    def sizes(self, traced: Trace, params: Tree, idle: Tree, probe: Tree) -> dict[str, dict[str, Any]]:
+    def sizes(self, traced: Trace, params: Tree, idle: Tree, probe: Tree) -> dict[str, dict[str, Leaf]]:
         """Sizes of every dense op, parameter (at "parameter PATH") and product ("product NAME") by quantity."""
         found = measure(traced, self.params, self.inputs, params, probe)
         for name, size in self.outputs.items():

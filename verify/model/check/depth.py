@@ -27,6 +27,7 @@ from verify.model.prescribe import prescribe
 from verify.model.prescription import ModelPrescription
 from verify.model.rows import ParameterRow, without_numbers
 from verify.training.rules.usual import base_rate as usual_rate
+from verify.values import Leaf, Tree
 
 ZERO = "0 at every depth"
 TOLERANCE = 0.2
@@ -55,7 +56,9 @@ class DepthCheck:
         return self.prescriptions[self.depths[-1]]
 
 
-def prescriptions(make: Any, width: int, depths: Sequence[int], **given: Any) -> dict[int, ModelPrescription]:
+def prescriptions(
+    make: Callable[..., Tree], width: int, depths: Sequence[int], **given: Any
+) -> dict[int, ModelPrescription]:
     """One for every depth at that width, tuned at the first depth; what is `given` goes to `prescribe`.
 
     DeriveError as there.
@@ -67,7 +70,7 @@ def prescriptions(make: Any, width: int, depths: Sequence[int], **given: Any) ->
 
 
 def depth_check(
-    make: Any,
+    make: Callable[..., Tree],
     answers: Mapping[int, ModelPrescription],
     *,
     base_rate: float | None = None,
@@ -87,7 +90,7 @@ def depth_check(
     setups = setups or (("prescribed",) if deepest.branches else SETUPS)
     width = deepest.base_width
     rate = base_rate or usual_rate(*(row.rule for row in deepest.parameters if row.is_trained))
-    tables: dict[Setup, dict[int, Any]] = {setup: {} for setup in setups}
+    tables: dict[Setup, dict[int, Tree]] = {setup: {} for setup in setups}
     starts: dict[Setup, dict[int, Mapping[str, Drawn]]] = {setup: {} for setup in setups}
     read_from: dict[str, dict[int, list[int]]] = {}
     with jax.default_matmul_precision("highest"):
@@ -112,10 +115,10 @@ def depth_check(
     return DepthCheck(answers, width, seeds, measured)
 
 
-def _together(sizes: Mapping[str, Mapping[str, Any]], answer: ModelPrescription) -> dict[str, dict[str, Any]]:
+def _together(sizes: Mapping[str, Mapping[str, Leaf]], answer: ModelPrescription) -> dict[str, dict[str, Leaf]]:
     """Root mean squares over what is alike in all blocks, [seed]; dense ops by the path of their weight."""
     names = {op.name: without_numbers(op.path) for op in answer.ops}
-    found: dict[str, dict[str, list[Any]]] = {}
+    found: dict[str, dict[str, list[Leaf]]] = {}
     for name, quantities in sizes.items():
         shared = names.get(name, without_numbers(name))
         for quantity, value in quantities.items():
@@ -127,7 +130,7 @@ def _together(sizes: Mapping[str, Mapping[str, Any]], answer: ModelPrescription)
 
 
 def judged(
-    answer: ModelPrescription, by_depth: Mapping[int, Mapping[int, Any]], entries: Mapping[str, Sequence[int]]
+    answer: ModelPrescription, by_depth: Mapping[int, Mapping[int, Tree]], entries: Mapping[str, Sequence[int]]
 ) -> list[Row]:
     """Every row of one set-up; what has not moved at a step is left to the later ones.
 
@@ -143,7 +146,7 @@ def judged(
     return settled(rows, max(by_depth[depths[0]]))
 
 
-def _table(by_depth: Sequence[Mapping[str, Mapping[str, Any]]]) -> dict[str, dict[str, Any]]:
+def _table(by_depth: Sequence[Mapping[str, Mapping[str, Leaf]]]) -> dict[str, dict[str, Leaf]]:
     """[depth, seed] by name and quantity."""
     return {
         name: {each: np.array([sizes[name][each] for sizes in by_depth]) for each in quantities}
@@ -161,7 +164,7 @@ def _rows_of(
     row: ParameterRow,
     depths: Sequence[int],
     step: int,
-    table: Mapping[str, Mapping[str, Any]],
+    table: Mapping[str, Mapping[str, Leaf]],
     entries: Sequence[int],
 ) -> Iterator[Row]:
     """The rows of one parameter, or of those that are alike in all blocks."""
@@ -169,7 +172,7 @@ def _rows_of(
     wanted = along.get("r", NONE) - along.get("a", NONE)
     decay, sizes = table[f"parameter {name}"]["decay"], table.get(name)
 
-    def judge(quantity: Quantity, values: Any, target: Fraction, tolerance: float, zero: str) -> Row:
+    def judge(quantity: Quantity, values: Leaf, target: Fraction, tolerance: float, zero: str) -> Row:
         measured, said = measured_slope(depths, values, 0.0, zero, "depth")
         if said is None:
             measured = widened(measured, depths, entries) if quantity == "size" else measured
@@ -190,7 +193,7 @@ def _rows_of(
     yield _bounded(judge("delta_z", sizes["delta_output"] / arriving, NONE, TOLERANCE, STILL))
 
 
-def _arriving(depths: Sequence[int]) -> Any:
+def _arriving(depths: Sequence[int]) -> Leaf:
     """1 - 1/N, what of a stream's whole change enters the blocks at most: those before one of them change it, not all.
 
     It settles as N grows, but from 2 to 8 it goes as N^0.4, which is no growth of what is scaled wrongly. A single

@@ -1,7 +1,5 @@
 """What `verify check` says of the user's own model along depth: as text and as JSON."""
 
-from typing import Any
-
 from derive import __version__
 from derive.emit import terminal_table
 from verify.fit.forward import Row
@@ -11,13 +9,14 @@ from verify.model.check.depth import DepthCheck
 from verify.model.check.results import verdict_line
 from verify.model.check.rows import STILL
 from verify.provenance import device_name, loaded_code, today
+from verify.values import Document
 
 LOOKED = ("size", "own change", "vector", "delta_z")
 PRESCRIBED = "prescribed: its starts and rates as prescribed, branches multiplied as wrap(apply) does"
 OWN = "own: the model as it is, with one rate for all; prescribed: its starts and rates as prescribed"
 
 
-def as_json(model: str, inputs: str, check: DepthCheck, base_rate: float) -> dict[str, Any]:
+def as_json(model: str, inputs: str, check: DepthCheck, base_rate: float) -> Document:
     """The JSON contract of every verify command; `inputs` is the fingerprint of what the model was given."""
     answer = check.deepest
     return {

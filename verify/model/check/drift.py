@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import jax
 import numpy as np
@@ -11,11 +10,11 @@ import optax
 
 from verify.fit.forward import Slope, slope
 from verify.fit.optimum import Optimum, optimum
-from verify.measuring.trace import Tree
 from verify.model.check.check import SETUPS, Setup, starts_at
 from verify.model.check.coordinates import Coordinates
 from verify.model.make import Drawn, Make, UserModel, build
 from verify.model.prescription import ModelPrescription
+from verify.values import Leaf, Tree
 
 OCTAVES = 3
 """Rates are tried at powers of 2 this far on either side of the base rate, and further while the best is at an edge."""
@@ -50,10 +49,10 @@ class Runner:
         )
         apply = how.wrap(model.apply)
 
-        def loss(params: Tree, batch: Tree) -> Any:
+        def loss(params: Tree, batch: Tree) -> Leaf:
             return network.loss(apply(params, batch), batch)
 
-        def step(params: Tree, state: Any, rate: Any, batch: Tree) -> Any:
+        def step(params: Tree, state: Tree, rate: Leaf, batch: Tree) -> Tree:
             gradients = jax.grad(loss)(params, batch)
             updates, state = how.optimizer(rate).update(gradients, state, params)
             return optax.apply_updates(params, updates), state
@@ -115,7 +114,7 @@ def _optimum(
 
     def trained(octave: int, seed: int) -> float:
         rate = np.float32(base_rate * 2.0**octave)
-        params: Any = runner.init(jax.random.key(seed))
+        params: Tree = runner.init(jax.random.key(seed))
         state = runner.start(params, rate)
         for batch in batches:
             params, state = runner.step(params, state, rate, batch)

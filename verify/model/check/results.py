@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from derive import __version__
 from derive.emit import terminal_table
@@ -13,11 +12,10 @@ from verify.model.check.drift import Drift
 from verify.model.check.rows import STILL, ZERO
 from verify.model.rows import without_numbers
 from verify.provenance import device_name, loaded_code, today
+from verify.values import Document, Entries
 
 
-def as_json(
-    model: str, inputs: str, check: Check, base_rate: float, drifts: Mapping[Setup, Drift] | None
-) -> dict[str, Any]:
+def as_json(model: str, inputs: str, check: Check, base_rate: float, drifts: Mapping[Setup, Drift] | None) -> Document:
     """The JSON contract of every verify command; `inputs` is the fingerprint of what the model was given."""
     answer = check.prescription
     return {
@@ -46,7 +44,7 @@ def as_json(
     }
 
 
-def _drift_json(drift: Drift) -> dict[str, Any]:
+def _drift_json(drift: Drift) -> Document:
     def finite(value: float) -> float | None:
         return value if math.isfinite(value) else None
 
@@ -69,7 +67,7 @@ def _drift_json(drift: Drift) -> dict[str, Any]:
     }
 
 
-def measured_json(content: Mapping[str, Any], setup: Setup) -> dict[str, Any]:
+def measured_json(content: Entries, setup: Setup) -> Document:
     """The rows of one set-up alone, which --alignment measured:FILE reads."""
     return {**content, "rows": [row for row in content["rows"] if row["setup"] == setup]}
 
@@ -77,7 +75,7 @@ def measured_json(content: Mapping[str, Any], setup: Setup) -> dict[str, Any]:
 def as_text(
     model: str,
     check: Check,
-    content: Mapping[str, Any],
+    content: Entries,
     drifts: Mapping[Setup, Drift] | None,
     own: str | None = None,
 ) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from fractions import Fraction
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 
@@ -11,6 +11,7 @@ from derive.words import Kind
 from verify.fit.forward import TOLERANCES, Quantity, Row, Slope, Table, Verdict, alignment_slopes, judge, shares, slope
 from verify.model.prescription import ModelPrescription
 from verify.model.rows import OpRow, ParameterRow
+from verify.values import Leaf
 
 DECIDING = ("size", "delta_z", "own change", "vector", "product size", "product change", "decay")
 """The quantities by which a set-up passes or fails; the others say why."""
@@ -52,9 +53,9 @@ def settled(rows: Sequence[Row], last: int) -> list[Row]:
 
 
 def _op_rows(
-    answer: ModelPrescription, op: OpRow, widths: Sequence[int], step: int, sizes: Mapping[str, Any]
+    answer: ModelPrescription, op: OpRow, widths: Sequence[int], step: int, sizes: Mapping[str, Leaf]
 ) -> Iterator[Row]:
-    def row(quantity: Quantity, measured: Slope, value: Any, target: float, said: tuple[Verdict, str | None]) -> Row:
+    def row(quantity: Quantity, measured: Slope, value: Leaf, target: float, said: tuple[Verdict, str | None]) -> Row:
         return Row(op.name, op.kind, step, quantity, str(value), measured, target, *said)
 
     if step == 1 and op.size is not None:
@@ -101,7 +102,7 @@ def _parameter_rows(
             continue
         sizes = table[f"parameter {each.path}"]
 
-        def row(quantity: str, measured: Slope, value: Any, said: tuple[Verdict, str | None]) -> Row:
+        def row(quantity: str, measured: Slope, value: Leaf, said: tuple[Verdict, str | None]) -> Row:
             name, kind = f"parameter {each.path}", each.role  # noqa: B023
             return Row(
                 name, cast("Kind", kind), step, cast("Quantity", quantity), str(value), measured, float(value), *said
@@ -129,7 +130,7 @@ def _of_vector(measured: Slope, row: ParameterRow) -> tuple[Verdict, str | None]
 
 
 def _product_rows(
-    name: str, after: Fraction, widths: Sequence[int], step: int, sizes: Mapping[str, Any]
+    name: str, after: Fraction, widths: Sequence[int], step: int, sizes: Mapping[str, Leaf]
 ) -> Iterator[Row]:
     """A product of activations whose sum grows, with the multipliers behind it, may not grow."""
     for quantity, size in (("product size", "output"), ("product change", "delta_output")):
@@ -142,7 +143,7 @@ def _product_rows(
         yield Row(name, kind, step, cast("Quantity", quantity), "0", measured, 0.0, *said)
 
 
-def _expected(op: OpRow, sizes: Mapping[str, Any]) -> float:
+def _expected(op: OpRow, sizes: Mapping[str, Leaf]) -> float:
     """r from the predicted exponents of the three terms, averaged by their measured shares of |Dh|^2.
 
     See docs/theory.md, section 8.
@@ -151,7 +152,7 @@ def _expected(op: OpRow, sizes: Mapping[str, Any]) -> float:
 
 
 def measured_slope(
-    widths: Sequence[int], sizes: Any, after: float, zero: str, axis: str = "width"
+    widths: Sequence[int], sizes: Leaf, after: float, zero: str, axis: str = "width"
 ) -> tuple[Slope, tuple[Verdict, str | None] | None]:
     """The exponent x of size n^-x, and a verdict where no slope decides: zeros, what has diverged, one seed."""
     sizes = np.asarray(sizes, float)

@@ -4,7 +4,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from fractions import Fraction
 from functools import wraps
-from typing import Any
 
 import jax
 from sympy import Expr, Rational
@@ -20,15 +19,16 @@ from verify.model.depth.rates import depth_rows, missing, read_streams, stream_n
 from verify.model.make import Drawn, Make, UserModel, build, drawn, users_code
 from verify.model.prescription import ModelPrescription
 from verify.model.rows import ParameterRow, without_numbers
+from verify.values import Tree
 
 NAMES = ("a", "b", "c", "g", "s", "epsilon", "decay", "r")
 
 
-def at_depth(make: Callable[..., Any], depth: int) -> Make:
+def at_depth(make: Callable[..., Tree], depth: int) -> Make:
     """make(width) of one depth."""
 
     @wraps(make)
-    def at(width: int) -> Any:
+    def at(width: int) -> Tree:
         return make(width, depth)
 
     return at
@@ -38,7 +38,7 @@ def at_depth(make: Callable[..., Any], depth: int) -> Make:
 class Deeper:
     """What grows: make(width, depth) from one depth to another; DeriveError for depths that do not."""
 
-    make: Any
+    make: Callable[..., Tree]
     width: int
     base_depth: int | None
     target: int | None
@@ -171,7 +171,7 @@ def _twins(
     return twins
 
 
-def _nearest(path: str, twins: list[str], few: Mapping[str, Any]) -> str:
+def _nearest(path: str, twins: list[str], few: Mapping[str, object]) -> str:
     if path in few:
         return path
     parts = path.split(".")

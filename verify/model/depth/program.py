@@ -3,16 +3,15 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import prod
-from typing import Any
 
 import jax
 import numpy as np
 from jax.core import Tracer
 from jax.extend.core import ClosedJaxpr, JaxprEqn, Literal
 
-from verify.measuring.jaxpr import BODIES, CALLS, Shape, as_closed, bind_equation, scan_split
-from verify.measuring.trace import Tree
+from verify.measuring.jaxpr import BODIES, CALLS, Atom, Shape, as_closed, bind_equation, scan_split
 from verify.model.graph.walk import path_name
+from verify.values import Leaf, Tree
 
 PARAMETER, INPUT, CONSTANT, CARRY, LOOP = "parameter", "input", "constant", "carry", "loop"
 Address = tuple[int, ...]
@@ -33,7 +32,7 @@ class Value:
     shape: Shape
     sources: tuple["Value", ...] = ()
     path: str | None = None
-    number: Any = None
+    number: Leaf = None
     turns: int = 1
     address: Address = ()
 
@@ -64,11 +63,11 @@ def read_program(closed: ClosedJaxpr, params: Tree) -> Program:
 
 
 def _read(program: Program, closed: ClosedJaxpr, arguments: Sequence[Value], around: Address = ()) -> list[Value]:
-    known: dict[Any, Value] = dict(zip(closed.jaxpr.invars, arguments, strict=True))
+    known: dict[Atom, Value] = dict(zip(closed.jaxpr.invars, arguments, strict=True))
     for var, const in zip(closed.jaxpr.constvars, closed.consts, strict=True):
         known[var] = program.add(_constant(const))
 
-    def value(atom: Any) -> Value:
+    def value(atom: Atom) -> Value:
         return program.add(_constant(atom.val)) if isinstance(atom, Literal) else known[atom]
 
     for index, eqn in enumerate(closed.jaxpr.eqns):
@@ -77,7 +76,7 @@ def _read(program: Program, closed: ClosedJaxpr, arguments: Sequence[Value], aro
     return [value(atom) for atom in closed.jaxpr.outvars]
 
 
-def _constant(const: Any) -> Value:
+def _constant(const: Leaf) -> Value:
     small = not isinstance(const, Tracer | jax.ShapeDtypeStruct) and np.size(const) <= SMALL
     return Value(CONSTANT, np.shape(const), number=np.asarray(const) if small else None)
 

@@ -3,8 +3,7 @@
 [k, k, in, out] of a convolution: (k k in) x out      [in, heads, d]: in x (heads d)      [experts, in, out]: each
 """
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
 import jax
 import numpy as np
@@ -14,22 +13,23 @@ from verify.measuring.jaxpr import DensePrimitive
 from verify.model.graph.rules.constants import as_matrices
 from verify.model.graph.value import Weight
 from verify.model.graph.weights import Shapes, UnreadableError
+from verify.values import Entries, Leaf
 
 BATCH, FAN_IN, FAN_OUT = range(3)
 """The axes of an operand as a batch of matrices."""
 
 
 def matrix_axes(
-    weight: Weight, path: str, shapes: Shapes, label: DensePrimitive, params: Mapping[str, Any], position: int
+    weight: Weight, path: str, shapes: Shapes, label: DensePrimitive, params: Entries, position: int
 ) -> Axes | None:
     """The axes of the parameter at `path` in a product with that weight; None where they cannot be told."""
     if label == "conv" and params["feature_group_count"] > 1:
         return None  # its matrices are blocks of one axis
 
-    def operand(array: Any) -> Any:
+    def operand(array: Leaf) -> Leaf:
         return weight.compute(0, lambda p, s, d: (array if p == path else np.zeros(s)).astype(d))
 
-    def placed(made: Callable[[Any], Any]) -> Axes | None:
+    def placed(made: Callable[[Leaf], Leaf]) -> Axes | None:
         return _placed(shapes, lambda array: _stands(as_matrices(label, params, np.asarray(made(array)), position)))
 
     with jax.ensure_compile_time_eval():
@@ -42,11 +42,11 @@ def matrix_axes(
         return found
 
 
-def _stands(array: Any) -> Any:
+def _stands(array: Leaf) -> Leaf:
     return (array != 0) & ~np.isnan(array)  # a norm of zeros divides to NaN
 
 
-def _placed(shapes: Shapes, stands: Callable[[Any], Any]) -> Axes | None:
+def _placed(shapes: Shapes, stands: Callable[[Leaf], Leaf]) -> Axes | None:
     """The axes by which entries of the operand stand, of parameters that are 0 at some of their indices.
 
     Any two indices differ in a binary digit: along every axis those stand whose digit is 0, a digit at a time. An axis

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from fractions import Fraction
-from typing import Any
 
 from jax.extend.core import ClosedJaxpr, JaxprEqn
 
@@ -11,6 +10,7 @@ from verify.model.graph.graph import ZERO
 from verify.model.graph.products import Products
 from verify.model.graph.value import Activation, Constant, Value, Weight, sizes
 from verify.model.graph.weights import Shapes
+from verify.values import Tree
 
 
 class Branches(Products):
@@ -60,7 +60,9 @@ class Branches(Products):
             )
         return carry
 
-    def inside(self, part: int, pair: tuple[Any, Any], inputs: list[Value], iteration: tuple[int, ...]) -> list[Value]:
+    def inside(
+        self, part: int, pair: tuple[Tree, Tree], inputs: list[Value], iteration: tuple[int, ...]
+    ) -> list[Value]:
         """The results of one of an equation's bodies."""
         outer = self.address
         self.address = (*outer, part)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import JaxprEqn
 
-from verify.measuring.jaxpr import LABELS, RAGGED, DensePrimitive, Shape, bind_equation, dot_numbers, fans
+from verify.measuring.jaxpr import LABELS, RAGGED, DensePrimitive, Shape, bind_equation, dot_numbers, fans, shape_of
 from verify.model.graph.axes import matrix_axes
 from verify.model.graph.computed import Computed
 from verify.model.graph.drawn import DrawnExponent
@@ -19,6 +19,7 @@ from verify.model.graph.graph import ZERO, Edge, Fan, Node, Product, Use, power
 from verify.model.graph.rules.constants import as_matrix, entries, is_random, nonnegative
 from verify.model.graph.value import Activation, Constant, Lookup, Term, Value, Weight, growth, settle, sizes
 from verify.model.graph.weights import Operation, Shapes, UnreadableError, shape_text, unreadable
+from verify.values import Leaf
 
 
 class Products(Computed):
@@ -212,7 +213,13 @@ class Products(Computed):
         return Activation(shape, use.node, size=size, cancelled=cancelled)
 
     def part_fans(
-        self, weight: Weight, path: str, label: DensePrimitive, equations: Any, position: int, whole: Sequence[Fan]
+        self,
+        weight: Weight,
+        path: str,
+        label: DensePrimitive,
+        equations: Sequence[JaxprEqn],
+        position: int,
+        whole: Sequence[Fan],
     ) -> Sequence[Fan]:
         """The fans of the part that one of several parameters has in a weight; the whole's where it cannot be read."""
         try:
@@ -266,7 +273,7 @@ class Products(Computed):
         """
         label, counts = label_of(eqn), []
         for each in (eqn, wide):
-            out, weight = (_shape(atom) for atom in (each.outvars[0], each.invars[position]))
+            out, weight = (shape_of(atom) for atom in (each.outvars[0], each.invars[position]))
             batch = dot_numbers(each.params)[1][position] if label == "dot" else ()
             groups = each.params["feature_group_count"] if label == "conv" else 1
             fan_out = fans(label, each.params, weight, position)[1]
@@ -317,7 +324,7 @@ class Products(Computed):
         return Activation(shape, node, cancelled=cancelled, owners=((product, ZERO),), nonnegative=coherent)
 
 
-def _first_rows(equations: Sequence[JaxprEqn], which: int, arrays: Sequence[Any]) -> Any:
+def _first_rows(equations: Sequence[JaxprEqn], which: int, arrays: Sequence[Leaf]) -> Leaf:
     """What a lookup gives where all its indices are 0."""
     places = cast("Any", equations[which].invars[1]).aval
     return bind_equation(equations[which], [*arrays, jnp.zeros(places.shape, places.dtype)])[0]
@@ -326,7 +333,3 @@ def _first_rows(equations: Sequence[JaxprEqn], which: int, arrays: Sequence[Any]
 def label_of(eqn: JaxprEqn) -> DensePrimitive:
     """Of which kind a product is."""
     return "dot" if eqn.primitive.name in RAGGED else LABELS[eqn.primitive.name]
-
-
-def _shape(atom: Any) -> Shape:
-    return atom.aval.shape

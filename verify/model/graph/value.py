@@ -4,15 +4,16 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 from verify.measuring.jaxpr import Shape
 from verify.model.graph.drawn import NONE, DrawnExponent
 from verify.model.graph.graph import ZERO, Owner, Product, power
+from verify.values import Leaf
 
-Given = Callable[[str, Shape, Any], Any]
+Given = Callable[[str, Shape, Leaf], Leaf]
 """The array that stands in the place of a parameter, from its path, shape and dtype."""
-Compute = Callable[[int, Given], Any]
+Compute = Callable[[int, Given], Leaf]
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,7 +21,7 @@ class Constant:
     """A value made of nothing but numbers; `arrays` computes it at both widths, when that is asked for."""
 
     shapes: tuple[Shape, Shape]
-    arrays: Any
+    arrays: Leaf
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from verify.model.graph.graph import ZERO, Edge, Node, Owner, Requirement, Use
 from verify.model.graph.rules.constants import is_zero, size_power, stacked
 from verify.model.graph.value import Activation, Constant, Term, Value, Weight, growth, settle
 from verify.model.graph.weights import Operation, Shapes, Weights, shape_text
+from verify.values import Leaf
 
 
 class Values(Weights):
@@ -142,6 +143,6 @@ class Values(Weights):
             )
 
 
-def stack(_: int, rows: Sequence[Any]) -> Any:
+def stack(_: int, rows: Sequence[Leaf]) -> Leaf:
     """The rows of a loop as one array."""
     return jnp.stack(rows)

@@ -7,22 +7,22 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import partial
 from itertools import zip_longest
-from typing import Any
 
 import jax
 import numpy as np
 from jax.core import Tracer
 from jax.extend.core import ClosedJaxpr, JaxprEqn
 from jax.extend.core import Literal as Literal_
+from jax.tree_util import KeyPath
 
 from verify.measuring.contractions import Contraction, contractions
-from verify.measuring.jaxpr import BODIES, CALLS, LABELS, RAGGED, Shape, as_closed, bind_equation, scan_split
-from verify.measuring.trace import Tree
+from verify.measuring.jaxpr import BODIES, CALLS, LABELS, RAGGED, Atom, Shape, as_closed, bind_equation, scan_split
 from verify.model.graph.branches import Branches
 from verify.model.graph.graph import FAR, OUTPUT, ZERO, Fan, Graph, GraphError
 from verify.model.graph.rules.constants import is_zero, size_power
 from verify.model.graph.value import Activation, Constant, Value, Weight, growth, settle
 from verify.model.graph.weights import Operation, Shapes, unreadable
+from verify.values import Leaf, Tree
 
 
 @dataclass(frozen=True)
@@ -102,12 +102,12 @@ def _traced(programs: Sequence[ClosedJaxpr], state: "_Walk") -> None:
                 state.require(value, OUTPUT)
 
 
-def path_name(path: Any) -> str:
+def path_name(path: KeyPath) -> str:
     """A parameter's path: keys joined by dots."""
     return jax.tree_util.keystr(path, simple=True, separator=".") or "params"
 
 
-def _shape(leaf: Any) -> Shape:
+def _shape(leaf: Leaf) -> Shape:
     return tuple(leaf.shape)
 
 
@@ -118,17 +118,17 @@ class _Walk(Branches):
         self, small: ClosedJaxpr, large: ClosedJaxpr, arguments: list[Value], iteration: tuple[int, ...]
     ) -> list[Value]:
         bodies = (small.jaxpr, large.jaxpr)
-        values: dict[Any, Value] = dict(zip(small.jaxpr.invars, arguments, strict=True))
+        values: dict[Atom, Value] = dict(zip(small.jaxpr.invars, arguments, strict=True))
         for var, *pair in zip(small.jaxpr.constvars, small.consts, large.consts, strict=True):
             values[var] = _constant(*pair)
         if len(bodies[0].eqns) != len(bodies[1].eqns):
             self.different(bodies[0].eqns, bodies[1].eqns)
 
-        def read(first: Any, second: Any) -> Value:
+        def read(first: Leaf, second: Tree) -> Value:
             return _constant(first.val, second.val) if isinstance(first, Literal_) else values[first]
 
         outer = self.address
-        written, sums = [contractions(body) for body in bodies], dict[Any, ByHand]()
+        written, sums = [contractions(body) for body in bodies], dict[Atom, ByHand]()
         for index, (eqn, wide) in enumerate(zip(bodies[0].eqns, bodies[1].eqns, strict=True)):
             self.address = (*outer, index)
             if eqn.primitive.name != wide.primitive.name or len(eqn.invars) != len(wide.invars):
@@ -225,11 +225,11 @@ class _Walk(Branches):
 
     def computed(self, eqn: JaxprEqn, wide: JaxprEqn, inputs: list[Constant], shapes: list[Shapes]) -> list[Value]:
         """The results of an equation among constants, worked out when they are asked for."""
-        kept: list[Any] = []
+        kept: list[Leaf] = []
         if eqn.primitive.name == "broadcast_in_dim" and all(math.prod(each) == 1 for each in inputs[0].shapes):
             return [Constant(shapes[0], partial(self.copied, inputs[0], shapes[0]))]
 
-        def results() -> Any:
+        def results() -> Tree:
             if not kept:
                 pairs = [value.arrays() for value in inputs]
                 big = any(math.prod(shape[1]) > LARGEST_CONSTANT for shape in shapes)
@@ -242,13 +242,13 @@ class _Walk(Branches):
                         )
             return kept[0]
 
-        def one(index: int) -> Any:
+        def one(index: int) -> Leaf:
             found = results()
             return None if found is None else (found[0][index], found[1][index])
 
         return [Constant(shape, partial(one, index)) for index, shape in enumerate(shapes)]
 
-    def copied(self, value: Constant, shapes: Shapes) -> Any:
+    def copied(self, value: Constant, shapes: Shapes) -> Leaf:
         """The arrays of one number in every entry, which take no memory."""
         pair = value.arrays()
         if pair is None:
@@ -292,7 +292,7 @@ class _Walk(Branches):
         shapes = (value.shapes[0][1:], value.shapes[1][1:])
         if isinstance(value, Constant):
 
-            def arrays() -> Any:
+            def arrays() -> Tree:
                 pair = value.arrays()
                 return None if pair is None else (pair[0][step], pair[1][step])
 
@@ -302,7 +302,7 @@ class _Walk(Branches):
         return replace(value, shapes=shapes)
 
 
-def _constant(small: Any, large: Any) -> Constant:
+def _constant(small: Leaf, large: Leaf) -> Constant:
     if isinstance(small, Tracer) or isinstance(large, Tracer):
         return Constant((np.shape(small), np.shape(large)), lambda: None)  # an argument of what is being compiled
     return Constant((np.shape(small), np.shape(large)), lambda: (small, large))

@@ -10,19 +10,20 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import JaxprEqn
+from jax.typing import DTypeLike
 
-from verify.measuring.jaxpr import DensePrimitive, Shape, bind_equation
+from verify.measuring.jaxpr import DensePrimitive, Shape, bind_equation, shape_of
 from verify.measuring.primitives import ENTRYWISE, JOINS, LINEAR, PRODUCTS
 from verify.model.graph.graph import ZERO, Graph
 from verify.model.graph.rules.constants import as_matrices, size_power, uniform
 from verify.model.graph.rules.norms import of_norms
 from verify.model.graph.value import Compute, Constant, Form, Given, Term, Value, Weight, growth
+from verify.values import Leaf, Tree
 
 Shapes = tuple[Shape, Shape]
 PARTS = frozenset(["slice", "split", "unstack", "dynamic_slice", "gather", "squeeze"])
@@ -36,7 +37,7 @@ class UnreadableError(Exception):
     """A constant that a weight is made with has no numbers to read."""
 
 
-def parameter(path: str, shapes: Shapes, dtype: Any) -> Weight:
+def parameter(path: str, shapes: Shapes, dtype: DTypeLike) -> Weight:
     """The parameter itself."""
     return Weight(shapes, {path: Term()}, lambda which, given: given(path, shapes[which], dtype))
 
@@ -49,7 +50,7 @@ class Operation:
     """
 
     name: str
-    run: Callable[[int, Sequence[Any]], Any]
+    run: Callable[[int, Sequence[Leaf]], Leaf]
     mixes: bool = False
     exponent: Fraction | None = None
 
@@ -58,7 +59,7 @@ class Operation:
         return lambda which, given: self.run(which, [computed(each, which, given) for each in inputs])
 
 
-def computed(value: Value, which: int, given: Given) -> Any:
+def computed(value: Value, which: int, given: Given) -> Leaf:
     """The constant or the weight, without its gains; UnreadableError where it takes a number that cannot be read."""
     if isinstance(value, Weight):
         return value.compute(which, given)
@@ -80,12 +81,12 @@ class Weights:
     names: Counter[str] = field(default_factory=Counter)
     address: tuple[int, ...] = ()
     asked: Mapping[int, Fraction] = field(default_factory=dict)
-    given: Mapping[str, tuple[Any, Any]] = field(default_factory=dict)
+    given: Mapping[str, tuple[Tree, Tree]] = field(default_factory=dict)
     frozen: Collection[str] = ()
     stopped: set[str] = field(default_factory=set)
     turned: set[int] = field(default_factory=set)
 
-    def start(self, path: str, shapes: Shapes, dtype: Any) -> Value:
+    def start(self, path: str, shapes: Shapes, dtype: DTypeLike) -> Value:
         """The parameter; one that is frozen is an array like any other."""
         value = parameter(path, shapes, dtype)
         return self._stop(value) if path in self.frozen else value
@@ -120,7 +121,7 @@ class Weights:
 
     def _mixes(self, eqn: JaxprEqn, wide: JaxprEqn) -> bool:
         """Whether an operation, no matter which, may make an entry of several whose number grows."""
-        pairs = [tuple(map(_shape, atoms)) for atoms in zip(eqn.invars, wide.invars, strict=True)]
+        pairs = [tuple(map(shape_of, atoms)) for atoms in zip(eqn.invars, wide.invars, strict=True)]
         if eqn.primitive.name == "dot_general":
             return any(pairs[0][0][axis] != pairs[0][1][axis] for axis in eqn.params["dimension_numbers"][0][0])
         if eqn.primitive.name.startswith("reduce_") and "axes" in eqn.params:
@@ -257,7 +258,7 @@ class Weights:
         """(fan_in, fan_out) at both widths of what one of several parameters has in a weight."""
 
         def counts(which: int) -> tuple[int, int]:
-            def counted(one: Any) -> Any:
+            def counted(one: Leaf) -> Leaf:
                 array = value.compute(which, lambda p, s, d: jnp.full(s, one if p == path else 0).astype(d))
                 matrices = as_matrices(label, equations[which].params, array, position) != 0
                 return matrices.any((0, 2)).sum(), matrices.any((0, 1)).sum()
@@ -288,7 +289,7 @@ class Weights:
         return name if count == 1 else f"{name}#{count}"
 
 
-def _arrays(compute: Compute, given: Mapping[str, tuple[Any, Any]]) -> tuple[Any, Any] | None:
+def _arrays(compute: Compute, given: Mapping[str, tuple[Tree, Tree]]) -> tuple[Tree, Tree] | None:
     """The numbers at both widths; None where some are not known."""
     with jax.ensure_compile_time_eval():
         try:
@@ -298,7 +299,7 @@ def _arrays(compute: Compute, given: Mapping[str, tuple[Any, Any]]) -> tuple[Any
     return small, large
 
 
-def unreadable(_: int, __: Any) -> Any:
+def unreadable(_: int, __: Leaf) -> Leaf:
     """The place of numbers that depend on the inputs."""
     raise UnreadableError
 
@@ -314,9 +315,5 @@ def shape_text(shapes: Shapes) -> str:
     return str(shapes[0]) if shapes[0] == shapes[1] else f"{shapes[0]} -> {shapes[1]}"
 
 
-def _shape(atom: Any) -> Shape:
-    return atom.aval.shape
-
-
-def _bound(equations: Sequence[JaxprEqn], index: int, which: int, arrays: Sequence[Any]) -> Any:
+def _bound(equations: Sequence[JaxprEqn], index: int, which: int, arrays: Sequence[Leaf]) -> Leaf:
     return bind_equation(equations[which], arrays)[index]

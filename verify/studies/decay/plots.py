@@ -5,10 +5,10 @@ Colours are the conventions (Okabe & Ito's), each with a marker of its own. Widt
 
 from collections.abc import Mapping
 from itertools import cycle
-from typing import Any
 
 import matplotlib as mpl
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator
@@ -17,6 +17,7 @@ from verify.studies.decay.results import DecayResult
 from verify.studies.decay.theory import Network, Row
 from verify.studies.pictures import STYLE
 from verify.studies.transfer.plots import plain_numbers
+from verify.values import Leaf, Style
 
 Look = tuple[str, str]
 LOOKS: Mapping[str, Look] = {"independent": ("#0072b2", "o"), "sqrt": ("#009e73", "s"), "constant": ("#d55e00", "^")}
@@ -67,13 +68,13 @@ def against_width(study: DecayResult) -> Figure:
     return figure
 
 
-def _widths(axis: Any, widths: list[int]) -> None:
+def _widths(axis: Axes, widths: list[int]) -> None:
     axis.set(xscale="log", xticks=widths, xlim=(widths[0] / MARGIN, widths[-1] * MARGIN))
     axis.set_xticklabels([str(width) for width in widths])
     axis.minorticks_off()
 
 
-def _weights(axis: Any, networks: list[Network], layer: str, weight: Row, look: Look) -> None:
+def _weights(axis: Axes, networks: list[Network], layer: str, weight: Row, look: Look) -> None:
     colour, marker = look
     widths = np.array([network.width for network in networks], dtype=float)
     sizes = np.stack([network.sizes[layer]["now_weight"] for network in networks])
@@ -89,7 +90,7 @@ def _weights(axis: Any, networks: list[Network], layer: str, weight: Row, look: 
         )
 
 
-def _title(axis: Any, title: str, texts: list[tuple[str, float]], looks: Mapping[str, Look]) -> None:
+def _title(axis: Axes, title: str, texts: list[tuple[str, float]], looks: Mapping[str, Look]) -> None:
     """The title, and below the falling lines, where nothing is drawn, the measured powers."""
     axis.set_title(title)
     for place, (decay, exponent) in enumerate(reversed(texts)):
@@ -98,7 +99,7 @@ def _title(axis: Any, title: str, texts: list[tuple[str, float]], looks: Mapping
         axis.annotate(text, where, xycoords="axes fraction", fontsize=9, color=looks[decay][0])
 
 
-def _losses(axis: Any, networks: list[Network], look: Look) -> None:
+def _losses(axis: Axes, networks: list[Network], look: Look) -> None:
     colour, marker = look
     widths = [network.width for network in networks]
     losses = np.stack([network.held_out for network in networks])
@@ -107,7 +108,7 @@ def _losses(axis: Any, networks: list[Network], look: Look) -> None:
         axis.plot([width] * len(of_seeds), of_seeds, marker, color=colour, markersize=3.5)
 
 
-def _share(axes: Any) -> None:
+def _share(axes: Leaf) -> None:
     """The same range in a column, so that parameterizations are compared by eye."""
     limits = [axis.get_ylim() for axis in axes]
     for axis in axes:
@@ -126,7 +127,7 @@ def _meaning(decay: str) -> str:
 
 
 def _legend(study: DecayResult) -> list[Line2D]:
-    grey: Any = {"color": "#404040"}
+    grey: Style = {"color": "#404040"}
     handles = [
         Line2D([], [], color=colour, marker=marker, linestyle="", label=_meaning(name))
         for name, (colour, marker) in _looks(study).items()

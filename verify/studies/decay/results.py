@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from derive.decays import read_decay
 from derive.solve import Prescription
@@ -14,6 +13,7 @@ from verify.studies.decay.text import table
 from verify.studies.decay.theory import Network, Row, rows
 from verify.studies.study import Answer, Part, Progress, Study, Unit, head, shared
 from verify.training.data import Corpus
+from verify.values import Document, Entries
 
 DIGITS = 5
 
@@ -80,7 +80,7 @@ class DecayResult:
         return found
 
 
-def as_json(study: DecayResult) -> dict[str, Any]:
+def as_json(study: DecayResult) -> Document:
     """The JSON contract of every verify command; `networks` says of every width how far it is from its equilibrium."""
     return {
         **head("decay", study.parts),
@@ -93,7 +93,7 @@ def as_json(study: DecayResult) -> dict[str, Any]:
     }
 
 
-def _row_json(step: int, row: Row) -> dict[str, Any]:
+def _row_json(step: int, row: Row) -> Document:
     holds = {
         "holds": True,
         "uncorrelated": True,
@@ -125,7 +125,7 @@ def _row_json(step: int, row: Row) -> dict[str, Any]:
     )
 
 
-def _network_json(network: Network) -> dict[str, Any]:
+def _network_json(network: Network) -> Document:
     return {
         "parameterization": network.parameterization,
         "decay": network.decay,
@@ -147,7 +147,7 @@ def _network_json(network: Network) -> dict[str, Any]:
     }
 
 
-def _units(content: Mapping[str, Any]) -> list[Unit]:
+def _units(content: Entries) -> list[Unit]:
     return [(each["parameterization"], each["decay"], each["width"]) for each in content["networks"]]
 
 

@@ -29,6 +29,7 @@ from verify.training.rules.directions import check_trainable
 from verify.training.rules.usual import base_rate
 from verify.training.runs import for_each
 from verify.training.trainer import Trainer
+from verify.values import Leaf, Tree
 
 TIME_CONSTANTS = 4
 """How many times 1/(eta lambda) the slowest layer of the study is trained, unless the steps are given."""
@@ -153,11 +154,11 @@ def _train(conditions: Conditions, trainer: Trainer, corpus: Corpus, progress: C
     )
 
 
-def _loss(trainer: Trainer, params: Any, inputs: Array, targets: Array) -> Array:
+def _loss(trainer: Trainer, params: Tree, inputs: Array, targets: Array) -> Array:
     return loss(trainer.apply(params, inputs), targets)
 
 
-def _mean(sizes: Sequence[Any]) -> Any:
+def _mean(sizes: Sequence[Leaf]) -> Leaf:
     with np.errstate(divide="ignore"):  # a layer of zeros has size 0
         return np.exp(np.log(np.stack(sizes)).mean(axis=0))
 
@@ -174,14 +175,14 @@ def steps_of(trainer: Trainer, numbers: Mapping[Kind, tuple[float, float]]) -> C
         rate, pace = numbers[kind]
         return root_mean_square((update + pace * weight) / rate) ** 2
 
-    def step(carry: Any, batch: Any) -> Any:
+    def step(carry: Tree, batch: Tree) -> Tree:
         params, state = carry
         value, gradients = jax.value_and_grad(lambda p: _loss(trainer, p, *batch))(params)
         updates, state = trainer.transform.update(gradients, state, params)
         squares = jax.tree.map(mean_square, updates, params, kinds)
         return (optax.apply_updates(params, updates), state), (value, squares)
 
-    def run(params: Any, state: Any, inputs: Array, targets: Array) -> Any:
+    def run(params: Tree, state: Tree, inputs: Array, targets: Array) -> Tree:
         (params, state), (losses, squares) = jax.lax.scan(step, (params, state), (inputs, targets))
         named = jax.tree_util.tree_leaves_with_path(squares)
         sizes = {jax.tree_util.keystr(path, simple=True, separator="."): leaf.mean() ** 0.5 for path, leaf in named}
@@ -190,7 +191,7 @@ def steps_of(trainer: Trainer, numbers: Mapping[Kind, tuple[float, float]]) -> C
     return jax.jit(for_each(run, [True] * 4), donate_argnums=(0, 1))
 
 
-def present_sizes(trace: Trace, params: Any, probe: Array) -> Sizes:
+def present_sizes(trace: Trace, params: Tree, probe: Array) -> Sizes:
     """Per dense op now_weight RMS(W) and now_operator_norm; but for lookups now_input RMS(z), now_product RMS(W z)."""
     _, operands = trace.run(params, probe)
     found = {}

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -15,6 +14,7 @@ from verify.studies.depth.conditions import PARAMETERS, WRITERS, Conditions, Net
 from verify.studies.depth.text import table
 from verify.studies.study import Answer, Part, Progress, Study, StudyError, Unit, head, shared
 from verify.training.data import Corpus
+from verify.values import Document, Entries, Leaf
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class DepthResult:
         if first is None:
             raise StudyError("every run diverged in its first step; give a smaller --base-rate")
 
-        def row(network: Network, step: int, layer: str, quantity: str) -> Any:
+        def row(network: Network, step: int, layer: str, quantity: str) -> Leaf:
             values = network.sizes.get(step, {}).get(layer, {}).get(quantity, np.full(seeds, np.nan))
             alive = [network.diverged.get(seed, step + 1) > step for seed in range(seeds)]
             return np.where(alive, values, np.nan)
@@ -97,7 +97,7 @@ def judge(wanted: Mapping[Unit, Conditions], parts: Mapping[Unit, Part[Network]]
     return DepthStudy(tuple(found), tuple(parts.values()))
 
 
-def as_json(study: DepthStudy) -> dict[str, Any]:
+def as_json(study: DepthStudy) -> Document:
     """The JSON contract of every verify command; a study for every width."""
     studies = []
     for result in study.results:
@@ -122,7 +122,7 @@ def as_json(study: DepthStudy) -> dict[str, Any]:
     }
 
 
-def _units(content: Mapping[str, Any]) -> list[Unit]:
+def _units(content: Entries) -> list[Unit]:
     if content.get("axis") != "depth":
         raise StudyError("it is no study along depth; give the folder of one")
     return [unit(each["width"], depth) for each in content["studies"] for depth in content["depths"]]

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from functools import partial
 from math import isfinite
-from typing import Any
 
 import jax
 import numpy as np
@@ -14,6 +13,7 @@ from verify.studies.depth.conditions import PARAMETERS, Conditions, Network, Per
 from verify.training.data import Corpus
 from verify.training.runs import for_each
 from verify.training.trainer import Trainer, log_spaced
+from verify.values import Leaf, Tree
 
 
 def train(
@@ -29,7 +29,7 @@ def _train(conditions: Conditions, trainer: Trainer, corpus: Corpus, progress: C
     look = jax.jit(for_each(partial(_look, trainer), [True, True, False]))
     params, probe = trainer.initial(), trainer.probe(corpus)
     state = trainer.init_state(params)
-    found: dict[int, dict[str, dict[str, Any]]] = {}
+    found: dict[int, dict[str, dict[str, Leaf]]] = {}
     losses, diverged = [], dict[int, int]()
     for step in range(1, conditions.steps + 1):
         params, state, values, gradients = trainer.step(params, state, *trainer.batches(corpus, step))
@@ -48,7 +48,7 @@ def _train(conditions: Conditions, trainer: Trainer, corpus: Corpus, progress: C
     return Network(found, np.array(losses), diverged)
 
 
-def _look(trainer: Trainer, initial: Any, params: Any, probe: Any) -> Any:
+def _look(trainer: Trainer, initial: Tree, params: Tree, probe: Tree) -> Tree:
     """Sizes of changes along the stream, and of every parameter and its change."""
     changes = jax.tree.map(lambda now, then: now - then, params, initial)
     weights = {"delta_w": changes, "weight": initial}
@@ -56,7 +56,7 @@ def _look(trainer: Trainer, initial: Any, params: Any, probe: Any) -> Any:
     return measure_stream(trainer.model, initial, params, probe), sizes  # type: ignore[arg-type]
 
 
-def _over_blocks(named: tuple[str, Any]) -> tuple[str, PerSeed]:
+def _over_blocks(named: tuple[str, Leaf]) -> tuple[str, PerSeed]:
     """Root mean square over blocks of what every block has, [seeds, blocks]."""
     name, values = named
     values = np.asarray(values, dtype=float)

@@ -18,6 +18,7 @@ from verify.training.data import Corpus
 from verify.training.networks import loss
 from verify.training.runs import for_each
 from verify.training.trainer import Trainer
+from verify.values import Tree
 
 
 def gradients(
@@ -50,9 +51,9 @@ def gradients_at(
     steps: int,
     corpus: Corpus,
     progress: Callable[[], None] = lambda: None,
-) -> tuple[dict[int, Any], dict[str, Kind]]:
+) -> tuple[dict[int, Tree], dict[str, Kind]]:
     """(sizes by step, layer and quantity, [seeds] each; the layers' kinds) of one width."""
-    found: dict[int, Any] = {}
+    found: dict[int, Tree] = {}
     with jax.default_matmul_precision("highest"):
         trainer = Trainer(config, width, seeds)
         measure = _compiled(trainer)

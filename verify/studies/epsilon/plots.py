@@ -4,10 +4,10 @@ Colours are the epsilon (Okabe & Ito's); constant ones, solid, and per-layer one
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import matplotlib as mpl
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
@@ -15,6 +15,7 @@ from matplotlib.ticker import MaxNLocator
 from verify.studies.epsilon.onsets import PER_LAYER, THRESHOLD, Cost, Onset, Result
 from verify.studies.epsilon.text import width_text
 from verify.studies.transfer.plots import LOOK
+from verify.values import Style
 
 COLOURS = ("#d55e00", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 GREY, PALE = "#505050", "#b0b0b0"
@@ -58,7 +59,7 @@ def _is_scaled(cost: Cost) -> bool:
 
 
 def _costs(
-    axis: Any, result: Result, costs: Sequence[Cost], colours: dict[float, str], limits: tuple[float, float]
+    axis: Axes, result: Result, costs: Sequence[Cost], colours: dict[float, str], limits: tuple[float, float]
 ) -> None:
     _width_axis(axis, result)
     axis.set(ylim=limits)
@@ -69,14 +70,14 @@ def _costs(
         _draw(axis, each, 2 * (place - (len(costs) - 1) / 2), colours)
 
 
-def _width_axis(axis: Any, result: Result) -> None:
+def _width_axis(axis: Axes, result: Result) -> None:
     widths = result.widths
     axis.set(xscale="log", xlim=(widths[0] / MARGIN, widths[-1] * MARGIN), xticks=widths)
     axis.set_xticklabels([str(width) for width in widths])
     axis.minorticks_off()
 
 
-def _draw(axis: Any, cost: Cost, shift: float, colours: dict[float, str]) -> None:
+def _draw(axis: Axes, cost: Cost, shift: float, colours: dict[float, str]) -> None:
     """A line with 95 % intervals, moved a little aside."""
     setting = cost.setting
     pairs = zip(cost.widths, cost.estimates, strict=True)
@@ -85,7 +86,7 @@ def _draw(axis: Any, cost: Cost, shift: float, colours: dict[float, str]) -> Non
         return
     x, y = [width * 1.012**shift for width, _ in drawn], [each.value for _, each in drawn]
     bars = [np.nan_to_num(each.high - each.value) for _, each in drawn]
-    style: Any = {"linestyle": "-", "marker": "o", "linewidth": 1.5, "color": GREY, "markersize": 3.5}
+    style: Style = {"linestyle": "-", "marker": "o", "linewidth": 1.5, "color": GREY, "markersize": 3.5}
     if setting.epsilon is None:
         style |= {"linestyle": ":", "marker": "D", "linewidth": 1.1}
     else:
@@ -95,7 +96,7 @@ def _draw(axis: Any, cost: Cost, shift: float, colours: dict[float, str]) -> Non
     axis.errorbar(x, y, yerr=bars, elinewidth=0.6, capsize=1.5, **style)
 
 
-def _onsets(axis: Any, result: Result, scheme: str, colours: dict[float, str]) -> None:
+def _onsets(axis: Axes, result: Result, scheme: str, colours: dict[float, str]) -> None:
     """A row per constant epsilon: predicted from gradients, predicted from the loss, and where it costs."""
     _width_axis(axis, result)
     axis.set_xlabel("width n")
@@ -108,7 +109,7 @@ def _onsets(axis: Any, result: Result, scheme: str, colours: dict[float, str]) -
         _onset(axis, onset, values.index(value), colours[value])
 
 
-def _onset(axis: Any, onset: Onset, row: int, colour: str) -> None:
+def _onset(axis: Axes, onset: Onset, row: int, colour: str) -> None:
     axis.axhline(row, color="#e8e8e8", linewidth=0.6, zorder=0)
     low, high = axis.get_xlim()
     if onset.expected is not None and onset.expected[0] < high and onset.expected[1] > low:
@@ -120,7 +121,7 @@ def _onset(axis: Any, onset: Onset, row: int, colour: str) -> None:
     predicted = None if onset.first is None else onset.first.predicted
     if predicted is None:
         return
-    look: Any = {"color": colour, "markerfacecolor": "white", "markersize": 6, "clip_on": False, "zorder": 2}
+    look: Style = {"color": colour, "markerfacecolor": "white", "markersize": 6, "clip_on": False, "zorder": 2}
     if low < predicted < high:
         axis.plot([predicted], [row], "^", **look)
         return
@@ -143,7 +144,7 @@ def _range(result: Result) -> tuple[float, float]:
 
 
 def _legend(colours: dict[float, str]) -> list[Line2D]:
-    grey: Any = {"color": GREY, "markersize": 4}
+    grey: Style = {"color": GREY, "markersize": 4}
     values = [Line2D([], [], color=colour, linewidth=2, label=f"ε = {value:g}") for value, colour in colours.items()]
     costs = f"costs more than {THRESHOLD:g} nats (dotted line), beyond chance, from here on"
     return [

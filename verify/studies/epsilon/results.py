@@ -7,7 +7,6 @@ left gradients_SCHEME.json for every parameterization in place of the units.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -26,6 +25,7 @@ from verify.sweeps import records
 from verify.sweeps.storage.database import StoreError
 from verify.sweeps.storage.export import DESCRIPTION, TABLES, export, load_export
 from verify.training.data import Corpus
+from verify.values import Entries, Tree
 
 RESULT = "epsilon.json"
 
@@ -71,7 +71,7 @@ def read_backward(path: Path) -> Backward:
         return Backward(prescription, found, _arrays(content["sizes"]))
 
 
-def _arrays(tables: Any) -> Any:
+def _arrays(tables: Tree) -> Tree:
     if isinstance(tables, dict):
         return {int(key) if key.isdecimal() else key: _arrays(value) for key, value in tables.items()}
     return np.array(tables, dtype=float)
@@ -121,7 +121,7 @@ def result(wanted: Mapping[Unit, Conditions], parts: Mapping[Unit, Part[Found]],
 def _backward(scheme: str, found: Sequence[tuple[int, Found]]) -> Backward:
     """One parameterization's widths together."""
 
-    def together(tables: Sequence[Mapping[int, ByLayer]]) -> dict[int, Any]:
+    def together(tables: Sequence[Mapping[int, ByLayer]]) -> dict[int, Tree]:
         return {
             step: {
                 layer: {size: np.stack([table[step][layer][size] for table in tables]) for size in sizes}
@@ -145,7 +145,7 @@ def draw(found: Result, folder: Path) -> None:
     save(cost_against_width(found), folder / "epsilon")
 
 
-def _units(_: Mapping[str, Any]) -> list[Unit]:
+def _units(_: Entries) -> list[Unit]:
     raise StudyError(f"it was made by a version that kept no parts of its runs; its {RESULT} holds what was printed")
 
 

@@ -12,7 +12,6 @@ epsilon that halves the update is measured at every width, and its ratio to the 
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -35,6 +34,7 @@ from verify.training.data import Corpus
 from verify.training.rules.usual import BASE_RATES
 from verify.training.runs import for_each
 from verify.training.trainer import Trainer
+from verify.values import Leaf, Tree
 
 RATES = 7
 """Base rates to begin with, an octave apart."""
@@ -55,7 +55,7 @@ def halving_epsilon(moment: Array, root: Array) -> Scalar:
 
     target, size = square(jnp.zeros(())) / 4, _root_mean_square(root)
 
-    def bisect(_: Any, bounds: tuple[Scalar, Scalar]) -> tuple[Scalar, Scalar]:
+    def bisect(_: Leaf, bounds: tuple[Scalar, Scalar]) -> tuple[Scalar, Scalar]:
         low, high = bounds
         middle = (low + high) / 2
         too_small = square(size * 2.0**middle) > target
@@ -71,7 +71,7 @@ def _root_mean_square(root: Array) -> Scalar:
     return jnp.sqrt(jnp.sum(root**2) / jnp.sum(root > 0))
 
 
-def _measure(state: Any, step: Scalar) -> dict[str, dict[str, Scalar]]:
+def _measure(state: Tree, step: Scalar) -> dict[str, dict[str, Scalar]]:
     """rms, share and half of every parameter, from the state of Adam after that step."""
     first, second = (
         {
@@ -96,7 +96,7 @@ def update_sizes(
     steps: int,
     corpus: Corpus,
     progress: Callable[[], None] = lambda: None,
-) -> dict[int, Any]:
+) -> dict[int, Tree]:
     """Sizes of what meets epsilon after the first step and after `steps`, by step, of Adam with its usual epsilon.
 
     After the first step sqrt(v) is the gradient; later its RMS is that of all gradients until then.
@@ -112,9 +112,9 @@ def update_sizes_at(
     steps: int,
     corpus: Corpus,
     progress: Callable[[], None] = lambda: None,
-) -> dict[int, Any]:
+) -> dict[int, Tree]:
     """The same of one width, [seeds] each."""
-    found: dict[int, Any] = {}
+    found: dict[int, Tree] = {}
     with jax.default_matmul_precision("highest"):
         trainer = Trainer(config, width, seeds)
         measure = jax.jit(for_each(_measure, [True, False]))
@@ -209,6 +209,6 @@ def measure_backward(
     return Found(kinds=kinds, gradients=_rounded(tables), sizes=_rounded(met))
 
 
-def _rounded(tables: Any) -> Any:
+def _rounded(tables: Tree) -> Tree:
     """To seven digits, as the sizes of all studies are kept."""
     return jax.tree.map(lambda size: np.array([float(f"{each:.7g}") for each in size]), tables)

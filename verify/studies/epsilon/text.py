@@ -10,6 +10,7 @@ from derive.emit import terminal_table
 from verify.fit.forward import Slope
 from verify.fit.optimum import Estimate
 from verify.studies.epsilon.onsets import THRESHOLD, Cost, LayerOnset, Result
+from verify.values import Document
 
 SHOWN = ("gradient", "beta", "gamma")
 """The rows of the backward pass that the table shows; the JSON has all."""
@@ -149,7 +150,7 @@ def estimate_text(found: Estimate) -> str:
     return f"{found.value:+.3f}{half}"
 
 
-def as_json(results: Sequence[Result]) -> dict[str, Any]:
+def as_json(results: Sequence[Result]) -> Document:
     """The JSON contract of every verify command: rows are settings; what is not finite is null."""
     first = results[0].study
     return {
@@ -176,7 +177,7 @@ def as_json(results: Sequence[Result]) -> dict[str, Any]:
     }
 
 
-def _gradient_json(scheme: str, row: Any) -> dict[str, Any]:
+def _gradient_json(scheme: str, row: Any) -> Document:
     return {
         "parameterization": scheme,
         "layer": row.layer,
@@ -191,7 +192,7 @@ def _gradient_json(scheme: str, row: Any) -> dict[str, Any]:
     }
 
 
-def _layer_json(onset: LayerOnset) -> dict[str, Any]:
+def _layer_json(onset: LayerOnset) -> Document:
     return {
         "parameterization": onset.parameterization,
         "layer": onset.layer,
@@ -207,9 +208,9 @@ def _layer_json(onset: LayerOnset) -> dict[str, Any]:
     }
 
 
-def _row_json(result: Result, cost: Cost) -> dict[str, Any]:
+def _row_json(result: Result, cost: Cost) -> Document:
     setting = cost.setting
-    found: dict[str, Any] = {
+    found: Document = {
         "dtype": result.study.conditions.dtype,
         "optimizer": setting.optimizer,
         "parameterization": setting.parameterization,
@@ -231,7 +232,7 @@ def _row_json(result: Result, cost: Cost) -> dict[str, Any]:
     return found | _observed(cost.onset) | {"observed_beyond": beyond["observed"], "outside_beyond": beyond["outside"]}
 
 
-def _observed(width: float) -> dict[str, Any]:
+def _observed(width: float) -> Document:
     """Null, with the side on which it lies, where the width is outside those that were trained."""
     side = "below" if width == 0 else "above" if np.isinf(width) else None
     return {"observed": _finite(width) if width else None, "outside": side}

@@ -5,7 +5,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -16,6 +15,7 @@ from verify.fit.judging import finite, row_json
 from verify.provenance import Made
 from verify.studies.study import StudyError
 from verify.training.config import Config, Run
+from verify.values import Document, Leaf
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def tables_of(runs: Sequence[Run], seeds: Sequence[int]) -> dict[int, Table]:
     layers = {name: sizes for run in runs for each in run.measurements for name, sizes in each.values.items()}
     missing = np.full(len(seeds), np.nan)
 
-    def column(step: int, layer: str, quantity: str) -> Any:
+    def column(step: int, layer: str, quantity: str) -> Leaf:
         values = [by_step[run.width].get(step, {}).get(layer, {}).get(quantity, missing) for run in runs]
         alive = [[run.diverged.get(seed, math.inf) > step for seed in seeds] for run in runs]
         return np.where(np.array(alive), np.array(values, dtype=float), np.nan)
@@ -77,7 +77,7 @@ def tables_of(runs: Sequence[Run], seeds: Sequence[int]) -> dict[int, Table]:
     }
 
 
-def as_json(result: Result, command: str = "exponents") -> dict[str, Any]:
+def as_json(result: Result, command: str = "exponents") -> Document:
     """The JSON contract of every verify command, with what is needed to repeat the study."""
     config, problem = result.config, result.config.prescription.problem
     return {

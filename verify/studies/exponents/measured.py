@@ -10,7 +10,6 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -22,6 +21,7 @@ from verify.fit.forward import Quantity, Row, Table, verdicts
 from verify.sweeps.records import GLOBAL
 from verify.sweeps.settings.one_rate import at_one_rate
 from verify.sweeps.storage.database import StoreError
+from verify.values import Entries, Leaf
 
 DESCRIPTION = "measured.json"
 TABLES = ("sizes.csv", "sizes.csv.gz")
@@ -31,8 +31,8 @@ TABLES = ("sizes.csv", "sizes.csv.gz")
 class Measured:
     """A finished study; tables[step][layer][quantity] is [width, seed]."""
 
-    conditions: Mapping[str, Any]
-    rows: tuple[Mapping[str, Any], ...]
+    conditions: Entries
+    rows: tuple[Entries, ...]
     tables: Mapping[int, Table]
 
     @property
@@ -45,7 +45,7 @@ class Measured:
         """The role in width of every layer, in the order of execution."""
         return {row["layer"]: row["kind"] for row in self.rows}
 
-    def row(self, step: int, layer: str, quantity: Quantity) -> Mapping[str, Any]:
+    def row(self, step: int, layer: str, quantity: Quantity) -> Entries:
         """One prediction beside its measurement; StoreError where the study has none."""
         for row in self.rows:
             if (row["step"], row["layer"], row["quantity"]) == (step, layer, quantity):
@@ -87,7 +87,7 @@ def read_measured(folder: Path) -> Measured:
         data = found[0].read_bytes()
         text = (gzip.decompress(data) if found[0].suffix == ".gz" else data).decode()
         widths, seeds = conditions["widths"], conditions["seeds"]
-        tables: dict[int, dict[str, dict[str, Any]]] = {}
+        tables: dict[int, dict[str, dict[str, Leaf]]] = {}
         for line in csv.DictReader(text.splitlines()):
             layer = tables.setdefault(int(line["step"]), {}).setdefault(line["layer"], {})
             sizes = layer.setdefault(line["quantity"], np.full((len(widths), len(seeds)), np.nan))

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from derive.emit import title
 from verify.studies.exponents.conditions import MODULE, Conditions, Network
@@ -11,6 +10,7 @@ from verify.studies.exponents.measured import DESCRIPTION
 from verify.studies.exponents.text import table
 from verify.studies.study import Answer, Part, Progress, Study, StudyError, Unit, made_by, shared
 from verify.training.data import Corpus
+from verify.values import Entries
 
 
 def file_name(unit: Unit) -> str:
@@ -24,7 +24,7 @@ def _train(conditions: Conditions, unit: Unit, corpus: Corpus, progress: Progres
     return train(conditions, unit, corpus, progress)
 
 
-def _units(_: Mapping[str, Any]) -> list[Unit]:
+def _units(_: Entries) -> list[Unit]:
     raise StudyError(
         f"its {DESCRIPTION} is of a version that kept no parts: it holds all rows that were printed; read it, or "
         "run the study again in another folder"

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import fields
-from typing import Any
 
 import jax
 from jax.sharding import Mesh
@@ -18,6 +17,7 @@ from verify.training.data import Corpus
 from verify.training.hosts import check_same
 from verify.training.mesh import shape_name
 from verify.training.trainer import study, train_width
+from verify.values import Document
 
 
 def exponents(
@@ -62,9 +62,7 @@ def begin(
         checkpoints.open(trained)
 
 
-def conditions(
-    config: Config, widths: Sequence[int], seeds: Sequence[int], steps: int, corpus: Corpus
-) -> dict[str, Any]:
+def conditions(config: Config, widths: Sequence[int], seeds: Sequence[int], steps: int, corpus: Corpus) -> Document:
     """Everything that losses depend on but for the devices, as JSON."""
     parts = {each.name: getattr(config, each.name) for each in fields(config) if each.name != "prescription"}
     return {

@@ -2,13 +2,13 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from verify.studies.phase.plane import Conditions, Network
 from verify.studies.phase.result import KEPT_DIGITS, PhaseResult, as_json
 from verify.studies.phase.text import table
 from verify.studies.study import Answer, Part, Progress, Study, Unit, shared
 from verify.training.data import Corpus
+from verify.values import Entries
 
 
 def file_name(unit: Unit) -> str:
@@ -22,7 +22,7 @@ def _train(conditions: Conditions, unit: Unit, corpus: Corpus, progress: Progres
     return train(conditions, int(unit[0]), corpus, progress)
 
 
-def _units(content: Mapping[str, Any]) -> list[Unit]:
+def _units(content: Entries) -> list[Unit]:
     return [(width,) for width in content["widths"]]
 
 

@@ -14,7 +14,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from statistics import median
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
 from sympy import Expr, Rational, S
@@ -26,6 +26,7 @@ from verify.fit.forward import TOLERANCES, Slope, Table, alignment_slopes, slope
 from verify.studies.content import plain
 from verify.studies.phase.plane import Conditions, Network, Point
 from verify.studies.study import Part, head
+from verify.values import Document
 
 Prediction = Literal["full", "measured", "finite"]
 Region = Literal["unstable", "stable", "frozen"]
@@ -236,7 +237,7 @@ def agreements(rows: Sequence[Row]) -> list[Agreement]:
     return found
 
 
-def as_json(study: PhaseResult) -> dict[str, Any]:
+def as_json(study: PhaseResult) -> Document:
     """The JSON contract of every verify command, with what is needed to repeat the study."""
     conditions = asdict(study.conditions)
     del conditions["points"]
@@ -260,7 +261,7 @@ def as_json(study: PhaseResult) -> dict[str, Any]:
     }
 
 
-def _row_json(row: Row) -> dict[str, Any]:
+def _row_json(row: Row) -> Document:
     def exact(value: Expr | None) -> str | None:
         return None if value is None else str(value)
 

@@ -9,7 +9,6 @@ compares, is in `verify.studies.phase.result`.
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import pairwise
-from typing import Any
 
 import jax
 import numpy as np
@@ -29,6 +28,7 @@ from verify.training.rules.transforms import ScaledRule, label_layers, per_layer
 from verify.training.rules.usual import base_epsilon, base_rate
 from verify.training.runs import for_each
 from verify.training.trainer import Trainer
+from verify.values import Tree
 
 
 def usual_rate(optimizer: str) -> float:
@@ -67,13 +67,13 @@ def train(
 
 def _run(
     trainer: Trainer, marks: Sequence[int], key: Array, inputs: Array, targets: Array, rates: Array, probe: Array
-) -> tuple[Array, dict[int, Any]]:
+) -> tuple[Array, dict[int, Tree]]:
     """(losses of every step, sizes after the marked ones) of one network; a loss is that before its step."""
     initial = trainer.model.init(key)
     transform = _transform(trainer, rates)
     before = initial_inputs(trainer.trace, initial, probe)
 
-    def step(carry: Any, batch: Any) -> Any:
+    def step(carry: Tree, batch: Tree) -> Tree:
         params, state = carry
         value, gradients = jax.value_and_grad(lambda p: loss(trainer.apply(p, batch[0]), batch[1]))(params)
         updates, state = transform.update(gradients, state, params)

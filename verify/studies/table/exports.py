@@ -8,13 +8,13 @@ TensorBoard is a file per run, run-NAME-tag-TAG.csv, with Wall time, Step and Va
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from derive.errors import DeriveError, shorten
+from verify.values import Json
 
-Column = Sequence[Any]
+Column = Sequence[Json]
 STATES = frozenset({"finished", "crashed", "failed", "killed", "running", "pending", "preempting", "preempted"})
 """Of a run of Weights & Biases; what is none of these is a column of the user's own."""
 EARLY = 0.9
@@ -57,7 +57,7 @@ def scalar(table: Mapping[str, Column], stem: str) -> Curves | None:
     return Curves([named[1] if named else stem], [value], [end])
 
 
-def _last(values: Column, steps: Column) -> tuple[Any, float]:
+def _last(values: Column, steps: Column) -> tuple[Json, float]:
     known = [place for place, value in enumerate(values) if value not in ("", None)]
     if not known:
         return "", float("nan")
@@ -118,7 +118,7 @@ def whole(table: dict[str, Column]) -> tuple[dict[str, Column], tuple[str, ...]]
     )
 
 
-def _diverged(loss: Any) -> bool:
+def _diverged(loss: Json) -> bool:
     try:
         return not np.isfinite(float(loss))
     except (TypeError, ValueError):
@@ -130,7 +130,7 @@ def _ended_early(table: Mapping[str, Column]) -> np.ndarray:
     ends = np.array([np.nan if end is None else end for end in table["end"]], dtype=float)
     apart = [table[field] for field in table if field not in (*HIDDEN, "loss", "rate", "seed")]
     keys = list(zip(*apart, strict=True)) if apart else [()] * len(ends)
-    longest: dict[Any, float] = {}
+    longest: dict[Json, float] = {}
     for key, end in zip(keys, ends, strict=True):
         longest[key] = np.fmax(longest.get(key, np.nan), end)
     return ends < EARLY * np.array([longest[key] for key in keys])

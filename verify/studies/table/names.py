@@ -2,10 +2,10 @@
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 from derive.errors import DeriveError, shorten, unknown_name
 from verify.studies.table.exports import Column
+from verify.values import Json
 
 FIELDS = ("width", "rate", "loss", "seed", "group", "depth", "batch", "tokens", "steps")
 NUMBER = r"(?:\d+?(?:\.\d*?)??|\.\d+?)(?:[eE][+-]?\d+?)??"
@@ -42,9 +42,9 @@ def read_pattern(given: str) -> re.Pattern[str]:
     return re.compile("".join(text))
 
 
-def from_names(named: re.Pattern[str], names: Iterable[Any], kept: Mapping[str, Column]) -> dict[str, Column]:
+def from_names(named: re.Pattern[str], names: Iterable[Json], kept: Mapping[str, Column]) -> dict[str, Column]:
     """`kept` and a column per field of the pattern; DeriveError for a name that is not so."""
-    found: dict[str, list[Any]] = {field: [] for field in named.groupindex}
+    found: dict[str, list[Json]] = {field: [] for field in named.groupindex}
     for name in names:
         matched = named.fullmatch(str(name))
         if matched is None:

@@ -13,7 +13,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int, Shaped
@@ -22,6 +21,7 @@ from derive.errors import DeriveError, shorten, unknown_name
 from verify.studies.table import exports
 from verify.studies.table.exports import Column
 from verify.studies.table.names import from_names, read_pattern
+from verify.values import Document, Json
 
 Reals = Float[np.ndarray, " runs"]
 LARGEST = 1 << 30
@@ -179,7 +179,7 @@ def _by_name(names: Sequence[str], values: Sequence[Column]) -> dict[str, Column
 
 
 def _json_lines(path: Path, text: str) -> dict[str, Column]:
-    rows: list[dict[str, Any]] = []
+    rows: list[Document] = []
     for place, line in enumerate(text.splitlines(), 1):
         if not line.strip():
             continue
@@ -265,7 +265,7 @@ def _reals(column: Column, field: str, where: str, diverged: bool = False) -> Re
     return np.where(np.isfinite(values), values, np.inf) if diverged else values
 
 
-def _real(entry: Any, place: int, field: str, where: str, diverged: bool) -> float:
+def _real(entry: Json, place: int, field: str, where: str, diverged: bool) -> float:
     if diverged and entry in ("", None):
         return float("inf")
     try:

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from sympy import Expr
@@ -16,6 +15,7 @@ from verify.studies.table.fit import Fit, on_grid
 from verify.studies.table.runs import Runs
 from verify.studies.transfer.analysis import rows_json
 from verify.sweeps.records import GLOBAL, Conditions, Record, Setting, Study
+from verify.values import Document
 
 Predicted = tuple[str, ...]
 ONE_SEED = "one seed: intervals are over the scatter of best rates across sizes, which needs three or more"
@@ -107,7 +107,7 @@ def _interval(found: Estimate | Slope, form: str) -> str:
     return f"{found.value:{form}}{ends}"
 
 
-def as_json(runs: Runs, found: Sequence[Fit], predicted: Predicted | None) -> dict[str, Any]:
+def as_json(runs: Runs, found: Sequence[Fit], predicted: Predicted | None) -> Document:
     """The JSON contract: a row per group as `verify transfer` has per setting, and what only this command says."""
     rows = []
     for each, row in zip(found, rows_json([each.result for each in found]), strict=True):

@@ -7,7 +7,6 @@ quality of the power law, the robustness of extrapolation and the loss at infini
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -18,6 +17,7 @@ from verify.fit.optimum import SAME, UNKNOWN, Estimate, Losses, Optimum, PerSeed
 from verify.studies.transfer.outcomes import SettingResult, WidthResult, caveats, said
 from verify.sweeps.axes import AxisName
 from verify.sweeps.records import Setting, Study
+from verify.values import Document
 
 Table = Float[np.ndarray, "widths seeds"]
 
@@ -100,7 +100,7 @@ def paired(own: Mapping[int, float], other: Mapping[int, float]) -> PerSeed:
     return np.array([own[seed] - other[seed] for seed in own if seed in other])
 
 
-def rows_json(results: Sequence[SettingResult]) -> list[dict[str, Any]]:
+def rows_json(results: Sequence[SettingResult]) -> list[Document]:
     """One JSON object per setting, as `verify transfer --format json` prints it; what is not finite is null."""
     return [
         {
@@ -123,7 +123,7 @@ def rows_json(results: Sequence[SettingResult]) -> list[dict[str, Any]]:
     ]
 
 
-def _width_json(found: WidthResult) -> dict[str, Any]:
+def _width_json(found: WidthResult) -> Document:
     return {
         "best_rate": _finite(found.best_rate),
         **_interval("best_loss", found.best_loss),

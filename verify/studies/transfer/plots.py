@@ -7,10 +7,11 @@ one line with all their names.
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
 
 import matplotlib as mpl
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from matplotlib.transforms import ScaledTranslation
@@ -19,9 +20,10 @@ from verify.fit.optimum import Estimate, over_seeds
 from verify.studies.pictures import STYLE
 from verify.studies.transfer.headline import Group, distinct, interval, together, variant
 from verify.studies.transfer.outcomes import SettingResult, WidthResult
+from verify.values import Style
 
 # Names are the user's, and "$" in them is no formula.
-LOOK: Any = {
+LOOK: Style = {
     **STYLE,
     "figure.dpi": STYLE["savefig.dpi"],
     "text.parse_math": False,
@@ -69,7 +71,7 @@ def best_rate_against_width(results: Sequence[SettingResult]) -> Figure:
     return figure
 
 
-def _draw_drift(axis: Any, group: Group, look_of: Callable[[SettingResult], dict[str, Any]]) -> None:
+def _draw_drift(axis: Axes, group: Group, look_of: Callable[[SettingResult], Style]) -> None:
     known = [found for found in group.result.widths if np.isfinite(found.best_rate)]
     if not known:
         return
@@ -114,7 +116,7 @@ def loss_lost_by_transfer(results: Sequence[SettingResult]) -> Figure:
     return figure
 
 
-def draw_groups(axis: Any, results: Sequence[SettingResult], value: Callable[[WidthResult], Estimate]) -> None:
+def draw_groups(axis: Axes, results: Sequence[SettingResult], value: Callable[[WidthResult], Estimate]) -> None:
     """A labelled line per distinct setting; where there is a width but no finite value, a cross at the top.
 
     Intervals of one width stand side by side, so that they can be told apart.
@@ -152,7 +154,7 @@ def _all_diverged(found: WidthResult) -> bool:
     return bool(np.isnan(found.best_rate) and found.diverged)
 
 
-def _mark_above(axis: Any, failures: Sequence[tuple[list[int], str]]) -> None:
+def _mark_above(axis: Axes, failures: Sequence[tuple[list[int], str]]) -> None:
     """A row of crosses per setting above what is drawn, at the widths where it diverges."""
     if not failures:
         return
@@ -164,7 +166,7 @@ def _mark_above(axis: Any, failures: Sequence[tuple[list[int], str]]) -> None:
         axis.plot(widths, height, "x", color=colour, markersize=5, transform=axis.get_xaxis_transform())
 
 
-def _label_ends(axis: Any, ends: Sequence[tuple[float, float, str, str]]) -> None:
+def _label_ends(axis: Axes, ends: Sequence[tuple[float, float, str, str]]) -> None:
     """Names at the right of the axis beside the lines' last points, moved apart, with a leader to each point."""
     to_axes = axis.transData + axis.transAxes.inverted()
     placed = []
@@ -205,14 +207,14 @@ def spread(heights: Sequence[float], gap: float) -> list[float]:
     return [height + i * gap for i, height in enumerate(level)]
 
 
-def looks(results: Sequence[SettingResult]) -> Callable[[SettingResult], dict[str, Any]]:
+def looks(results: Sequence[SettingResult]) -> Callable[[SettingResult], Style]:
     """Colour by parameterization, marker and dashes by alignment: the same in every picture of the optimizer."""
     schemes = dict.fromkeys(each.setting.parameterization for each in results)
     variants = dict.fromkeys(variant(each.setting) for each in results)
     colours = _assign(schemes, COLOURS, OTHER_COLOURS)
     dashes = _assign(variants, DASHES, OTHER_DASHES)
 
-    def look(result: SettingResult) -> dict[str, Any]:
+    def look(result: SettingResult) -> Style:
         marker, line = dashes[variant(result.setting)]
         return {
             "color": colours[result.setting.parameterization],
@@ -224,13 +226,13 @@ def looks(results: Sequence[SettingResult]) -> Callable[[SettingResult], dict[st
     return look
 
 
-def _assign(names: Iterable[str], usual: dict[str, Any], others: Sequence[Any]) -> dict[str, Any]:
+def _assign(names: Iterable[str], usual: Style, others: Sequence[str]) -> Style:
     """The usual look of known names, and the others in turn."""
     unknown = [name for name in names if name not in usual]
     return {**usual, **{name: others[i % len(others)] for i, name in enumerate(unknown)}}
 
 
-def width_axis(axis: Any, results: Sequence[SettingResult]) -> None:
+def width_axis(axis: Axes, results: Sequence[SettingResult]) -> None:
     """Every width of the results as a tick of a logarithmic axis."""
     widths = sorted({found.width for each in results for found in each.widths})
     axis.set(xscale="log", xlabel=f"{results[0].axis} {results[0].along.letter}", xticks=widths)
@@ -244,13 +246,13 @@ def title_of(results: Sequence[SettingResult], claim: str) -> str:
     return f"{name if len(name) <= 30 else name[:27] + '...'}: {claim}"
 
 
-def plain_numbers(axis: Any) -> None:
+def plain_numbers(axis: Axis) -> None:
     """Ticks as 0.00005 and 64, not as powers of ten; none between."""
     axis.set_major_formatter(FuncFormatter(lambda value, _: _plain(value)))
     axis.set_minor_formatter(NullFormatter())
 
 
-def round_sizes(axis: Any) -> None:
+def round_sizes(axis: Axis) -> None:
     """Ticks of a logarithmic axis whose limits are set: 1, 10, 100, and 2 and 5 between where these are few."""
     low, high = axis.get_view_interval()
     axis.set_major_locator(LogLocator(subs=(1.0,) if high / low > MANY else (1.0, 2.0, 5.0)))

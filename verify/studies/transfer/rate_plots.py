@@ -2,11 +2,11 @@
 
 import math
 import textwrap
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import matplotlib as mpl
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
@@ -15,12 +15,13 @@ from matplotlib.ticker import MaxNLocator
 from verify.studies.transfer.headline import Group, distinct, interval
 from verify.studies.transfer.outcomes import SettingResult, WidthResult
 from verify.studies.transfer.plots import LOOK, plain_numbers, title_of
+from verify.values import Leaf, Style
 
 COLUMNS = 4
 TITLE = 30  # characters of a line of a panel's title
 STRIP = 0.2  # of a panel's height, where runs are marked that cannot be drawn as a loss
 MARKERS = "osDv*Xp"  # of the widths, in turn
-MINIMUM: Any = {"markersize": 5.5, "markeredgecolor": "white", "markeredgewidth": 0.8}
+MINIMUM: Style = {"markersize": 5.5, "markeredgecolor": "white", "markeredgewidth": 0.8}
 SHOWN_BELOW = 3.0  # octaves below each best rate whose losses set the top of the axis
 
 
@@ -61,7 +62,7 @@ def loss_against_rate(results: Sequence[SettingResult], untrained_loss: float) -
     return figure
 
 
-def _draw_setting(axis: Any, group: Group, shades: dict[int, Any], untrained_loss: float) -> None:
+def _draw_setting(axis: Axes, group: Group, shades: dict[int, Style], untrained_loss: float) -> None:
     result = group.result
     title = textwrap.fill(group.label, TITLE)
     if np.isfinite(result.drift.value):
@@ -92,7 +93,7 @@ def _draw_setting(axis: Any, group: Group, shades: dict[int, Any], untrained_los
         _mark_failures(axis, found, shade, height, untrained_loss)
 
 
-def _mark_failures(axis: Any, found: WidthResult, shade: Any, height: float, untrained_loss: float) -> None:
+def _mark_failures(axis: Axes, found: WidthResult, shade: Style, height: float, untrained_loss: float) -> None:
     """One row of the strip: a cross where runs diverged, pale where some did not, a triangle above untrained."""
     place = axis.get_xaxis_transform()
     for rate, losses in zip(found.rates, found.losses, strict=True):
@@ -105,12 +106,12 @@ def _mark_failures(axis: Any, found: WidthResult, shade: Any, height: float, unt
             axis.plot(rate, height, "^", color=shade, markersize=3, transform=place)
 
 
-def _rate_legend(shades: dict[int, Any], axis: str) -> list[Line2D]:
+def _rate_legend(shades: dict[int, Style], axis: str) -> list[Line2D]:
     curves = [
         Line2D([], [], color=shade, marker=_marker(place), label=f"{axis} {width}", **MINIMUM)
         for place, (width, shade) in enumerate(shades.items())
     ]
-    grey: Any = {"color": "#404040", "linestyle": ""}
+    grey: Style = {"color": "#404040", "linestyle": ""}
     return [
         *curves,
         Line2D([], [], color="#b0b0b0", linewidth=5, alpha=0.5, label="standard error\nof the mean"),
@@ -127,12 +128,12 @@ def _marker(place: int) -> str:
     return MARKERS[place % len(MARKERS)]
 
 
-def _standard_error(losses: Any) -> float:
+def _standard_error(losses: Leaf) -> float:
     """Of their mean; 0 of a single one."""
     return float(np.std(losses, ddof=1) / np.sqrt(losses.size)) if losses.size > 1 else 0.0
 
 
-def _over_made(losses: Any, statistic: Any) -> Any:
+def _over_made(losses: Leaf, statistic: Callable[[Leaf], Leaf]) -> Leaf:
     """A statistic over the seeds whose loss is finite at each rate; NaN where there is none."""
     finite = [row[np.isfinite(row)] for row in losses]
     return np.array([statistic(row) if row.size else np.nan for row in finite])

@@ -2,16 +2,16 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any
 
 from derive.emit import terminal_table
 from verify.studies.transfer.analysis import rows_json
 from verify.studies.transfer.outcomes import SettingResult, WidthResult
 from verify.sweeps.axes import AXES
 from verify.sweeps.records import Conditions, Record, Study
+from verify.values import Document
 
 
-def as_json(study: Study, results: Sequence[SettingResult]) -> dict[str, Any]:
+def as_json(study: Study, results: Sequence[SettingResult]) -> Document:
     """The JSON contract of every verify command, with the study's conditions and one row per setting."""
     rows = rows_json(results)
     if any(each.setting.steps for each in results):

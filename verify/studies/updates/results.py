@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from sympy import Expr
@@ -27,6 +27,7 @@ from verify.studies.study import Answer, Part, Progress, Study, StudyError, Unit
 from verify.studies.updates.conditions import Conditions, Updates
 from verify.studies.updates.text import table
 from verify.training.data import Corpus
+from verify.values import Document, Entries
 
 Exponent = Literal["s", "p", "alpha - s"]
 NAMES: Mapping[str, Exponent] = {"delta_w": "s", "operator_norm": "p", "gain": "alpha - s"}
@@ -128,7 +129,7 @@ def paired(found: Sequence[Row]) -> Iterator[tuple[Row, Row]]:
     return ((row, last[row.key]) for row in found if row.step == min(steps))
 
 
-def as_json(studies: Sequence[Trained], found: Sequence[Row]) -> dict[str, Any]:
+def as_json(studies: Sequence[Trained], found: Sequence[Row]) -> Document:
     """The JSON contract of every verify command, with what is needed to repeat the study."""
     shared = asdict(studies[0][0])
     own = {name: shared.pop(name) for name in ("optimizer", "base_rate", "epsilon")}
@@ -149,7 +150,7 @@ def as_json(studies: Sequence[Trained], found: Sequence[Row]) -> dict[str, Any]:
     }
 
 
-def _row_json(row: Row) -> dict[str, Any]:
+def _row_json(row: Row) -> Document:
     def finite(value: float) -> float | None:
         return value if np.isfinite(value) else None
 
@@ -181,7 +182,7 @@ class UpdatesResult:
     rows: tuple[Row, ...]
 
 
-def _units(content: Mapping[str, Any]) -> list[Unit]:
+def _units(content: Entries) -> list[Unit]:
     return [(each["optimizer"],) for each in content["optimizers"]]
 
 

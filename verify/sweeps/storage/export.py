@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
 
 from derive.errors import shorten
 from verify.checksums import KEY, UNREADABLE, DamagedError, checksum, read_document, refused, sealed
@@ -19,6 +18,7 @@ from verify.sweeps.records import Conditions, Record, Setting, Study
 from verify.sweeps.storage.database import StoreError, appearing
 from verify.sweeps.storage.rows import as_record, as_row, as_setting, ranges
 from verify.sweeps.storage.store import read
+from verify.values import Entries
 
 SCHEMA = 2
 UNSEALED = 1
@@ -96,7 +96,7 @@ def load_export(folder: Path, left_out: list[str] | None = None) -> Study:
         return replace(study, records=tuple(_record(row, settings) for row in rows))
 
 
-def _table(path: Path, written: Mapping[str, Any], schema: int, left_out: list[str] | None) -> list[list[str]]:
+def _table(path: Path, written: Entries, schema: int, left_out: list[str] | None) -> list[list[str]]:
     """The rows of the table without their checksums, in which `written` says how many there were and their sha256."""
     data = path.read_bytes()
     whole = path.suffix != ".gz"

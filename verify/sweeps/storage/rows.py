@@ -7,13 +7,14 @@ does not fit is refused by its table and number; or, to save the rest, left out 
 import json
 import math
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from operator import itemgetter
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from verify.checksums import UNREADABLE, DamagedError, Seal, checksum
 from verify.sweeps.records import Batch, Conditions, LayerScaling, Record, Setting, Study
+from verify.values import Entries, Json
 
 Made = TypeVar("Made")
 Contents = tuple[Study, dict[int, Batch], list[tuple[int, Record]]]
@@ -25,7 +26,11 @@ SMALLEST_ROW = 32
 SHOWN_RANGES = 8
 
 
-def as_row(record: Record) -> tuple[Any, ...]:
+Columns = Sequence[Json]
+"""A row of the database, by its columns."""
+
+
+def as_row(record: Record) -> Columns:
     """The record's entries in their order, as plain numbers and texts; the curve as "step:loss step:loss ..."."""
     curve = " ".join(f"{int(step)}:{float(loss)!r}" for step, loss in record.curve)
     return (
@@ -42,7 +47,7 @@ def as_row(record: Record) -> tuple[Any, ...]:
     )
 
 
-def as_record(row: Sequence[Any]) -> Record:
+def as_record(row: Columns) -> Record:
     """The record of a row, where a real that is None is NaN; ValueError where an entry is of another type."""
     setting, width, base_rate, seed, loss, diverged, curve, seconds, device, finished = row
     loss, seconds = (math.nan if real is None else real for real in (loss, seconds))
@@ -54,13 +59,13 @@ def as_record(row: Sequence[Any]) -> Record:
     return Record(setting, width, base_rate, seed, loss, diverged, points, seconds, device, finished)
 
 
-def as_setting(content: Mapping[str, Any]) -> Setting:
+def as_setting(content: Entries) -> Setting:
     """The setting of what `asdict` made of one, and JSON of that."""
     layers = tuple(LayerScaling(**layer) for layer in content["layers"])
     return Setting(**{**content, "layers": layers, "constants": tuple(content["constants"])})
 
 
-def with_checksum(table: str, row: Sequence[Any]) -> tuple[Any, ...]:
+def with_checksum(table: str, row: Columns) -> Columns:
     """The row as it is stored, where NaN is NULL, with its checksum at the end."""
     stored = [None if value != value else value for value in row]
     return (*row, checksum([table, *stored]))
@@ -109,17 +114,17 @@ def _runs(records: Iterable[Record]) -> set[tuple[str, int, float, int]]:
     return {(record.setting, record.width, record.base_rate, record.seed) for record in records}
 
 
-def _as_conditions(row: Sequence[Any]) -> Conditions:
+def _as_conditions(row: Columns) -> Conditions:
     return Conditions.of(json.loads(row[0]))
 
 
-def _as_settings(row: Sequence[Any]) -> tuple[str, Setting, str]:
+def _as_settings(row: Columns) -> tuple[str, Setting, str]:
     name, content, source = row
     setting = as_setting(json.loads(content))
     return name, setting, source
 
 
-def _as_batch(row: Sequence[Any]) -> tuple[int, Batch]:
+def _as_batch(row: Columns) -> tuple[int, Batch]:
     number, setting, width, rates, seeds = row
     return int(number), Batch(setting, int(width), tuple(json.loads(rates)), tuple(json.loads(seeds)))
 
@@ -139,7 +144,7 @@ class _Reader:
             raise DamagedError(f"{what} was damaged or changed after it was written")
         self.left_out.append(what)
 
-    def made(self, table: str, make: Callable[[Sequence[Any]], Made]) -> list[tuple[int, Made]]:
+    def made(self, table: str, make: Callable[[Columns], Made]) -> list[tuple[int, Made]]:
         """(number, what `make` makes of it) of every sound row, in the order of the numbers."""
         found: list[tuple[int, Made]] = []
         damaged: list[int] = []
@@ -152,7 +157,7 @@ class _Reader:
             self.leave_out(f"{ranges(damaged)} of {table}")
         return found
 
-    def _checked(self, table: str, row: Sequence[Any] | None) -> Sequence[Any]:
+    def _checked(self, table: str, row: Columns | None) -> Columns:
         if row is None:
             raise DamagedError("it cannot be read")
         if not self.is_sealed:
@@ -175,14 +180,14 @@ class _Reader:
         if written != self.seal:
             self.leave_out(f"the set of all {written.rows} rows, of which {self.seal.rows} are there,")
 
-    def _scan(self, table: str, order: str = "ASC") -> Iterator[tuple[int, Sequence[Any]]]:
+    def _scan(self, table: str, order: str = "ASC") -> Iterator[tuple[int, Columns]]:
         for number, *row in self.connection.execute(f"SELECT rowid, * FROM {table} ORDER BY rowid {order}"):  # noqa: S608
             yield number, row
 
-    def _salvage(self, table: str) -> list[tuple[int, Sequence[Any] | None]]:
+    def _salvage(self, table: str) -> list[tuple[int, Columns | None]]:
         """From both ends up to what cannot be read, and one by one between; None for what cannot be."""
         up, down = (self._until_failure(table, order) for order in ("ASC", "DESC"))
-        rows: dict[int, Sequence[Any] | None] = {**down, **up}
+        rows: dict[int, Columns | None] = {**down, **up}
         ((pages,),), ((size,),) = (self.connection.execute(f"PRAGMA page_{each}") for each in ("count", "size"))
         last = max(up, default=0)
         for number in range(last + 1, min(down, default=last + pages * size // SMALLEST_ROW)):
@@ -197,8 +202,8 @@ class _Reader:
             ((number, row) for number, row in rows.items() if number <= max(sound, default=0)), key=itemgetter(0)
         )
 
-    def _until_failure(self, table: str, order: str) -> dict[int, Sequence[Any]]:
-        rows: dict[int, Sequence[Any]] = {}
+    def _until_failure(self, table: str, order: str) -> dict[int, Columns]:
+        rows: dict[int, Columns] = {}
         with suppress(*UNREADABLE, sqlite3.Error):
             rows.update(self._scan(table, order))  # one by one, up to the failure
         return rows

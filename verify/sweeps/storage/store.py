@@ -31,7 +31,7 @@ from verify.sweeps.storage.database import (
     lock,
     snapshot,
 )
-from verify.sweeps.storage.rows import Contents, as_row, contents, planned, read_seal, with_checksum
+from verify.sweeps.storage.rows import Columns, Contents, as_row, contents, planned, read_seal, with_checksum
 
 
 class Store:
@@ -107,7 +107,7 @@ class Store:
                 if connection.in_transaction:
                     connection.execute("ROLLBACK")
 
-    def _insert(self, table: str, row: Sequence[Any], otherwise: str = "") -> bool:
+    def _insert(self, table: str, row: Columns, otherwise: str = "") -> bool:
         """Add a row with its checksum, within a transaction; False where it is there, and `otherwise` allows that."""
         stored = with_checksum(table, row)
         places = ", ".join("?" * len(stored))

@@ -7,7 +7,7 @@ At the base width every parameterization is the same model, bit for bit; only th
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, SupportsFloat, get_args, runtime_checkable
+from typing import Protocol, SupportsFloat, get_args, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -16,9 +16,10 @@ from jaxtyping import Array, Float, Int, Key
 from derive.axes import OUT
 from derive.errors import UserError
 from derive.words import Kind
+from verify.values import Leaf, Tree
 
 # Nested dictionaries of arrays, and trees of the same shape.
-Params = dict[str, Any]
+Params = dict[str, Tree]
 # (embedding, hidden, readout): float, Fraction, sympy Rational.
 Exponents = tuple[SupportsFloat, SupportsFloat, SupportsFloat]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -190,7 +191,7 @@ def stacks(parameters: Params, labels: Params) -> dict[str, str]:
     }
 
 
-def computed_in(dtype: str, apply: Callable[[Params, Any], Array]) -> Callable[[Params, Any], Array]:
+def computed_in(dtype: str, apply: Callable[[Params, Leaf], Array]) -> Callable[[Params, Leaf], Array]:
     """The model's `apply` with every weight rounded to that dtype, and thereby every activation and gradient.
 
     Parameters stay as they are, and what is added to them too: rounding is part of the function and its derivative.

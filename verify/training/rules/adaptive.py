@@ -1,11 +1,13 @@
 """Entrywise optimizers that optax lacks, each of them as U: ADOPT, MARS, cautious Adam and Scion's outer rules."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
+
+from verify.values import Tree
 
 Epsilon = float | Float[Array, ""]
 
@@ -14,8 +16,8 @@ class AdoptState(NamedTuple):
     """Steps taken, the momentum of normalised gradients, and the second moment, which lags one step behind."""
 
     steps: Int[Array, ""]
-    moment: Any
-    second: Any
+    moment: Tree
+    second: Tree
 
 
 def scale_by_adopt(epsilon: Epsilon, b1: float = 0.9, b2: float = 0.9999) -> optax.GradientTransformation:
@@ -28,11 +30,11 @@ def scale_by_adopt(epsilon: Epsilon, b1: float = 0.9, b2: float = 0.9999) -> opt
     first is divided by that, and networks diverge within ten steps. Taniguchi et al. 2024, 2411.02853, algorithm 2.
     """
 
-    def init(params: Any) -> AdoptState:
+    def init(params: Tree) -> AdoptState:
         zeros = optax.tree.zeros_like(params)
         return AdoptState(jnp.zeros([], jnp.int32), zeros, zeros)
 
-    def update(gradients: Any, state: AdoptState, params: Any = None) -> tuple[Any, AdoptState]:
+    def update(gradients: Tree, state: AdoptState, params: Tree = None) -> tuple[Tree, AdoptState]:
         del params
         second = jax.tree.map(lambda v, g: jnp.where(state.steps == 0, g**2, v), state.second, gradients)
         limit = jnp.maximum(state.steps, 1) ** 0.25
@@ -51,8 +53,8 @@ def scale_by_adopt(epsilon: Epsilon, b1: float = 0.9, b2: float = 0.9999) -> opt
 class MarsState(NamedTuple):
     """The gradient of the step before, zero at first, and the state of the Adam that takes what is made of both."""
 
-    previous: Any
-    adam: Any
+    previous: Tree
+    adam: Tree
 
 
 def scale_by_mars(
@@ -66,14 +68,14 @@ def scale_by_mars(
     """
     adam = optax.scale_by_adam(b1, b2, epsilon)  # type: ignore[arg-type]
 
-    def init(params: Any) -> MarsState:
+    def init(params: Tree) -> MarsState:
         return MarsState(optax.tree.zeros_like(params), adam.init(params))
 
     def corrected(gradient: Array, previous: Array) -> Array:
         whole = gradient + gamma * b1 / (1 - b1) * (gradient - previous)
         return whole / jnp.maximum(1.0, jnp.linalg.norm(whole))
 
-    def update(gradients: Any, state: MarsState, params: Any = None) -> tuple[Any, MarsState]:
+    def update(gradients: Tree, state: MarsState, params: Tree = None) -> tuple[Tree, MarsState]:
         updates, inner = adam.update(jax.tree.map(corrected, gradients, state.previous), state.adam, params)
         return updates, MarsState(gradients, inner)
 
@@ -92,7 +94,7 @@ def cautious(direction: optax.GradientTransformation) -> optax.GradientTransform
         agrees = (step * gradient > 0).astype(step.dtype)
         return step * agrees / jnp.maximum(jnp.mean(agrees), 1e-3)
 
-    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+    def update(updates: Tree, state: Tree, params: Tree = None) -> tuple[Tree, Tree]:
         steps, state = direction.update(updates, state, params)
         return jax.tree.map(kept, steps, updates), state
 
@@ -107,7 +109,7 @@ def scion_outer(epsilon: Epsilon | None) -> optax.GradientTransformation:
     A vector has a fan-in of 1. Pethick et al. 2025, 2502.07529, tables 2 and 3, `Sign` and `RowNorm` of its code.
     """
 
-    def step(moment: Any) -> Array:
+    def step(moment: Tree) -> Array:
         fan_in = moment.shape[-2] if moment.ndim > 1 else 1
         if epsilon is None:
             return jnp.sign(moment) / fan_in

@@ -8,7 +8,7 @@ the paper's form small ratios take 4/pi of Adam's step whatever the scale, and t
 """
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,11 +16,13 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float
 
+from verify.values import Leaf, Tree
+
 
 def _arctangent_coefficients(degree: int = 8) -> list[float]:
     """Of atan(t)/t as a polynomial in t^2 for t in [0, 1], by interpolation at Chebyshev points: error 2e-8."""
 
-    def ratio(z: Any) -> Any:
+    def ratio(z: Leaf) -> Leaf:
         t = np.sqrt(np.maximum(z, 1e-30))
         return np.arctan(t) / t
 
@@ -75,9 +77,9 @@ def paper_form(scale: float) -> tuple[float, float]:
 class AdamAtan2State(NamedTuple):
     """The number of steps, the first moment, and the root of the second, both in float32."""
 
-    steps: Any
-    moment: Any
-    root: Any
+    steps: Leaf
+    moment: Tree
+    root: Tree
 
 
 def scale_by_adam_atan2(
@@ -98,13 +100,13 @@ def scale_by_adam_atan2(
     if b <= 0:
         raise ValueError(f"b = {b} is not allowed: atan2(m, b sqrt(v)) needs b above 0")
 
-    def init(params: Any) -> AdamAtan2State:
-        def zeros() -> Any:
+    def init(params: Tree) -> AdamAtan2State:
+        def zeros() -> Tree:
             return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, jnp.float32), params)
 
         return AdamAtan2State(jnp.zeros([], jnp.int32), zeros(), zeros())
 
-    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, AdamAtan2State]:
+    def update(updates: Tree, state: Tree, params: Tree = None) -> tuple[Tree, AdamAtan2State]:
         del params
         gradients = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), updates)
         steps = optax.safe_increment(state.steps)
@@ -121,7 +123,7 @@ def scale_by_adam_atan2(
 
 
 def adam_atan2(
-    learning_rate: Any,
+    learning_rate: Leaf,
     b1: float = 0.9,
     b2: float = 0.999,
     a: float = 1.0,

@@ -26,6 +26,7 @@ from verify.training.rules.orthogonal import (
 )
 from verify.training.rules.own import check_runnable, rule_transform
 from verify.training.rules.preconditioners import normalise_by_norm, scale_by_shampoo, scale_by_soap
+from verify.values import Leaf, Tree
 
 Rate = float | Float[Array, ""]
 Direction = Callable[..., optax.GradientTransformation]
@@ -50,15 +51,15 @@ def _adam(epsilon: Rate, b1: Rate = 0.9, b2: Rate = 0.999) -> optax.GradientTran
 
 def _muon(
     epsilon: Rate, momentum: Rate = 0.95, scale: Callable[[int, int], float] = lambda _fan_in, _fan_out: 1.0
-) -> Any:
+) -> Tree:
     """The polar factor by Newton and Schulz, times a number made of a matrix's fan_in and fan_out."""
 
-    def all_matrices(updates: Any) -> Any:
+    def all_matrices(updates: Tree) -> Tree:
         return jax.tree.map(lambda _: optax.contrib.MuonDimensionNumbers(), updates)
 
     polar = optax.contrib.scale_by_muon(beta=momentum, eps=epsilon, weight_dimension_numbers=all_matrices)  # type: ignore[arg-type]
 
-    def scaled(update: Any, _: Any) -> Any:
+    def scaled(update: Tree, _: Leaf) -> Tree:
         return update * scale(*update.shape)
 
     return optax.chain(polar, optax.stateless_with_tree_map(scaled))
@@ -67,7 +68,7 @@ def _muon(
 def _scion(epsilon: Rate) -> optax.GradientTransformation:
     """The polar factor times sqrt(fan_out / fan_in)."""
 
-    def scaled(update: Any, _: Any) -> Any:
+    def scaled(update: Tree, _: Leaf) -> Tree:
         return update * (update.shape[1] / update.shape[0]) ** 0.5
 
     return optax.chain(scale_by_polar(epsilon), optax.stateless_with_tree_map(scaled))

@@ -8,11 +8,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import reduce
 from operator import add, mul
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
 import optax
+from jax.tree_util import KeyPath
 from jaxtyping import Array, Float, Int
 from sympy import Abs, Add, Expr, Max, Min, Mul, Pow, Rational, atan, atan2, sign
 
@@ -37,9 +38,10 @@ from derive.words import (
     spectral,
     text,
 )
+from verify.values import Leaf, Tree
 
 Epsilon = float | Float[Array, ""]
-Value = Any  # a number, which takes the type of the arrays it meets, or an array
+Value = Leaf  # a number, which takes the type of the arrays it meets, or an array
 Values = Mapping[Expr, Value]
 
 FUNCTIONS: Mapping[type[Expr], Callable[..., Array]] = {
@@ -110,7 +112,7 @@ def rule_transform(
     check_runnable(rule)
     kept = _averages(rule)
 
-    def init_one(path: Any, parameter: Array) -> RuleState:
+    def init_one(path: KeyPath, parameter: Array) -> RuleState:
         _check_shape(rule, jax.tree_util.keystr(path, simple=True, separator="."), jnp.shape(parameter))
         wide = _widened(parameter)
         zeros = jnp.zeros_like(wide)
@@ -122,7 +124,7 @@ def rule_transform(
         stored |= {START: wide} if rule.has(CHANGE) else {}
         return RuleState(jnp.zeros([], jnp.int32), stored)
 
-    def init(params: Any) -> Any:
+    def init(params: Tree) -> Tree:
         return jax.tree_util.tree_map_with_path(init_one, params)
 
     def update_one(gradient: Array, state: RuleState, weight: Array | None) -> tuple[Array, RuleState]:
@@ -139,7 +141,7 @@ def rule_transform(
         update = jnp.broadcast_to(evaluate(rule, values), wide.shape).astype(gradient.dtype)
         return update, RuleState(steps, averages)
 
-    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+    def update(updates: Tree, state: Tree, params: Tree = None) -> tuple[Tree, Tree]:
         gradients, tree = jax.tree.flatten(updates)
         weights = [None] * len(gradients) if params is None else tree.flatten_up_to(params)
         states = tree.flatten_up_to(state)

@@ -5,14 +5,16 @@ which L = G G^T belongs to, is the output's, here G^T G. Everything is computed 
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
+from jax.tree_util import KeyPath
 from jaxtyping import Array, Float, Int
 
 from derive.errors import DeriveError
+from verify.values import Tree
 
 Epsilon = float | Float[Array, ""]
 Matrix = Float[Array, "fan_in fan_out"]
@@ -22,14 +24,14 @@ Sides = tuple[Float[Array, "fan_in fan_in"] | None, Float[Array, "fan_out fan_ou
 
 
 def for_each_matrix(
-    init: Callable[[Matrix], Any], update: Callable[[Matrix, Any], tuple[Matrix, Any]]
+    init: Callable[[Matrix], Tree], update: Callable[[Matrix, Tree], tuple[Matrix, Tree]]
 ) -> optax.GradientTransformation:
     """The rule of one matrix, (gradient, state) -> (U, state), applied to every matrix of a tree."""
 
     def widened(matrix: Array) -> Array:
         return matrix.astype(jnp.promote_types(matrix.dtype, jnp.float32))
 
-    def init_one(path: Any, parameter: Array) -> Any:
+    def init_one(path: KeyPath, parameter: Array) -> Tree:
         if jnp.ndim(parameter) != 2:
             raise DeriveError(
                 f"parameter {jax.tree_util.keystr(path, simple=True, separator='.')} has shape {jnp.shape(parameter)}; "
@@ -37,10 +39,10 @@ def for_each_matrix(
             )
         return init(jnp.zeros_like(widened(parameter)))
 
-    def init_all(params: Any) -> Any:
+    def init_all(params: Tree) -> Tree:
         return jax.tree_util.tree_map_with_path(init_one, params)
 
-    def update_all(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+    def update_all(updates: Tree, state: Tree, params: Tree = None) -> tuple[Tree, Tree]:
         del params
         gradients, tree = jax.tree.flatten(updates)
         states = tree.flatten_up_to(state)

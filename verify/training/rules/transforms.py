@@ -8,12 +8,12 @@ What `derive --format optax` emits takes the same steps.
 import math
 from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import jax
 import numpy as np
 import optax
 import optax.contrib
+from jax.tree_util import KeyPath
 from jaxtyping import Array
 from sympy import Expr, Rational
 
@@ -27,12 +27,13 @@ from derive.words import KINDS
 from verify.measuring.axes import Axes
 from verify.training.rules.directions import FINISHES, Rate, averages_of, check_trainable, direction
 from verify.training.rules.usual import base_epsilon
+from verify.values import Tree
 
 SCALED = ("c", "epsilon", "decay")
 """What of a layer, and of a row along another axis, is a power of the size."""
 
 
-def decayed_of(params: Any, mask: Any = None) -> Any:
+def decayed_of(params: Tree, mask: Tree = None) -> Tree:
     """Whether each parameter is decayed, by a mask as optax has it (a tree of bools or of its beginning, or a function
     of the parameters that gives one), or all but vectors; DeriveError for a mask of another tree.
     """
@@ -63,7 +64,7 @@ def exact(label: str, *exponents: Expr | None) -> list[Rational]:
 
 def optimizer(
     prescription: Prescription,
-    labels: Any,
+    labels: Tree,
     base_rate: Rate,
     width_ratio: float,
     *,
@@ -130,10 +131,10 @@ class ScaledRule:
 def along_stack(transform: optax.GradientTransformation) -> optax.GradientTransformation:
     """The transform applied to each along the leading axis: norms, means and matrices are those of one layer."""
 
-    def init(params: Any) -> Any:
+    def init(params: Tree) -> Tree:
         return (jax.vmap(transform.init) if jax.tree.leaves(params) else transform.init)(params)
 
-    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+    def update(updates: Tree, state: Tree, params: Tree = None) -> tuple[Tree, Tree]:
         if not jax.tree.leaves(updates):  # a group that a mask of decay leaves empty
             return updates, state
         return jax.vmap(transform.update)(updates, state, params)
@@ -160,10 +161,10 @@ def of_matrices(transform: optax.GradientTransformation, axes: Axes) -> optax.Gr
 
     each = along_stack(transform)
 
-    def init(params: Any) -> Any:
+    def init(params: Tree) -> Tree:
         return each.init(jax.tree.map(taken, params))
 
-    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+    def update(updates: Tree, state: Tree, params: Tree = None) -> tuple[Tree, Tree]:
         weights = None if params is None else jax.tree.map(taken, params)
         steps, state = each.update(jax.tree.map(taken, updates), state, weights)
         return jax.tree.map(put_back, steps, updates), state
@@ -171,7 +172,7 @@ def of_matrices(transform: optax.GradientTransformation, axes: Axes) -> optax.Gr
     return optax.GradientTransformation(init, update)
 
 
-def per_layer(rules: Sequence[ScaledRule], labels: Any, still: str | None = None) -> optax.GradientTransformation:
+def per_layer(rules: Sequence[ScaledRule], labels: Tree, still: str | None = None) -> optax.GradientTransformation:
     """The transform that applies to every parameter the rule of its label; DeriveError for a rule without one.
 
     Parameters of the label `still` stay as they are.
@@ -183,7 +184,7 @@ def per_layer(rules: Sequence[ScaledRule], labels: Any, still: str | None = None
     return optax.multi_transform(transforms, labels)
 
 
-def label_layers(names: Iterable[str], kinds: Any) -> Any:
+def label_layers(names: Iterable[str], kinds: Tree) -> Tree:
     """Labels for the transforms, from the tree of layer kinds: paths hidden.0, ... where `names` lists layers singly.
 
     DeriveError where a listed layer has no parameter of that path.
@@ -192,7 +193,7 @@ def label_layers(names: Iterable[str], kinds: Any) -> Any:
     if names == set(KINDS):
         return kinds
 
-    def label(path: Any, kind: str) -> str:
+    def label(path: KeyPath, kind: str) -> str:
         name = jax.tree_util.keystr(path, simple=True, separator=".")
         if name not in names:
             raise DeriveError(

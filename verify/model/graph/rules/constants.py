@@ -5,15 +5,15 @@ the exponent that is meant is the simple one within that.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from fractions import Fraction
-from typing import Any
 
 import numpy as np
 
 from verify.measuring.jaxpr import DensePrimitive, Shape, dot_numbers
 from verify.model.graph.graph import ZERO, scalar_power
 from verify.model.graph.value import Constant
+from verify.values import Entries, Leaf, Tree
 
 STEPS = 30
 """Of the power iteration for an operator norm."""
@@ -23,7 +23,7 @@ SLACK = 1.5
 """How far above that of full rank an operator norm may be: at rank one it is sqrt(n) / 2 times as large."""
 
 
-def entries(value: Constant) -> tuple[Any, Any] | None:
+def entries(value: Constant) -> tuple[Tree, Tree] | None:
     """The numbers at both widths, a single one for an array that repeats it; None where they cannot be read."""
     pair = value.arrays()
     if pair is None:
@@ -33,7 +33,7 @@ def entries(value: Constant) -> tuple[Any, Any] | None:
     return small, large
 
 
-def stacked(rows: Sequence[Constant], shapes: tuple[Shape, Shape]) -> tuple[Any, Any] | None:
+def stacked(rows: Sequence[Constant], shapes: tuple[Shape, Shape]) -> tuple[Tree, Tree] | None:
     """The arrays of what a loop stacks; None where they are something else, or cannot be read."""
     pairs = [row.arrays() for row in rows]
     if not pairs or any(pair is None for pair in pairs):
@@ -88,7 +88,7 @@ def size_power(value: Constant, ratio: Fraction) -> Fraction | None:
     return next((each for each in simple if abs(each - exponent) <= within), exponent)
 
 
-def _scatter(squares: Any) -> float:
+def _scatter(squares: Leaf) -> float:
     """The standard error of half the log of their mean, slices counting as independent: the largest over axes."""
     found = 0.0
     for axis, length in enumerate(squares.shape):
@@ -97,7 +97,7 @@ def _scatter(squares: Any) -> float:
     return found / float(squares.mean()) / 2
 
 
-def as_matrices(label: DensePrimitive, params: Mapping[str, Any], array: Any, position: int) -> Any:
+def as_matrices(label: DensePrimitive, params: Entries, array: Leaf, position: int) -> Leaf:
     """The operand of a product as (batch, fan_in, fan_out); the rows of a table are its fan_in."""
     batch: Sequence[int] = ()
     if label == "conv":
@@ -113,12 +113,12 @@ def as_matrices(label: DensePrimitive, params: Mapping[str, Any], array: Any, po
     return array.reshape(*map(math.prod, sizes))
 
 
-def as_matrix(label: DensePrimitive, params: Mapping[str, Any], array: Any, position: int) -> Any:
+def as_matrix(label: DensePrimitive, params: Entries, array: Leaf, position: int) -> Leaf:
     """The operand of a product as (fan_in, fan_out), the first one of a batch."""
     return as_matrices(label, params, array, position)[0].real.astype(np.float64)
 
 
-def is_random(matrix: Any, narrows: bool) -> bool:
+def is_random(matrix: Leaf, narrows: bool) -> bool:
     """Whether a matrix (fan_in, fan_out) has full rank, and where it narrows columns that add up to 0 by chance.
 
     ||W||_op = RMS(W) (sqrt fan_in + sqrt fan_out) as of one that was drawn: changes that pass it add up at random
@@ -133,7 +133,7 @@ def is_random(matrix: Any, narrows: bool) -> bool:
     return _operator_norm(matrix) <= SLACK * rms * (math.sqrt(fan_in) + math.sqrt(fan_out))
 
 
-def _operator_norm(matrix: Any) -> float:
+def _operator_norm(matrix: Leaf) -> float:
     """The largest singular value, by power iteration from a fixed start."""
     vector = np.random.default_rng(0).standard_normal(matrix.shape[1])
     norm = 0.0
