@@ -102,6 +102,13 @@ def test_losses_of_different_widths_are_not_ranked_with_each_other() -> None:
     assert grid_table(replace(study, settings={}, records=())) == ""
 
 
+def test_an_export_is_read_back(tmp_path: Path) -> None:
+    study = made(-1.0)
+    export(study, tmp_path)
+    assert load_export(tmp_path).settings == study.settings
+
+
+@pytest.mark.slow
 def test_the_command_trains_a_grid_and_its_study_is_read_back(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
