@@ -79,7 +79,7 @@ SENTENCES: Mapping[str, str] = {
     ),
     "figure_12_other_axes": (
         "Along depth Adam's best base rate stays put where branches are divided by N, and where by its root drifts a "
-        "little up as prescribed and down with one raw rate; along the batch Adam's rule holds it, and for SGD it is the "
-        "raw rate that stays put."
+        "little up as prescribed and down with one raw rate; along the batch Adam's rule holds it, and for SGD it is "
+        "the raw rate that stays put."
     ),
 }
