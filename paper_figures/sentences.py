@@ -78,7 +78,8 @@ SENTENCES: Mapping[str, str] = {
         "and in most of the longer runs, intervals cannot tell them apart."
     ),
     "figure_12_other_axes": (
-        "Along the batch Adam's best base rate stays put as prescribed, where one raw rate has to grow as the square "
-        "root; for SGD it is the raw rate that stays put."
+        "Along depth Adam's best base rate stays put where branches are divided by N, and where by its root drifts a "
+        "little up as prescribed and down with one raw rate; along the batch Adam's rule holds it, and for SGD it is "
+        "the raw rate that stays put."
     ),
 }

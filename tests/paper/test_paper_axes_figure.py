@@ -49,7 +49,7 @@ def drift(sizes: dict[int, Table]) -> float:
 @pytest.mark.parametrize("study", COMMITTED)
 def test_drifts_are_those_of_the_runs(study: str, item: Item) -> None:
     table = item.tables["figure_12_drifts"]
-    said = {(row[0], row[1].split(" = ")[0]): float(str(row[2]).split()[0]) for row in table.rows}
+    said = {(row[0], str(row[1]).split(" = ")[0]): float(str(row[2]).split()[0]) for row in table.rows}
     axis = study.removeprefix("transfer_")
     for name, sizes in by_setting(study).items():
         optimizer, scheme, kind = name.rsplit(maxsplit=2)

@@ -23,7 +23,7 @@ from derive.errors import DeriveError
 from derive.words import KINDS
 from verify.provenance import device_name
 from verify.sweeps.online import Online, Plan
-from verify.sweeps.records import ONLINE, Batch, Conditions, LayerScaling, Record, Setting
+from verify.sweeps.records import ONLINE, Across, Batch, Conditions, LayerScaling, Record, Setting
 from verify.training.config import TARGETS, build
 from verify.training.data import Corpus
 from verify.training.networks import Model, Scaling, computed_in, label_writers, loss, stacks
@@ -43,16 +43,16 @@ EVALUATION_CHUNK = 256
 def layer_rates(setting: Setting, base_rate: float, ratio: float) -> list[float]:
     """Learning rate of every layer: base_rate * constant_l * ratio^-c_l, with ratio = n / n_0."""
     constants = dict(zip(KINDS, setting.constants, strict=True))
+    if setting.across is not None:
+        constants = {kind: constant * setting.across.factor(kind, "c") for kind, constant in constants.items()}
     return [base_rate * constants[layer.kind] * ratio ** -float(Fraction(layer.c)) for layer in setting.layers]
 
 
-def model_at(conditions: Conditions, layers: Sequence[LayerScaling], size: int) -> Model:
-    """The model at that size along the study's axis; ModelError for sizes that do not fit."""
+def model_at(conditions: Conditions, layers: Sequence[LayerScaling], size: int, across: Across | None = None) -> Model:
+    """The model at that size along the study's axis, and at a width beside it; ModelError for what does not fit."""
     of_kind = {layer.kind: layer for layer in layers}  # of a hidden layer's two parts, what writes into the stream
     if conditions.axis == "width":
-        a, b = ([Fraction(getattr(of_kind[kind], name)) for kind in KINDS] for name in ("a", "b"))
-        scaling = Scaling(size, conditions.base_width, tuple(a), tuple(b))  # type: ignore[arg-type]
-        return build(conditions.model, scaling, conditions.sizes)
+        return build(conditions.model, _of_width(size, conditions.base_width, layers), conditions.sizes)
     lengths: Document = dict(conditions.sizes)
     width = lengths.pop("width")
     if conditions.axis == "depth":
@@ -60,7 +60,16 @@ def model_at(conditions: Conditions, layers: Sequence[LayerScaling], size: int) 
         factors = {"branch_multiplier": ratio ** -float(Fraction(writes.a))}
         factors["out_factor"] = ratio ** -float(Fraction(writes.b))
         lengths |= {"blocks": size, "scan": True, **factors}  # one block is compiled, whatever the depth
-    return build(conditions.model, Scaling(width, width, (0, 0, 0), (0, 0, 0)), lengths)
+    scaling = Scaling(width, width, (0, 0, 0), (0, 0, 0))
+    if across is not None:
+        scaling = _of_width(across.width, across.base, across.layers)
+    return build(conditions.model, scaling, lengths)
+
+
+def _of_width(width: int, base: int, layers: Sequence[LayerScaling]) -> Scaling:
+    of_kind = {layer.kind: layer for layer in layers}
+    a, b = ([Fraction(getattr(of_kind[kind], name)) for kind in KINDS] for name in ("a", "b"))
+    return Scaling(width, base, tuple(a), tuple(b))  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
@@ -76,6 +85,7 @@ class Structure:
     width: int
     epsilon: float | None = None
     online: Plan | None = None
+    across: Across | None = None
 
     @classmethod
     def of(cls, conditions: Conditions, setting: Setting, width: int) -> "Structure":
@@ -88,7 +98,10 @@ class Structure:
             for layer in setting.layers
         )
         epsilon = conditions.epsilon if setting.epsilon is None else setting.epsilon
-        return cls(conditions, tuple(layers), width, epsilon, online)
+        across = setting.across
+        if across is not None:
+            across = replace(across, layers=tuple(replace(layer, c="") for layer in across.layers))
+        return cls(conditions, tuple(layers), width, epsilon, online, across)
 
     @property
     def ratio(self) -> float:
@@ -105,7 +118,7 @@ class Loop:
 
     def __init__(self, structure: Structure) -> None:
         self.conditions, self.structure = structure.conditions, structure
-        self.model = model_at(self.conditions, structure.layers, structure.width)
+        self.model = model_at(self.conditions, structure.layers, structure.width, structure.across)
         self.apply = computed_in(self.conditions.dtype, self.model.apply)
         self.shapes = jax.eval_shape(self.model.init, jax.random.key(0))
         names, kinds = {layer.label for layer in structure.layers}, self.model.labels(self.shapes)
@@ -137,6 +150,9 @@ class Loop:
             start = base_epsilon(layer.rule) if self.structure.epsilon is None else self.structure.epsilon
             epsilon = start * ratio ** -float(Fraction(layer.epsilon or 0))
             decay = conditions.weight_decay * ratio ** -float(Fraction(layer.decay))
+            if (across := self.structure.across) is not None:
+                epsilon *= across.factor(layer.kind, "epsilon")
+                decay *= across.factor(layer.kind, "decay")
             decay = decay * decays[index] if decay and decays is not None else decay
             stacked = layer.label in self.stacked
             rules.append(ScaledRule(layer.label, layer.rule, rates[index], epsilon, decay, stacked))

@@ -8,6 +8,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
+from fractions import Fraction
 from functools import cached_property
 
 import numpy as np
@@ -21,7 +22,14 @@ GLOBAL = "global"
 """The alignment's name where one raw rate is used for all layers at every width: c = 0."""
 ONLINE = "measured-online"
 """The alignment's name where it is measured while training, and the rates follow it."""
-LATER: Entries = {"schedule": "constant", "windows": None, "steps": None, "axis": "width", "held": None}
+LATER: Entries = {
+    "schedule": "constant",
+    "windows": None,
+    "steps": None,
+    "axis": "width",
+    "held": None,
+    "across": None,
+}
 """Entries of conditions and settings that earlier versions did not have, with the values that these stand for."""
 GROWTH = 3
 """By what the step grows after which alignments are measured online, if nothing else is said: 1, 3, 9, 27, ..."""
@@ -112,6 +120,30 @@ class LayerScaling:
 
 
 @dataclass(frozen=True)
+class Across:
+    """The width of a setting whose study goes along another axis: exponents x of (width / base)^-x, by layer kind.
+
+    Its factors and those of the axis multiply: a grid of both is a setting for every width. `scheme` is the
+    parameterization of the width.
+    """
+
+    width: int
+    base: int
+    scheme: str
+    layers: tuple[LayerScaling, ...]
+
+    def factor(self, kind: Kind, name: str) -> float:
+        """(width / base)^-x of that exponent: a, b, c, epsilon or decay."""
+        layer = next(each for each in self.layers if each.kind == kind)
+        return (self.width / self.base) ** -float(Fraction(getattr(layer, name) or 0))
+
+    @property
+    def label(self) -> str:
+        """Such as width 64, muP."""
+        return f"width {self.width}, {self.scheme}"
+
+
+@dataclass(frozen=True)
 class Setting:
     """One prescription to be trained: names to show, and exponents per layer, which alone decide what is trained.
 
@@ -119,7 +151,8 @@ class Setting:
     layers' decay exponents come from; `epsilon` is the value at the base width where the setting has one of its own,
     and `epsilon_rule` says whether it follows the layers' gradients or is constant. `online` is k where alignments are
     measured while training, after steps 1, k, k^2, ..., and the rates follow; the exponents are then the first ones.
-    `steps` is the horizon of this setting's runs, None where it is that of the conditions.
+    `steps` is the horizon of this setting's runs, None where it is that of the conditions; `across` its width where
+    the study has several beside its axis.
     """
 
     optimizer: str
@@ -132,6 +165,7 @@ class Setting:
     epsilon_rule: str = "per layer"
     online: int | None = None
     steps: int | None = None
+    across: Across | None = None
 
     @property
     def name(self) -> str:
@@ -143,7 +177,7 @@ class Setting:
         epsilon = "" if usual else f", epsilon{value} {self.epsilon_rule}"
         shown = " ".join(filter(None, (self.optimizer, self.parameterization, self.alignment)))
         horizon = "" if self.steps is None else f", {self.steps} steps"
-        return f"{shown}{tuned}{decay}{epsilon}{horizon}"
+        return f"{shown}{tuned}{decay}{epsilon}{'' if self.across is None else f', {self.across.label}'}{horizon}"
 
     def stored(self) -> Document:
         """All entries by name, as they are written; `steps` only where the setting has a horizon of its own."""
@@ -157,6 +191,8 @@ class Setting:
             content["online"] = [self.online, self.decay]
         if self.steps is not None:
             content["steps"] = self.steps
+        if self.across is not None:
+            content["across"] = asdict(self.across)
         return content
 
 

@@ -37,7 +37,7 @@ class Ranked:
 class Comparison:
     """The settings of one optimizer at its largest width, best first, those without a best loss there last.
 
-    `steps` is their horizon, None in a study of one.
+    `steps` is their horizon, None in a study of one; `across` their width in a grid of widths and sizes of the axis.
     """
 
     optimizer: str
@@ -45,20 +45,22 @@ class Comparison:
     ranking: tuple[Ranked, ...]
     steps: int | None = None
     axis: AxisName = "width"
+    across: str | None = None
 
     @property
     def title(self) -> str:
-        """The optimizer, with the horizon where there are several."""
-        return self.optimizer if self.steps is None else f"{self.optimizer}, {self.steps} steps"
+        """The optimizer, with the width and the horizon where there are several."""
+        steps = None if self.steps is None else f"{self.steps} steps"
+        return ", ".join(filter(None, (self.optimizer, self.across, steps)))
 
     def of(self, results: Sequence[SettingResult]) -> list[SettingResult]:
         """Those of the results that it compares."""
-        return [each for each in results if _group(each.setting) == (self.optimizer, self.steps)]
+        return [each for each in results if _group(each.setting) == (self.optimizer, self.steps, self.across)]
 
 
-def _group(setting: Setting) -> tuple[str, int | None]:
-    """What is compared with each other, and has one p: an optimizer's settings of one horizon."""
-    return setting.optimizer, setting.steps
+def _group(setting: Setting) -> tuple[str, int | None, str | None]:
+    """What is compared with each other, and has one p: an optimizer's settings of one horizon and width."""
+    return setting.optimizer, setting.steps, setting.across and setting.across.label
 
 
 def analyse(study: Study) -> list[SettingResult]:
@@ -76,15 +78,15 @@ def comparisons(results: Sequence[SettingResult]) -> list[Comparison]:
     Differences are paired over seeds, because a seed has the same data and initial key in every setting.
     """
     compared: list[Comparison] = []
-    for optimizer, steps in dict.fromkeys(_group(each.setting) for each in results):
-        group = [each for each in results if _group(each.setting) == (optimizer, steps)]
+    for optimizer, steps, across in dict.fromkeys(_group(each.setting) for each in results):
+        group = [each for each in results if _group(each.setting) == (optimizer, steps, across)]
         width = max((found.width for each in group for found in each.widths), default=None)
         if width is not None:
             entries = [(each.setting, *_at_width(each, width)) for each in group]
             entries.sort(key=lambda entry: np.nan_to_num(entry[1].value, nan=np.inf))
             best = entries[0][2]
             ranking = (Ranked(setting, loss, over_seeds(paired(own, best))) for setting, loss, own in entries)
-            compared.append(Comparison(optimizer, width, tuple(ranking), steps, group[0].axis))
+            compared.append(Comparison(optimizer, width, tuple(ranking), steps, group[0].axis, across))
     return compared
 
 
@@ -146,7 +148,7 @@ def _finite(value: float) -> float | None:
 def _analyse_setting(study: Study, key: str) -> SettingResult:
     widths = study.widths(key)
     seeds = tuple(sorted({seed for width in widths for made in study.runs(key, width).values() for seed in made}))
-    tables = {width: _losses(study, key, width, seeds) for width in widths}
+    tables = {width: losses_of(study, key, width, seeds) for width in widths}
     source = study.source(key)
     alike = None if source == key else study.settings[source].name if source in study.settings else source
     axis = study.conditions.axis
@@ -184,7 +186,7 @@ def analyse_setting(
     )
 
 
-def _losses(study: Study, key: str, width: int, seeds: Sequence[int]) -> tuple[Rates, Losses]:
+def losses_of(study: Study, key: str, width: int, seeds: Sequence[int]) -> tuple[Rates, Losses]:
     """As `Study.losses`, with a column for each of the seeds, and inf where a run diverged."""
     runs = study.runs(key, width)
     table = np.full((len(runs), len(seeds)), np.nan)

@@ -41,7 +41,8 @@ class Group:
 
 def short(setting: Setting) -> str:
     """The setting's name without what all of a comparison share, optimizer and horizon: "muP full"."""
-    return setting.name.removeprefix(f"{setting.optimizer} ").removesuffix(f", {setting.steps} steps")
+    name = setting.name.removeprefix(f"{setting.optimizer} ").removesuffix(f", {setting.steps} steps")
+    return name if setting.across is None else name.removesuffix(f", {setting.across.label}")
 
 
 def variant(setting: Setting) -> str:

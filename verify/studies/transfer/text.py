@@ -5,9 +5,10 @@ from datetime import datetime
 
 from derive.emit import terminal_table
 from verify.studies.transfer.analysis import rows_json
+from verify.studies.transfer.grid import grid_json, grid_table
 from verify.studies.transfer.outcomes import SettingResult, WidthResult
 from verify.sweeps.axes import AXES
-from verify.sweeps.records import Conditions, Record, Study
+from verify.sweeps.records import Conditions, Record, Setting, Study
 from verify.values import Document
 
 
@@ -17,6 +18,11 @@ def as_json(study: Study, results: Sequence[SettingResult]) -> Document:
     if any(each.setting.steps for each in results):
         usual = study.conditions.steps
         rows = [{**row, "steps": each.setting.steps or usual} for row, each in zip(rows, results, strict=True)]
+    rows = [
+        row if each.setting.across is None else {**row, "width": each.setting.across.width}
+        for row, each in zip(rows, results, strict=True)
+    ]
+    grid = grid_json(study)
     return {
         "schema": 1,
         "command": "transfer",
@@ -25,6 +31,7 @@ def as_json(study: Study, results: Sequence[SettingResult]) -> Document:
         "conditions": study.conditions.content(),
         "runs": len(study.records),
         "rows": rows,
+        **({"along_width": grid} if grid else {}),
     }
 
 
@@ -37,7 +44,7 @@ def table(study: Study, results: Sequence[SettingResult]) -> str:
     rows, sections = [], []
     for index, each in enumerate(results):
         before, setting = results[max(0, index - 1)].setting, each.setting
-        if not index or (before.optimizer, before.steps) != (setting.optimizer, setting.steps):
+        if not index or _together(before) != _together(setting):
             sections.append(len(rows))
         at = {found.width: found for found in each.widths}
         rows.append(
@@ -68,7 +75,12 @@ def table(study: Study, results: Sequence[SettingResult]) -> str:
     used = study.uses()
     heading += f"{used_text(used)}\n" if used else ""
     heading += f"{held_text(conditions)}\n" if conditions.held else ""
-    return heading + terminal_table(columns, rows, sections) + "\n"
+    return f"{heading}{terminal_table(columns, rows, sections)}\n{grid_table(study)}"
+
+
+def _together(setting: Setting) -> tuple[str, int | None, str | None]:
+    """What rows of one section share."""
+    return setting.optimizer, setting.steps, setting.across and setting.across.label
 
 
 def used_text(uses: Mapping[int, float]) -> str:

@@ -3,7 +3,7 @@
 The width stays as it is, so that exponents are those of the axis alone, and all settings agree at its base size.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from sympy import Expr, S
@@ -20,8 +20,8 @@ from derive.registry import spelled
 from derive.solve import prescribe, solve_kinds
 from derive.words import text
 from verify.sweeps.axes import Held
-from verify.sweeps.records import GLOBAL, LayerScaling, Setting
-from verify.sweeps.settings.named import UNTUNED, Prescribed
+from verify.sweeps.records import GLOBAL, Across, LayerScaling, Setting
+from verify.sweeps.settings.named import UNTUNED, Prescribed, prescribed
 from verify.training.rules.transforms import check_trainable, exact
 
 RULE = "rule"
@@ -81,6 +81,27 @@ def along_batch(
 
     shown = RULE if horizon == "none" else f"{RULE} {horizon}"
     return _prescribed(optimizer, axis, ("batch", GLOBAL if raw else shown), constants, decay, raw)
+
+
+def at_widths(
+    settings: Sequence[Prescribed], widths: Sequence[int], base: int, parameterization: str, *, clip: bool = False
+) -> tuple[Prescribed, ...]:
+    """The settings once for every width, the smallest first: their factors times those of the width.
+
+    These are of full alignment, or none on the rates where a setting is global. At the base width there are none.
+    """
+
+    def at(each: Prescribed, width: int) -> Prescribed:
+        setting = each.setting
+        kind = GLOBAL if setting.alignment == GLOBAL else "full"
+        wide = prescribed(setting.optimizer, parameterization, kind, decay=setting.decay, clip=clip).setting  # type: ignore[arg-type]
+        layers = wide.layers
+        if width == base:  # where all settings agree, and so that those which do are trained once
+            layers = tuple(replace(layer, a="0", b="0", c="0", epsilon=None, decay="0") for layer in layers)
+        across = Across(width, base, wide.parameterization, layers)
+        return replace(each, setting=replace(setting, across=across))
+
+    return tuple(at(each, width) for width in widths for each in settings)
 
 
 def _prescribed(

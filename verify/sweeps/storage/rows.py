@@ -13,7 +13,7 @@ from operator import itemgetter
 from typing import TypeVar
 
 from verify.checksums import UNREADABLE, DamagedError, Seal, checksum
-from verify.sweeps.records import Batch, Conditions, LayerScaling, Record, Setting, Study
+from verify.sweeps.records import Across, Batch, Conditions, LayerScaling, Record, Setting, Study
 from verify.values import Entries, Json
 
 Made = TypeVar("Made")
@@ -61,8 +61,15 @@ def as_record(row: Columns) -> Record:
 
 def as_setting(content: Entries) -> Setting:
     """The setting of what `asdict` made of one, and JSON of that."""
-    layers = tuple(LayerScaling(**layer) for layer in content["layers"])
-    return Setting(**{**content, "layers": layers, "constants": tuple(content["constants"])})
+    across = content.get("across")
+    if across is not None:
+        across = Across(**{**across, "layers": _layers(across)})
+    read = {"layers": _layers(content), "constants": tuple(content["constants"]), "across": across}
+    return Setting(**{**content, **read})
+
+
+def _layers(content: Entries) -> tuple[LayerScaling, ...]:
+    return tuple(LayerScaling(**layer) for layer in content["layers"])
 
 
 def with_checksum(table: str, row: Columns) -> Columns:

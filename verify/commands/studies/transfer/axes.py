@@ -19,8 +19,8 @@ WIDTH = 64
 HEAD, DEPTH = 32, 2
 LARGEST = {"depth": 4096, "batch": 1_048_576}
 GOES_WITH = {
-    "parameterization": ("width",),
-    "base_width": ("width",),
+    "parameterization": ("width", "depth"),
+    "base_width": ("width", "depth"),
     "depths": ("depth",),
     "residual": ("depth",),
     "base_depth": ("depth",),
@@ -36,7 +36,10 @@ GOES_WITH = {
 
 @dataclass(frozen=True)
 class Along:
-    """One axis: its sizes, the base size, the width where that stays, and what is held along the batch."""
+    """One axis: its sizes, the base size, the width where that stays, and what is held along the batch.
+
+    `widths` are those of a grid along depth, of which `width` is the base; empty where there is one.
+    """
 
     given: TransferOptions
     name: "AxisName"
@@ -46,6 +49,7 @@ class Along:
     width: int | None
     held: Any
     horizon: Any
+    widths: tuple[int, ...] = ()
 
     @property
     def depth(self) -> int:
@@ -78,7 +82,7 @@ class Along:
         self, optimizers: Sequence[str], constants: tuple[float, float, float], decay: str, clip: bool
     ) -> "tuple[Prescribed, ...]":
         """What is trained: every optimizer with every prescription that was asked for."""
-        from verify.sweeps.settings.along import along_batch, along_depth
+        from verify.sweeps.settings.along import along_batch, along_depth, at_widths
         from verify.sweeps.settings.named import prescribed
 
         shared: Any = {"constants": constants, "decay": decay}
@@ -93,7 +97,15 @@ class Along:
         else:
             residuals = split_values(self.given.residual, ["depth-mup"])
             found = [along_depth(*each, **shared) for each in product(optimizers, residuals, asked)]
-        return tuple({each.setting.name: each for each in found}.values())  # names of one delta mean one setting
+        once = tuple({each.setting.name: each for each in found}.values())  # names of one delta mean one setting
+        if not self.widths or self.width is None:
+            return once
+        schemes = split_values(self.given.parameterization, ["mup"])
+        if len(schemes) > 1:
+            raise DeriveError(
+                f"--parameterization {shorten(','.join(schemes))}: a grid of widths and depths takes one; give mup"
+            )
+        return at_widths(once, self.widths, self.width, schemes[0], clip=clip)
 
 
 def read_along(given: TransferOptions) -> Along:
@@ -114,8 +126,14 @@ def read_along(given: TransferOptions) -> Along:
         return Along(given, axis, model, tuple(widths), given.base_width or widths[0], None, held, None)
     if model == "mlp" and axis == "depth":
         raise DeriveError("--model mlp has no residual stream to grow along --axis depth; give transformer")
-    if len(widths) > 1 or widths[0] < 1:
+    grid = axis == "depth" and len(widths) > 1
+    if grid:
+        check_widths(widths)
+    elif len(widths) > 1 or widths[0] < 1:
         raise DeriveError(f"--widths {shorten(given.widths or '')}: along --axis {axis} the width stays; give one")
+    elif given.parameterization is not None or given.base_width is not None:
+        option = "--base-width" if given.parameterization is None else "--parameterization"
+        raise DeriveError(f"{option} goes with --axis width, or along depth with several --widths; leave it out")
     option = "--depths" if axis == "depth" else "--batches"
     text = (given.depths if axis == "depth" else given.batches) or SIZES[axis]
     sizes = read_sizes(option, text, LARGEST[axis], SIZES[axis])
@@ -124,7 +142,8 @@ def read_along(given: TransferOptions) -> Along:
         raise DeriveError(f"--base-depth {base} is above the first of --depths {text}; tune on the shallower network")
     held = read_choice("--hold", given.hold or "tokens", HELD[axis]) if axis == "batch" else None
     horizon = read_choice("--horizon", given.horizon or "none", HORIZONS) if axis == "batch" else None
-    return Along(given, axis, model, tuple(sizes), base, widths[0], held, horizon)
+    width = given.base_width or widths[0] if grid else widths[0]
+    return Along(given, axis, model, tuple(sizes), base, width, held, horizon, tuple(widths) if grid else ())
 
 
 def read_sizes(option: str, text: str, largest: int, example: str) -> list[int]:

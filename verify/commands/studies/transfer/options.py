@@ -22,7 +22,9 @@ class TransferOptions:
     """Train networks over base rates and widths: does the best rate transfer, and what does each prescription cost."""
 
     optimizer: Annotated[list[str] | None, typer.Option(help="One or several: sgd,adam.  [default: adam]")] = None
-    parameterization: Annotated[list[str] | None, typer.Option(help="sp, ntk, mup, mfp.  [default: sp,mup]")] = None
+    parameterization: Annotated[
+        list[str] | None, typer.Option(help="sp, ntk, mup, mfp.  [default: sp,mup; grid mup]")
+    ] = None
     alignment: Annotated[
         list[str] | None,
         typer.Option(
@@ -38,7 +40,10 @@ class TransferOptions:
         None
     )
     widths: Annotated[
-        str | None, typer.Option(help="Growing widths; one along other axes.  [default: 64,128,256; 64]")
+        str | None,
+        typer.Option(
+            help="Growing widths; along depth one, or a grid of both; along the batch one.  [default: 64,128,256; 64]"
+        ),
     ] = None
     base_width: Annotated[int | None, typer.Option(help="Where all settings agree.  [default: the first]")] = None
     depths: Annotated[str | None, typer.Option(help="Of --axis depth.  [default: 2,4,8,16,32]")] = None
