@@ -199,6 +199,10 @@ def read_scale(
     if base_width is not None and width is not None:
         check_width("--base-width", base_width)
         check_width("--width", width)
+        if width < base_width:
+            raise DeriveError(
+                f"--width {width} is below --base-width {base_width}, where the rate was tuned; swap them"
+            )
     if base_rate is not None:
         check_positive(base_rate=base_rate)
     return Scale(base_width, width, base_rate)

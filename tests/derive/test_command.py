@@ -244,6 +244,10 @@ BAD = [
     (["--optimizer", "middle=muon"], "unknown layer kind"),
     (["--width", "0", "--base-width", "64"], "not a width"),
     (["--width", "64"], "belong together"),
+    (
+        ["--base-width", "4096", "--width", "256"],
+        "--width 256 is below --base-width 4096, where the rate was tuned; swap them",
+    ),
     (["--base-rate", "1"], "give the widths"),
     (["--width", "64", "--base-width", "64", "--base-rate", "nan"], "finite number above 0"),
     (["--layers", "-1"], "give a number from 0"),

@@ -131,7 +131,7 @@ def test_without_jax_one_line_says_what_to_install(tmp_path: Path) -> None:
     code = f"import sys; sys.modules['jax'] = None; sys.argv = ['verify', 'exponents']; {start}"
     found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert found.returncode == 2
-    assert found.stderr == "verify: jax is not installed; run: pip install 'scaling-exponents[verify]'\n"
+    assert found.stderr == "verify: jax is not installed; run: pip install '.[verify]' where its source is\n"
 
 
 def test_a_table_keeps_every_cell(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -99,7 +99,7 @@ def main() -> None:
             missing = (error.name or "").partition(".")[0]
             if missing not in NEEDED:
                 raise
-            raise DeriveError(f"{missing} is not installed; run: pip install 'scaling-exponents[verify]'") from None
+            raise DeriveError(f"{missing} is not installed; run: pip install '.[verify]' where its source is") from None
 
     prepare("verify")
     sys.unraisablehook = interrupt_again

@@ -103,9 +103,10 @@ def build(make: Make, width: int) -> UserModel:
 
 def _checked(given: object, width: int) -> UserModel:
     if not isinstance(given, tuple) or len(given) not in (3, 4) or not callable(given[1]):
+        of_torch = "; a PyTorch module wants --framework torch" if hasattr(given, "named_parameters") else ""
         raise ModelError(
             f"make({width}) returned {_described(given)}; it has to return (params, apply, inputs), "
-            "or (params, apply, inputs, loss) with loss(outputs, inputs)"
+            f"or (params, apply, inputs, loss) with loss(outputs, inputs){of_torch}"
         )
     model = UserModel(*given)
     if model.loss is not None and not callable(model.loss):

@@ -26,7 +26,7 @@ from verify.values import Tree
 Build = Callable[[int], Any]
 Example = Callable[[int], Any]
 SUPPORTED = "torch 2.13 with torchax 0.0.13 to 0.0.14.dev20261026"
-INSTALL = "pip install torch 'torchax>=0.0.13', or scaling-exponents[torch]"
+INSTALL = "pip install torch 'torchax>=0.0.13'"
 
 
 class Libraries(NamedTuple):

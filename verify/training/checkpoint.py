@@ -80,7 +80,7 @@ class Checkpoints:
     def open(self, conditions: Document) -> None:
         """Begin the study in the folder, or go on with it; DeriveError where the folder holds another one."""
         if find_spec("orbax") is None:
-            raise DeriveError("--checkpoint needs Orbax; pip install 'scaling-exponents[scale]', or leave it out")
+            raise DeriveError("--checkpoint needs Orbax; pip install orbax-checkpoint, or leave it out")
         make_folder(self.folder, "--checkpoint")
         file = self.folder / "study.json"
         try:

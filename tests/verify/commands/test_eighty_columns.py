@@ -96,8 +96,8 @@ def test_what_trains_fits(command: str, tmp_path: Path, monkeypatch: pytest.Monk
             found, into = str(out / INSIDE.get(command, "")), f"merged{width}"
             assert too_long(capsys, width, ["status", found]) == []
             assert too_long(capsys, width, ["report", found, "--out", f"report{width}"]) == []
-            store = [f"{each}/study.sqlite" if "transfer" in command else each for each in (into, found)]
-            assert too_long(capsys, width, ["merge", *store]) == []
+            parts = [f"{into}.sqlite", f"{found}/study.sqlite"] if "transfer" in command else [into, found]
+            assert too_long(capsys, width, ["merge", *parts]) == []
 
 
 @pytest.mark.parametrize("width", [80, 120])

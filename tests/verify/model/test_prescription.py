@@ -6,6 +6,7 @@ import subprocess
 import sys
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import equinox as eqx
@@ -257,6 +258,7 @@ def bad(what: str) -> Any:
         ),
         (bad("branch"), {}, "raised TracerBoolConversionError at test_prescription.py"),
         (lambda: None, {}, r"make\(32\) raised TypeError: "),
+        (lambda _: SimpleNamespace(named_parameters=list), {}, "a PyTorch module wants --framework torch"),
         (shrinks, {"base_width": 60}, "a dimension shrinks from 20 to 16"),
         (toy, {"width": BASE}, "two that differ"),
         (toy, {"width": 8}, "do not grow"),

@@ -208,8 +208,7 @@ def test_measured_in_torch_and_judged(
         names["default_loss"],
         make,
         [16, 32, 64, 128],
-        3,
-        1,
+        (3, 1),
     )
     names["write_sizes"](sizes, "sizes.csv")
     capsys.readouterr()
