@@ -27,9 +27,9 @@ verify-demo: .venv/verify
 	$(BIN)/verify exponents --optimizer adam --parameterization sp --widths 64,128,256 --steps 1 --batch 64
 
 test: .venv/installed
-	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 
-# What takes minutes: the remaining parameterizations, widths to 4096, the transformer.
+# What takes long: the remaining optimizers and parameterizations, widths to 4096, the transformer, whole processes.
 test-slow: .venv/installed
 	$(BIN)/python -m pytest -m slow
 

@@ -8,13 +8,17 @@ keeps the programs of some thousand tests comes near to that, and where it is pa
 """
 
 import atexit
+import gc
 import os
 import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
+from hypothesis import settings
 from jaxtyping import config as jaxtyping_config
 from jaxtyping import install_import_hook
 
@@ -30,6 +34,10 @@ os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 # The emitters of fused loops take a third of the time of all compiling; without them loops are emitted one by one.
 os.environ.setdefault("XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false")
 os.environ.pop("COLUMNS", None)  # whoever runs them has set: output is as to a file unless a test says so
+
+# A test that says nothing else draws so many examples.
+settings.register_profile("some", max_examples=40, deadline=None)
+settings.load_profile("some")
 
 # Shapes and types are checked at every call in the rooms that have arrays.
 ROOMS = ("fit", "measuring", "studies", "sweeps", "training")
@@ -64,9 +72,63 @@ def unchecked() -> Iterator[None]:
     jaxtyping_config.update("jaxtyping_disable", False)
 
 
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pictures are empty files, where a test asks for what stands beside them: drawing takes longer than all else."""
+    from matplotlib.figure import Figure
+
+    draw = Figure.savefig
+
+    def save(figure: Figure, to: Any, **options: Any) -> None:
+        if isinstance(to, Path):
+            to.write_bytes(b"")
+        else:
+            draw(figure, to, **options)
+
+    monkeypatch.setattr(Figure, "savefig", save)
+
+
+LONGEST = (
+    *("studies/test_going_on", "studies/test_theory", "sweeps/test_sweep", "studies/test_epsilon"),
+    *("paper/test_paper_gallery", "planning/test_plan", "model/test_prescription", "model/test_check_verdicts"),
+    *("commands/test_transfer_command", "model/test_coordinate_check", "training/test_checkpoint"),
+)
+"""Files that begin first: a long one that came last would leave the other processes without work."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Order the files, and nothing within them."""
+    first = {name: place for place, name in enumerate(LONGEST)}
+
+    def place(item: pytest.Item) -> int:
+        return first.get("/".join(item.path.with_suffix("").parts[-2:]), len(first))
+
+    items.sort(key=place)
+
+
+def pytest_collection_finish() -> None:
+    """What was imported stays: the garbage collector need not go through it, nor as often as by default."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 50)
+
+
+MOST_MAPS = 15_000
+"""From which on the programs of the files before are left: not sooner, since files have many in common."""
+
+
+def maps() -> int:
+    """Memory maps of this process; as many as are too many where they cannot be counted."""
+    try:
+        with Path("/proc/self/maps").open(encoding="utf-8") as lines:
+            return sum(1 for _ in lines)
+    except OSError:
+        return MOST_MAPS
+
+
 @pytest.fixture(scope="module", autouse=True)
 def compiled_programs() -> Iterator[None]:
-    """Every file leaves the memory that its programs took."""
+    """Every file leaves the memory that its programs took, where they have come to take much."""
     yield
-    if "jax" in sys.modules:
+    if "jax" in sys.modules and maps() >= MOST_MAPS:
         sys.modules["jax"].clear_caches()

@@ -336,7 +336,7 @@ arguments = st.lists(
 )
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(arguments)
 def test_no_argument_string_makes_a_traceback(words: list[str]) -> None:
     import contextlib

@@ -19,7 +19,7 @@ from tests.helpers.published import DEPTH_EPSILONS, DEPTH_RATES, SHAMPOO_POWERS
 
 WIDTH, SEEDS, SMALL = 8, 48, 1e-6
 QUICK, LONG = (32, 128, 512), (64, 512, 4096)
-EVERY_DAY = ("sgd", "adam", "adam-ps", "muon", "kfac", "sophia")
+EVERY_DAY = ("sgd", "adam", "adam-ps", "muon")
 
 
 def axis(optimizer: str | Optimizer, delta: str, kappa: str = "full") -> Axis:

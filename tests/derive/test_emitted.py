@@ -157,7 +157,9 @@ def test_torch_groups_have_the_prescribed_rates(answer: Prescription) -> None:
             assert eps == pytest.approx(default * 16.0 ** -float(layer.epsilon))
 
 
-@pytest.mark.parametrize("name", OPTAX_RULES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name.startswith("muon-") else name for name in OPTAX_RULES]
+)
 def test_every_emitted_optax_optimizer_takes_a_step(name: str) -> None:
     pytest.importorskip("optax")
     import jax.numpy as jnp

@@ -132,7 +132,7 @@ def compare_own(given: dict[str, Any], told: dict[str, Any], problem: Problem) -
 
 @needs_browser
 @pytest.mark.parametrize(
-    ("names", "count"), [(FEW, 64), pytest.param(explore.ALL, 500, marks=pytest.mark.slow)], ids=["few", "all"]
+    ("names", "count"), [(FEW, 16), pytest.param(explore.ALL, 500, marks=pytest.mark.slow)], ids=["few", "all"]
 )
 def test_random_settings_say_what_the_engine_says(names: tuple[str, ...], count: int, tmp_path: Path) -> None:
     """Set by the page's own controls: rates, what fixes them, changes, regime, notes, numbers; one browser."""

@@ -28,7 +28,7 @@ def rationals(low: int = 0) -> st.SearchStrategy[Expr]:
 
 
 @st.composite
-def problems(draw: Any, most_layers: int = 18, low: int = 0, families: Sequence[str] = tuple(FAMILIES)) -> Problem:
+def problems(draw: Any, most_layers: int = 8, low: int = 0, families: Sequence[str] = tuple(FAMILIES)) -> Problem:
     layers = draw(st.integers(0, most_layers))
     ratios = st.builds(Ratios, rationals(low), rationals(low), rationals(low))
     mixture = draw(st.booleans())
@@ -119,14 +119,18 @@ def printed(chain: Chain) -> list[str]:
     return [each.text for each in constraints(chain)]
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(problems(low=-1))
-def test_objective_equals_the_exact_linear_program(problem: Problem) -> None:
-    answer = solve(problem)
-    assert sum(answer.c) == linear_program(answer.chain, rows_from_text(answer.chain, printed(answer.chain)))
+@pytest.mark.parametrize(("examples", "layers"), [(40, 6), pytest.param(150, 18, marks=pytest.mark.slow)])
+def test_objective_equals_the_exact_linear_program(examples: int, layers: int) -> None:
+    @settings(max_examples=examples, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    @given(problems(layers, low=-1))
+    def holds(problem: Problem) -> None:
+        answer = solve(problem)
+        assert sum(answer.c) == linear_program(answer.chain, rows_from_text(answer.chain, printed(answer.chain)))
+
+    holds()
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(problems())
 def test_binding_constraints_are_printed_and_tight_and_the_solution_is_feasible(problem: Problem) -> None:
     answer = solve(problem)
@@ -139,7 +143,7 @@ def test_binding_constraints_are_printed_and_tight_and_the_solution_is_feasible(
         assert all(slack(row, at) == 0 for row in rows_from_text(answer.chain, layer.binding))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(problems(), st.data())
 def test_lowering_any_single_c_breaks_a_constraint(problem: Problem, data: Any) -> None:
     answer = solve(problem)
@@ -151,10 +155,13 @@ def test_lowering_any_single_c_breaks_a_constraint(problem: Problem, data: Any) 
     assert any(slack(row, at) < 0 for row in rows_from_text(answer.chain, printed(answer.chain)))
 
 
-@settings(max_examples=60, deadline=None)
-@given(problems(most_layers=5))
-def test_uniqueness_is_what_the_linear_program_says(problem: Problem) -> None:
+@pytest.mark.parametrize(("examples", "layers"), [(25, 2), pytest.param(60, 5, marks=pytest.mark.slow)])
+def test_uniqueness_is_what_the_linear_program_says(examples: int, layers: int) -> None:
     """Unique means that tilting the objective towards any single c leaves the optimum where it is."""
+    settings(max_examples=examples, deadline=None)(given(problems(layers))(check_uniqueness))()
+
+
+def check_uniqueness(problem: Problem) -> None:
     answer = solve(problem)
     chain = answer.chain
     rows = rows_from_text(chain, printed(chain))

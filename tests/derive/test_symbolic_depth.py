@@ -140,8 +140,8 @@ def test_compound_expressions_are_known_to_be_at_most_one() -> None:
 
 
 def test_many_symbols_are_answered_or_refused_in_one_line() -> None:
-    each = ",".join(f"hidden.{index}.omega=x{index}" for index in range(12))
-    assert len(prescribe("adam", "sp", each, hidden_layers=12).layers) == 14
+    each = ",".join(f"hidden.{index}.omega=x{index}" for index in range(8))
+    assert len(prescribe("adam", "sp", each, hidden_layers=8).layers) == 10
     with pytest.raises(ValueError, match="too many cases; give numbers to some of them") as refused:
         names = ",".join(f"hidden.{i}.{key}={key[0]}{i}" for i in range(20) for key in ("alpha", "omega", "u"))
         prescribe("adafactor", "sp", names, hidden_layers=20)

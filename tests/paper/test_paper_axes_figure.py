@@ -5,10 +5,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from paper_figures.build import build
 from paper_figures.figure_12_other_axes import STUDIES
 from paper_figures.items import Item
 from paper_figures.paths import DATA
+from tests.helpers.built import build
 from tests.paper.test_paper_transfer_figures import Table, fitted, points, rows
 
 TITLES = {"adam": "Adam", "sgd": "SGD"}

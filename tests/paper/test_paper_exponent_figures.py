@@ -15,9 +15,9 @@ import pytest
 
 from derive.solve import prescribe
 from paper_figures import figure_7_coordinate_check
-from paper_figures.build import build
 from paper_figures.items import Item
 from paper_figures.paths import DATA, MissingResultError
+from tests.helpers.built import build
 from tests.verify.studies.test_epsilon import RATES, made_up_study
 from verify.studies.epsilon.results import read_result, write_study
 from verify.studies.exponents.measured import read_measured
@@ -247,6 +247,7 @@ def test_a_missing_study_is_named_with_its_command(name: str, said: str, tmp_pat
         build(name, tmp_path)
 
 
+@pytest.mark.slow
 def test_figures_need_no_jax() -> None:
     modules = ", ".join(f"paper_figures.{name}" for name in ("figure_1_alignments", "figure_5_gradients"))
     modules += ", paper_figures.figure_6_epsilon, paper_figures.figure_7_coordinate_check"

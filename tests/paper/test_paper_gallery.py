@@ -13,12 +13,13 @@ import typer.main
 
 from paper_figures import build as builder
 from paper_figures import gallery
-from paper_figures.build import ITEMS, build, main
+from paper_figures.build import ITEMS, main
 from paper_figures.items import Item, verdict
 from paper_figures.paths import DATA, GALLERY, ROOT, MissingResultError
 from paper_figures.sentences import SENTENCES
 from paper_figures.studies import PLANS, STUDIES, arguments
 from paper_figures.table_7_measured_exponents import UPDATES
+from tests.helpers.built import build
 from verify.commands.main import app
 
 # What is counted is the same at any time; tests/verify/planning/test_plan.py holds it against its command.

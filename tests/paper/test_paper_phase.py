@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from paper_figures.build import build
 from paper_figures.figure_9_phase import STUDIES
 from paper_figures.paths import DATA, MissingResultError
+from tests.helpers.built import build
 
 LAYERS = {"hidden.1": "features", "readout": "logits"}
 PREDICTED = ("predicted", "predicted_measured", "predicted_finite")
@@ -71,6 +71,7 @@ def test_what_is_said_is_in_the_data() -> None:
     assert f"they grow as n^{-start['measured']:.2f}" in found.measured
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_figures_are_written_and_show_the_prescription(tmp_path: Path) -> None:
     found = build("figure_9_phase")
     names = {path.name for path in found.write(tmp_path)}

@@ -22,10 +22,11 @@ from sympy import Rational
 from derive.emit import dump
 from derive.emit_latex import standalone
 from derive.registry import REGISTRY
-from paper_figures.build import ITEMS, build
+from paper_figures.build import ITEMS
 from paper_figures.items import Table
 from paper_figures.paths import DATA, MissingResultError
 from paper_figures.table_7_measured_exponents import UPDATES
+from tests.helpers.built import build
 from tests.helpers.published import (
     GRADIENTS,
     LARGEST_MODEL,
@@ -275,7 +276,7 @@ def model(width: int) -> Transformer:
     return Transformer(scaling, vocabulary=VOCABULARY, context=512, blocks=8, head_dimension=128)
 
 
-@pytest.mark.parametrize("place", [0, 3, 8, 13])
+@pytest.mark.parametrize("place", [0, *(pytest.param(place, marks=pytest.mark.slow) for place in (3, 8)), 13])
 def test_table_6_counts_our_own_transformer(data: Path, place: int) -> None:
     """Its parameters and the matrix products of a training step, counted in the traced program; nothing is run."""
     row = table(data, "table_6_model_sizes")[place]

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from paper_figures.build import build
 from paper_figures.items import Item
 from paper_figures.paths import DATA, MissingResultError
+from tests.helpers.built import build
 
 NAMES = ("figure_2_loss_by_rate", "figure_3_loss_by_width", "figure_4_rate_by_width", "figure_8_equivalence")
 WIDTHS = (64, 128, 256, 512)

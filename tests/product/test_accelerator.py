@@ -35,6 +35,12 @@ for number in range(40):
 """
 
 
+@pytest.fixture(autouse=True)
+def nothing_is_collected(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After every part, as where one held a device's memory: of all that a test run holds that takes a second each."""
+    monkeypatch.setattr("benchmarks.accelerator.ledger.gc", SimpleNamespace(collect=lambda: 0))
+
+
 class Clock:
     """A clock that stands still but for the work that is done."""
 
@@ -253,6 +259,25 @@ def test_the_folder_of_another_device_is_said_at_once(tmp_path: Path) -> None:
     assert [each.name for each in tmp_path.iterdir()] == [STEPS[0].path(tmp_path).name]
 
 
+def test_the_first_step_is_worked_at_toy_size_in_a_process_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(command, "STEPS", STEPS[:1])
+    assert command.run(tmp_path, 5.0, check=True) == 0
+    (path,) = tmp_path.iterdir()
+    assert read(path)["result"] and "bfloat16" in read(path)["parts"] and ceilings(tmp_path)["bfloat16"] > 0
+
+
+@pytest.mark.parametrize("step", [step for step in STEPS[1:] if step.name != "study"], ids=lambda step: step.name)
+def test_every_step_is_planned_at_toy_size(step: Step, tmp_path: Path) -> None:
+    """All its parts, none of which is made: what they do is seen in the slow run."""
+    clock = Clock()
+    ledger = Pretended(step.path(tmp_path), {"step": step.name}, 1e9, 0.0, {"bfloat16": 1e12, "float32": 1e12}, clock)
+    step.module().run(ledger, True)
+    assert ledger.kept["parts"] and not ledger.kept["left"] and not ledger.kept["errors"]
+
+
+@pytest.mark.slow
 def test_every_step_works_at_toy_size(tmp_path: Path) -> None:
     """From the project's folder, by a Python that need not have it installed; in under two minutes on two cores."""
     arguments = [sys.executable, "-m", "benchmarks.accelerator", "--check", "--out", str(tmp_path)]

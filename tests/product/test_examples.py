@@ -27,7 +27,19 @@ def test_what_was_promised_is_there():
     ]
 
 
-@pytest.mark.parametrize("name", EXAMPLES)
+LARGE = ("gated_mlp", "nnx_transformer", "scan_layers")
+"""They take longest to compile: prescribed for in every run, trained in the slow one."""
+
+
+@pytest.mark.parametrize("name", LARGE)
+def test_the_example_is_prescribed_for(name: str):
+    answer = verify.prescribe(load_make(f"examples.{name}:make"), base_width=32, width=64, optimizer="adamw")
+    assert set(answer.multipliers) == WRAPPED.get(name, set())
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name in LARGE else name for name in EXAMPLES]
+)
 def test_the_example_trains_as_prescribed(name: str):
     assert len((FOLDER / f"{name}.py").read_text(encoding="utf-8").splitlines()) < 60
     make = load_make(f"examples.{name}:make")

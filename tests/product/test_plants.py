@@ -32,7 +32,7 @@ def stored() -> dict[str, Sizes]:
     return {optimizer: Sizes(STORED, optimizer) for optimizer in OPTIMIZERS}
 
 
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("optimizer", ["adam", pytest.param("sgd", marks=pytest.mark.slow)])
 def test_every_plant_is_rejected_by_its_step_as_the_page_shows(optimizer: str, stored: dict[str, Sizes]) -> None:
     listed = plants(optimizer)
     assert len({plant.name for plant in listed}) == len(listed) >= 24
@@ -121,6 +121,7 @@ def test_training_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.Monke
     assert Sizes(tmp_path, "adam").seeds(trained_as(theory)) == 8
 
 
+@pytest.mark.slow
 def test_small_networks_trained_with_a_plant_reject_it() -> None:
     """Widths 32 and 128 after one step: rejected by the result alone, and in hidden layers alone."""
     plant = next(each for each in plants("adam") if each.name == "c hidden -1/2")

@@ -43,7 +43,16 @@ def test_importing_loads_nothing_heavy() -> None:
     assert alone(f"import sys, derive, verify; print({heavy} & sys.modules.keys())") == "set()"
 
 
-@pytest.mark.parametrize("folder", ["decay_weak", "phase_adam_sp", "update_exponents_sgd", "depth_sgd"])
+@pytest.mark.parametrize(
+    "folder",
+    [
+        "depth_sgd",
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in ("decay_weak", "phase_adam_sp", "update_exponents_sgd")
+        ),
+    ],
+)
 def test_a_committed_study_is_read_without_jax(folder: str) -> None:
     code = f"import sys, verify; print(type(verify.read({str(DATA / folder)!r})).__name__, 'jax' in sys.modules)"
     names = {"decay_weak": "DecayResult", "phase_adam_sp": "PhaseResult", "depth_sgd": "DepthStudy"}

@@ -72,7 +72,7 @@ def test_no_command_is_left_out() -> None:
     assert names == READ.keys() | {command.split()[0] for command in TRAINED}
 
 
-@pytest.mark.parametrize("width", [80, 120])
+@pytest.mark.parametrize("width", [80, pytest.param(120, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("command", READ)
 def test_what_reads_fits(
     command: str, width: int, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture

@@ -36,7 +36,11 @@ def verify(capsys: Capture, *arguments: str) -> tuple[int, str, str]:
     return code, captured.out, captured.err
 
 
-@pytest.mark.parametrize(("given", "many", "sizes"), [(BATCHES, "batches", "48"), (BLOCKS, "depths", "12")])
+@pytest.mark.usefixtures("undrawn")
+@pytest.mark.parametrize(
+    ("given", "many", "sizes"),
+    [(BATCHES, "batches", "48"), pytest.param(BLOCKS, "depths", "12", marks=pytest.mark.slow)],
+)
 def test_a_study_of_an_axis_is_stored_gone_on_with_shown_and_exported(
     given: list[str], many: str, sizes: str, tmp_path: Path, capsys: Capture
 ) -> None:

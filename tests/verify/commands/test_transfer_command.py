@@ -28,21 +28,23 @@ def verify(capsys: Capture, *arguments: str) -> tuple[int, str, str]:
     return code, captured.out, captured.err
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_json_contract(tmp_path: Path, capsys: Capture) -> None:
-    names = ["--parameterization", "sp,ntk", "--alignment", "global", "--alignment", "full"]
+    names = ["--parameterization", "sp,ntk", "--alignment", "full"]
     code, out, err = verify(capsys, "transfer", *SMALL, *names, "--out", str(tmp_path), "--format", "json")
     assert code == 0, err
     found = json.loads(out)
     assert (found["schema"], found["command"]) == (1, "transfer")
     assert {"device", "corpus", "rows"} <= found.keys()
     rows = {(row["parameterization"], row["alignment"]): row for row in found["rows"]}
-    assert set(rows) == {("SP", "global"), ("SP", "full"), ("NTK", "global"), ("NTK", "full")}
+    assert set(rows) == {("SP", "full"), ("NTK", "full")}
     assert rows["NTK", "full"]["trained_as"] == "adam SP full"
     assert {"drift", "low", "high"} <= rows["SP", "full"].keys()
     assert rows["SP", "full"]["widths"].keys() == {"16", "32"}
     assert {"best_rate", "best_loss", "diverged"} <= rows["SP", "full"]["widths"]["32"].keys()
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_same_command_goes_on_and_another_is_refused(tmp_path: Path, capsys: Capture) -> None:
     command = ["transfer", *SMALL, "--alignment", "full", "--parameterization", "sp", "--out", str(tmp_path)]
     code, first, err = verify(capsys, *command)
@@ -57,8 +59,9 @@ def test_the_same_command_goes_on_and_another_is_refused(tmp_path: Path, capsys:
     assert code == 0 and f"{len(records)} of {len(records)}" in out and "adam SP full" in out
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_parts_are_merged_to_the_whole_and_reported(tmp_path: Path, capsys: Capture) -> None:
-    command = ["transfer", *SMALL, "--alignment", "global,full,prior", "--parameterization", "sp"]
+    command = ["transfer", *SMALL, "--alignment", "global", "--alignment", "full", "--parameterization", "sp"]
     assert verify(capsys, *command, "--out", str(tmp_path / "whole"))[0] == 0
     for part in (1, 2):
         code, _, err = verify(capsys, *command, "--part", f"{part}/2", "--out", str(tmp_path / f"part-{part}"))
@@ -74,9 +77,10 @@ def test_parts_are_merged_to_the_whole_and_reported(tmp_path: Path, capsys: Capt
     code, out, err = verify(capsys, "report", str(tmp_path / "merged"), "--out", str(tmp_path / "report"))
     assert code == 0 and "report.html" in out, err
     assert load(tmp_path / "report").records and (tmp_path / "report" / "transfer.json").exists()
-    assert "adam SP prior" in (tmp_path / "report" / "report.html").read_text()
+    assert "adam SP full" in (tmp_path / "report" / "report.html").read_text()
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_constants_are_tuned_apart_and_used(tmp_path: Path, capsys: Capture) -> None:
     command = ["transfer", *SMALL, "--parameterization", "sp,mup", "--alignment", "full", "--tune-constants", "3"]
     code, out, err = verify(capsys, *command, "--out", str(tmp_path), "--format", "json")
@@ -124,6 +128,7 @@ def test_base_rates_by_optimizer(tmp_path: Path, capsys: Capture) -> None:
     assert {0.005, 0.01, 0.02} <= set(study.runs("adam SP full", 16)) and 0.25 in study.runs("sgd SP full", 16)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_report_is_never_overwritten(tmp_path: Path, capsys: Capture) -> None:
     command = ["transfer", *SMALL, "--parameterization", "sp", "--alignment", "full", "--out", str(tmp_path / "study")]
     assert verify(capsys, *command)[0] == 0

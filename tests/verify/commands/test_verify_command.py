@@ -1,6 +1,7 @@
 """The `verify exponents` command: contract, bad input, divergence, interruption, and the way back into `derive`."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,7 +22,7 @@ from verify.training.config import Config
 from verify.training.data import load_corpus
 
 Capture = pytest.CaptureFixture[str]
-SMALL = ["--widths", "16,32,64", "--seeds", "2", "--steps", "2", "--batch", "8"]
+SMALL = ["--widths", "16,32", "--seeds", "2", "--steps", "2", "--batch", "8"]
 
 
 def verify(capsys: Capture, *arguments: str) -> tuple[int, str, str]:
@@ -30,11 +31,26 @@ def verify(capsys: Capture, *arguments: str) -> tuple[int, str, str]:
     return code, captured.out, captured.err
 
 
-def test_the_json_contract_and_the_files(tmp_path: Path, capsys: Capture) -> None:
-    code, out, err = verify(capsys, *SMALL, "--out", str(tmp_path), "--format", "json")
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished study."""
+    folder = tmp_path_factory.mktemp("trained") / "study"
+    arguments = ["exponents", *SMALL, "--out", str(folder)]
+    assert run(lambda: app(arguments, standalone_mode=False), "verify") == 0
+    return folder
+
+
+@pytest.fixture
+def finished(trained: Path, tmp_path: Path) -> Path:
+    """A copy of it for the test alone."""
+    return Path(shutil.copytree(trained, tmp_path / "study"))
+
+
+def test_the_json_contract_and_the_files(finished: Path, capsys: Capture) -> None:
+    code, out, err = verify(capsys, *SMALL, "--out", str(finished), "--format", "json")
     assert code == 0, err
     found = json.loads(out)
-    assert found == json.loads((tmp_path / "measured.json").read_text())
+    assert found == json.loads((finished / "measured.json").read_text())
     assert (found["schema"], found["command"]) == (2, "exponents")
     assert load_corpus().fingerprint in found["corpus"]
     assert {"layer", "step", "quantity", "predicted", "measured", "low", "high", "holds"} <= found["rows"][0].keys()
@@ -49,13 +65,14 @@ def test_the_json_contract_and_the_files(tmp_path: Path, capsys: Capture) -> Non
     layers = {row["layer"] for row in found["rows"]}
     assert layers == {"embedding", "hidden.0", "hidden.1", "readout"}
     assert not any(row["layer"] == "embedding" and row["quantity"] in ("alpha", "omega", "u") for row in found["rows"])
-    lines = (tmp_path / "sizes.csv").read_text().splitlines()
+    lines = (finished / "sizes.csv").read_text().splitlines()
     assert lines[0] == "step,layer,quantity,width,seed,value" and len(lines) > 100
-    assert {path.name for path in tmp_path.glob("*.png")} == {"alignments.png", "sizes_step_1.png", "sizes_step_2.png"}
+    assert {path.name for path in finished.glob("*.png")} == {"alignments.png", "sizes_step_1.png", "sizes_step_2.png"}
 
 
-def test_the_table_names_every_layer(capsys: Capture) -> None:
-    code, out, _ = verify(capsys, *SMALL)
+def test_the_table_names_every_layer(finished: Path, capsys: Capture) -> None:
+    code, out, _ = verify(capsys, *SMALL, "--out", str(finished))
+    out = out.partition("written to ")[0]
     assert code == 0
     assert all(name in out for name in ("hidden.1", "readout", "delta_w", "95 % interval", "tolerance", "hold"))
     counted, verdict, apart = out.splitlines()[-3:]
@@ -81,9 +98,8 @@ def test_a_mixture_is_judged_layer_by_layer(capsys: Capture) -> None:
     assert rows["hidden.0", "operator_norm"]["predicted"] == "0"
 
 
-def test_a_study_is_never_overwritten_and_goes_back_into_the_command(tmp_path: Path, capsys: Capture) -> None:
-    first = tmp_path / "first"
-    assert verify(capsys, *SMALL, "--out", str(first))[0] == 0
+def test_a_study_is_never_overwritten_and_goes_back_into_the_command(finished: Path, capsys: Capture) -> None:
+    first = finished
     kept = (first / "measured.json").read_bytes()
     code, _, err = verify(capsys, *SMALL, "--out", str(first))
     assert code == 0 and (first / "measured.json").read_bytes() == kept, "the same command answers again"
@@ -95,16 +111,15 @@ def test_a_study_is_never_overwritten_and_goes_back_into_the_command(tmp_path: P
     assert code == 2 and "already holds a study" in err
     assert (first / "measured.json").read_bytes() == kept
     measured = f"measured:{first / 'measured.json'}"
-    code, out, err = verify(capsys, *SMALL, "--alignment", measured)
+    code, out, err = verify(capsys, *SMALL, "--alignment", measured, "--widths", "16,32", "--steps", "1")
     assert code == 0 and "hidden.1" in out, err
     code, _, err = verify(capsys, *SMALL, "--alignment", measured, "--model", "transformer", "--widths", "32,64")
     assert code == 2 and err.count("\n") == 1
 
 
-def test_measured_json_is_read_by_derive(tmp_path: Path, capsys: Capture) -> None:
-    assert verify(capsys, *SMALL, "--out", str(tmp_path))[0] == 0
-    answer = prescribe("adam", "sp", f"measured:{tmp_path / 'measured.json'}", hidden_layers=2)
-    rows = json.loads((tmp_path / "measured.json").read_text())["rows"]
+def test_measured_json_is_read_by_derive(trained: Path) -> None:
+    answer = prescribe("adam", "sp", f"measured:{trained / 'measured.json'}", hidden_layers=2)
+    rows = json.loads((trained / "measured.json").read_text())["rows"]
     measured = {(row["layer"], row["quantity"]): row["measured"] for row in rows if row["step"] == 2}
     for name, layer in zip(("hidden.0", "hidden.1", "readout"), answer.layers[1:], strict=True):
         assert layer.alpha is not None
@@ -157,7 +172,7 @@ def test_divergence_is_a_finding_and_the_rest_is_intact(capsys: Capture) -> None
 
 
 def test_a_study_can_be_interrupted() -> None:
-    command = [*VERIFY, "exponents", "--widths", "64,512", "--steps", "100000"]
+    command = [*VERIFY, "exponents", "--widths", "16,32", "--steps", "100000"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         time.sleep(6)
@@ -195,6 +210,7 @@ def test_closed_loop_a_small_network_prescribes_a_large_one(tmp_path: Path) -> N
     assert solve(prescription.problem).layers[-2].r == prescription.layers[-2].r
 
 
+@pytest.mark.slow
 def test_fits_and_pictures_need_no_jax() -> None:
     code = (
         "import sys, verify.training.data, verify.fit.forward, verify.studies.pictures\nassert 'jax' not in sys.modules"

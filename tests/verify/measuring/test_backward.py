@@ -149,7 +149,9 @@ MODELS = [
 ]
 
 
-@pytest.mark.parametrize("model", MODELS, ids=["mlp", "transformer"])
+@pytest.mark.parametrize(
+    "model", [MODELS[0], pytest.param(MODELS[1], marks=pytest.mark.slow)], ids=["mlp", "transformer"]
+)
 def test_gradients_per_op_are_those_of_the_parameters(model: MLP | Transformer) -> None:
     """Lookups and the multipliers after each product included; no two ops share a parameter here."""
     params = jax.jit(model.init)(jax.random.key(0))

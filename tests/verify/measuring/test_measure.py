@@ -146,7 +146,7 @@ def test_the_operator_norm_of_nothing_and_of_what_is_not_finite() -> None:
     assert np.isnan(float(operator_norm(jnp.ones((20, 30)).at[3, 4].set(jnp.nan))))
 
 
-@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+@pytest.mark.parametrize("optimizer", [pytest.param("adam", marks=pytest.mark.slow), "sgd"])
 def test_regenerated_weights_equal_the_initial_ones_bitwise(optimizer: str) -> None:
     """After training, W_0 drawn again is what training started from; inside and outside of compiled code."""
     config = Config(solve_kinds(prescribe(optimizer, "ntk").problem), 16, 0.01, batch=4, probe=4)

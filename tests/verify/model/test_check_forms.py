@@ -60,7 +60,18 @@ def with_adapter(n: int) -> Any:
     return {"base": params, **adapter}, apply, jax.random.normal(keys[4], (16, 6))
 
 
-def test_what_is_frozen_is_neither_trained_nor_judged(
+def test_what_is_frozen_is_neither_trained_nor_judged() -> None:
+    """The adapters alone move."""
+    answer = verify.prescribe(with_adapter, base_width=16, width=64, frozen=["base"])
+    check = coordinate_check(with_adapter, answer, (16, 64), base_rate=1e-3, seeds=2, steps=2, setups=("prescribed",))
+    found = check.measured["prescribed"]
+    assert found.passes
+    moved = {row.layer for row in found.rows if row.quantity == "delta_w"}
+    assert {"A", "B"} <= moved and not any(name.startswith("base") for name in moved)
+
+
+@pytest.mark.slow
+def test_the_command_freezes_too(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Any
 ) -> None:
     """`verify check --frozen base`: the adapters alone move; the base is a row "not trained" of the prescription."""
@@ -69,7 +80,7 @@ def test_what_is_frozen_is_neither_trained_nor_judged(
         "check",
         "models:with_adapter",
         "--widths",
-        "16,32,64",
+        "16,64",
         "--seeds",
         "2",
         "--steps",

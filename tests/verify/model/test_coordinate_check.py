@@ -22,6 +22,7 @@ from verify.model.make import build
 from verify.model.prescription import ModelPrescription
 
 WIDTHS = (32, 64, 128, 256)
+OPTIONS = ["tests.verify.model.test_coordinate_check:make", "--widths", "32,64,128,256", "--seeds", "3", "--steps", "2"]
 
 
 def run_command(arguments: list[str], capsys: Any) -> tuple[int, str, str]:
@@ -69,8 +70,17 @@ def test_the_usual_set_up_drifts_and_the_prescribed_one_does_not(checked: Check)
     assert grows["down"] == pytest.approx(1, abs=0.2)
 
 
-def test_the_advice_names_the_parameter_and_the_power(checked: Check):
-    advice = "\n".join(checked.advice)
+@pytest.fixture(scope="module")
+def by_command(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder that the command leaves."""
+    folder = tmp_path_factory.mktemp("check") / "out"
+    arguments = ["check", *OPTIONS, "--out", str(folder)]
+    assert run(lambda: app(arguments, standalone_mode=False), "verify") == 0
+    return folder
+
+
+def test_the_advice_names_the_parameter_and_the_power(by_command: Path):
+    advice = "\n".join(json.loads((by_command / "check.json").read_text())["advice"])
     for name in ("gate", "up", "down"):
         assert f"{name} (hidden): rate n^0 -> n^-1; its product" in advice
     assert "readout (readout): initial size n^-0.5" in advice
@@ -81,15 +91,14 @@ def test_the_advice_names_the_parameter_and_the_power(checked: Check):
 def test_a_wrong_prescription_fails(prescription: ModelPrescription):
     """One layer's rate raised by n^(1/2), and one's initial size by n^(1/4): each is found where it is."""
 
-    def change(path: str, **exponents: Fraction) -> ModelPrescription:
-        rows = tuple(replace(row, **exponents) if row.path == path else row for row in prescription.parameters)
-        return replace(prescription, parameters=rows)
+    def change(answer: ModelPrescription, path: str, **exponents: Fraction) -> ModelPrescription:
+        rows = tuple(replace(row, **exponents) if row.path == path else row for row in answer.parameters)
+        return replace(answer, parameters=rows)
 
-    for path, wrong in (("up", {"c": Fraction(1, 2)}), ("down", {"b": Fraction(1, 4)})):
-        found = coordinate_check(
-            make, change(path, **wrong), WIDTHS[::3], base_rate=1e-3, seeds=5, steps=1, setups=("prescribed",)
-        )
-        assert path in {row.layer for row in found.measured["prescribed"].failures}
+    wrong = change(change(prescription, "up", c=Fraction(1, 2)), "down", b=Fraction(1, 4))
+    found = coordinate_check(make, wrong, WIDTHS[::3], base_rate=1e-3, seeds=5, steps=1, setups=("prescribed",))
+    failed = {(row.layer, row.quantity) for row in found.measured["prescribed"].failures}
+    assert failed == {("up", "delta_z"), ("down", "size"), ("down", "delta_z")}
 
 
 def test_what_is_measured_are_the_sizes_themselves(prescription: ModelPrescription):
@@ -140,20 +149,17 @@ def test_the_best_rate_of_a_usual_set_up_drifts_more():
     assert all(len(best.rates) > 7 for best in found["own"].optima.values())  # its best lies beyond the first grid
 
 
-def test_the_command_writes_what_goes_back_in(tmp_path: Path, capsys: Any):
-    options = ["tests.verify.model.test_coordinate_check:make", "--widths", "32,64,128", "--seeds", "2", "--steps", "1"]
-    code, out, error = run_command(["check", *options, "--out", str(tmp_path / "out"), "--format", "json"], capsys)
-    assert (code, error) == (0, "")
-    content = json.loads(out)
+def test_the_command_writes_what_goes_back_in(by_command: Path, capsys: Any):
+    content = json.loads((by_command / "check.json").read_text())
     assert content["passes"] == {"own": False, "prescribed": True}
     assert content["advice"]
-    again = ModelPrescription.from_json((tmp_path / "out" / "prescription.json").read_text())
-    file = tmp_path / "out" / "measured.json"
-    measured = verify.prescribe(make, base_width=32, width=128, alignment=f"measured:{file}")
+    again = ModelPrescription.from_json((by_command / "prescription.json").read_text())
+    file = by_command / "measured.json"
+    measured = verify.prescribe(make, base_width=WIDTHS[0], width=WIDTHS[-1], alignment=f"measured:{file}")
     by_name = {row["layer"]: row for row in json.loads(file.read_text())["rows"] if row["quantity"] == "alpha"}
     alpha = min(Fraction(str(by_name["up"]["measured"])), Fraction(1))
     assert measured.row("up").c == pytest.approx(float(alpha), abs=1e-9)
     assert measured.row("up").c != again.row("up").c
-    code, out, error = run_command(["check", *options, "--out", str(tmp_path / "out")], capsys)
+    code, _, error = run_command(["check", *OPTIONS, "--out", str(by_command)], capsys)
     assert (code, error.count("\n")) == (2, 1)
     assert "already holds a check" in error

@@ -223,7 +223,7 @@ LAWS = [
 
 
 @pytest.mark.parametrize("law", LAWS)
-@settings(max_examples=20, deadline=None, derandomize=True, database=None, phases=[Phase.generate])
+@settings(max_examples=12, deadline=None, derandomize=True, database=None, phases=[Phase.generate])
 @given(NETWORKS, st.integers(0, 100))
 def test_a_law_holds_on_random_networks(law: Callable[[Network, int], None], network: Network, pick: int):
     law(network, pick)

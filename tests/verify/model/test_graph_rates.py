@@ -27,6 +27,7 @@ from verify.training.networks.transformer import Transformer
 HALF = Fraction(1, 2)
 SCHEMES: dict[str, Parameterization] = {"sp": SP, "ntk": NTK, "mup": MUP, "mfp": MFP}
 RULES = ["sgd", "adam", "adafactor", "lars", "muon", "normalised-sgd", "shampoo", "adam,hidden=muon"]
+FAST = ("sgd", "adam", "muon")
 
 
 def own(kind: type[MLP] | type[Transformer], scheme: Parameterization, **sizes: Any) -> Any:
@@ -50,7 +51,9 @@ def solved(
     return solve_graph(graph_of(make, 64, 256)[0], Wanted(optimizers(optimizer), scheme, alignment, **how))
 
 
-@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize(
+    "rule", [rule if rule in FAST else pytest.param(rule, marks=pytest.mark.slow) for rule in RULES]
+)
 @pytest.mark.parametrize(
     "name", ["sp", "mup", *(pytest.param(name, marks=pytest.mark.slow) for name in ("ntk", "mfp"))]
 )
@@ -75,7 +78,7 @@ def test_measured_alignments_give_the_closed_form_of_a_chain(rule: str, loss: An
     """Random alignments per layer, u above alpha among them, where raising one r pays for another."""
     random = Random(f"{rule} {loss}")
     graph = graph_of(own(MLP, SP, hidden_layers=3), 64, 256)[0]
-    for trial in range(25):
+    for trial in range(8):
         ratios = [Ratios(*(Rational(random.randint(0, 20), 20) for _ in range(3))) for _ in range(4)]
         scheme = list(SCHEMES.values())[trial % 4]
         alignment = Alignment("random", ratios[0], ratios[3], dict(enumerate(ratios[:3])), 3)

@@ -23,6 +23,7 @@ HALF = Fraction(1, 2)
 PLACES = ("input", "weight", "output")
 DEGREES = {"adam": 1, "sgd": 2, "muon": 1, "adam-ps": 0, "adam,hidden=muon": 1}
 """1 + k - m, by which a rate's exponent goes with a multiplier's (theory 6); Adafactor's k is 0 and its m is 1."""
+FAST = {("adam", "ce"), ("sgd", "mse"), ("adam-ps", "mse"), ("adam,hidden=muon", "ce")}
 
 
 def shape(*sizes: int) -> jax.ShapeDtypeStruct:
@@ -65,8 +66,14 @@ def placed(where: str, power: float, tied: bool = False, normed: bool = True, re
     return make
 
 
-@pytest.mark.parametrize("loss", ["mse", "ce"])
-@pytest.mark.parametrize("rule", DEGREES)
+@pytest.mark.parametrize(
+    ("rule", "loss"),
+    [
+        (rule, loss) if (rule, loss) in FAST else pytest.param(rule, loss, marks=pytest.mark.slow)
+        for rule in DEGREES
+        for loss in ("mse", "ce")
+    ],
+)
 def test_a_multiplier_before_on_or_after_the_readouts_weight_is_one_prescription(rule: str, loss: Any):
     """Rates up to the gauge, a + b and r of every use; over ties, norms, residual sums and the multiplier's power."""
     for kind in ({}, {"tied": True}, {"normed": False}, {"residual": False}):

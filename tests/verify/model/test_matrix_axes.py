@@ -214,7 +214,14 @@ def test_the_rate_of_matrices_apart_is_that_which_keeps_an_aligned_step_at_one_s
     assert np.log(change(1024) / change(64)) / np.log(16) == pytest.approx(c, abs=0.1)
 
 
-@pytest.mark.parametrize("rule", ["shampoo", "normuon", "polar(m)*fan_out"])
+@pytest.mark.parametrize(
+    "rule",
+    [
+        pytest.param("shampoo", marks=pytest.mark.slow),
+        pytest.param("normuon", marks=pytest.mark.slow),
+        "polar(m)*fan_out",
+    ],
+)
 def test_a_rule_takes_stacked_matrices_as_it_takes_each(rule: str) -> None:
     answer = prescribed("experts by rows", rule)
     params, row = some_params(answer), answer.row("w")

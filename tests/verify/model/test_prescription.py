@@ -152,6 +152,7 @@ def test_decay_and_epsilon_scale_as_derived():
         np.testing.assert_allclose(updates[path], expected, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_multipliers_of_single_products_are_put_in_and_leave_the_rest_alone():
     """Growing heads in a scan with checkpoint: as dividing the scores by hand."""
     make = load_make("examples.scan_layers:make")

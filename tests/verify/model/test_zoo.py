@@ -20,7 +20,13 @@ ODD = ("nerf", "mamba")
 """A part of fixed size is joined to one that grows: exponents hang on both widths."""
 
 
-@pytest.mark.parametrize("name", ZOO)
+LARGE = ("flax lm1b", "flax vit", "convolutions", "llama", "universal", "lru", "mamba", "t5", "tcn", "dit")
+"""They take seconds each to trace; others of their kind do not."""
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name in LARGE else name for name in ZOO]
+)
 def test_roles_rates_and_gradients_are_right_by_hand_and_on_the_page(name: str) -> None:
     model, given = ZOO[name], answer(ZOO[name])
     found = stored().get(name)
@@ -86,7 +92,7 @@ def differing(name: str, found: Measured) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize("name", CHEAP)
+@pytest.mark.parametrize("name", ["highway", pytest.param("two inputs", marks=pytest.mark.slow)])
 def test_networks_go_as_is_said(name: str) -> None:
     found = measured(ZOO[name], seeds=16, widths=(32, 64, 128))
     assert not differing(name, found)

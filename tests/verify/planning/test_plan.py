@@ -230,7 +230,9 @@ def test_activations_of_remat_and_scan(changes: Sizes) -> None:
     assert kept == planned if "remat" in changes else 0.95 * planned < kept < planned
 
 
-@pytest.mark.parametrize(("model", "changes"), [("transformer", {}), ("mlp", {}), ("mlp", {"context": 16})])
+@pytest.mark.parametrize(
+    ("model", "changes"), [("transformer", {}), ("mlp", {}), pytest.param("mlp", {"context": 16}, marks=slow)]
+)
 def test_memory_of_a_step_is_xlas_within_a_factor(model: str, changes: Sizes) -> None:
     """XLA computes cheap arrays again rather than keep them: 0.63 to 1.1 of the plan on a CPU in float32."""
     ratios = []
@@ -275,7 +277,7 @@ def compiled_measurement(model: str, width: int, **changes: Any) -> Any:
     return jax.jit(partial(measure, traced)).lower(params, kept, params, inputs).compile()
 
 
-@pytest.mark.parametrize("model", SIZES)
+@pytest.mark.parametrize("model", ["mlp", pytest.param("transformer", marks=slow)])
 def test_flops_of_a_measurement(model: str) -> None:
     counted_here = measuring_flops(counted(model, 256, SIZES[model]), SEQUENCES[model])
     assert 1 < xla_flops(compiled_measurement(model, 256)) / counted_here < 1.03
@@ -285,10 +287,10 @@ def test_flops_of_a_measurement(model: str) -> None:
     ("model", "changes"),
     [
         ("transformer", {"blocks": 1}),
-        ("transformer", {"blocks": 1, "vocabulary": 8192}),
         ("mlp", {}),
-        ("mlp", {"context": 16}),
-        ("mlp", {"vocabulary": 8192}),
+        pytest.param("transformer", {"blocks": 1, "vocabulary": 8192}, marks=slow),
+        pytest.param("mlp", {"context": 16}, marks=slow),
+        pytest.param("mlp", {"vocabulary": 8192}, marks=slow),
     ],
 )
 def test_memory_of_a_measurement_is_xlas_within_a_factor(model: str, changes: Sizes) -> None:
@@ -490,15 +492,18 @@ def on_devices(
     return json.loads(child.stdout), usage(plain, training, laid, (data, model))
 
 
-@pytest.mark.parametrize("mesh", [(4, 2), pytest.param((8, 1), marks=slow), pytest.param((2, 4), marks=slow)])
-def test_bytes_of_one_of_eight_devices(mesh: tuple[int, int]) -> None:
+@pytest.mark.parametrize(
+    ("mesh", "probe"), [((4, 2), 0), *(pytest.param(mesh, 16, marks=slow) for mesh in ((4, 2), (8, 1), (2, 4)))]
+)
+def test_bytes_of_one_of_eight_devices(mesh: tuple[int, int], probe: int) -> None:
     """Arguments to the byte; what a step takes beside them is 0.62 to 0.72 of the plan, a measurement 0.8 to 1.1."""
-    found, planned = on_devices(*mesh, 256, 64, "float32", {**SIZES["transformer"], "blocks": 4}, probe=16)
+    found, planned = on_devices(*mesh, 256, 64, "float32", {**SIZES["transformer"], "blocks": 4}, probe=probe)
     tokens = 2 * 4 * 64 * 64 // mesh[0]
     assert found["arguments"] == planned.parameters + planned.optimizer_state + tokens
     step = planned.gradients + planned.activations + planned.working
     assert 0.57 < found["temporary"] / step < 0.77
-    assert 0.8 < found["measuring"] / (planned.measuring - planned.parameters) < 1.1
+    if probe:
+        assert 0.8 < found["measuring"] / (planned.measuring - planned.parameters) < 1.1
 
 
 @pytest.mark.slow

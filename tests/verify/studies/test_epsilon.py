@@ -29,6 +29,7 @@ from verify.studies.epsilon.settings import study_settings
 from verify.studies.epsilon.study import halving_epsilon, update_sizes
 from verify.studies.epsilon.text import as_json, text, width_text
 from verify.studies.folder import state
+from verify.sweeps.engines import Task
 from verify.sweeps.records import Conditions, Record, Study
 from verify.sweeps.settings.named import representatives
 from verify.sweeps.storage.export import load_export
@@ -345,7 +346,26 @@ def test_the_first_update_is_halved_at_the_measured_epsilon() -> None:
     assert later["embedding"]["share"][0, 0] > sizes["embedding"]["share"][0, 0], "the second batch reads other rows"
 
 
-def test_a_study_from_end_to_end_goes_on_and_is_refused_elsewhere(tmp_path: Path, capsys: Capture) -> None:
+def made_up_runs(task: Task, corpus: Any) -> list[Record]:
+    """In place of training: a loss with its best rate at 0.02, to which an epsilon adds its size at that width."""
+    del corpus
+    setting, batch = task.setting, task.batch
+    scale = (batch.width / task.conditions.base_width) ** -0.5 if setting.epsilon_rule == "scaled" else 1.0
+    cost = 3 * scale * (setting.epsilon or 0.0) - 0.1 * math.log2(batch.width)
+    return [
+        Record(setting.name, batch.width, rate, seed, 2 + cost + 0.1 * math.log2(rate / 0.02) ** 2 + 0.01 * seed)
+        for rate in batch.rates
+        for seed in batch.seeds
+    ]
+
+
+@pytest.mark.parametrize("trained_runs", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_a_study_from_end_to_end_goes_on_and_is_refused_elsewhere(
+    trained_runs: bool, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its gradients are measured in training; its runs, which `verify transfer` trains alike, only in the slow run."""
+    if not trained_runs:
+        monkeypatch.setattr(epsilon_study, "perform", made_up_runs)
     command = ["epsilon", *SMALL, "--out", str(tmp_path)]
     code, out, err = verify(capsys, *command, "--format", "json")
     assert code == 0, err
@@ -409,6 +429,7 @@ def test_bad_options_are_refused_in_one_line(options: list[str], said: str, tmp_
     assert not (tmp_path / "study").exists()
 
 
+@pytest.mark.slow
 def test_results_are_read_and_drawn_without_jax() -> None:
     code = "import sys, verify.studies.epsilon.results, verify.studies.epsilon.plots\nassert 'jax' not in sys.modules"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

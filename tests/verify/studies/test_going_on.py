@@ -1,8 +1,11 @@
 """Every study trained unit by unit: what it goes on with, what it refuses, its shares, its folder read again."""
 
+import contextlib
+import io
 import json
 import shutil
 from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -22,21 +25,37 @@ Capture = pytest.CaptureFixture[str]
 DATA = ROOT / "paper_figures" / "data"
 
 
+SLOW = ("exponents --axis depth", "updates", "epsilon")
+"""Studies that take longest to train: the code that goes on is one for all, and their own tests train them."""
+EVERY = [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in COMMANDS]
+
+
 def verify(capsys: Capture, *arguments: str) -> tuple[int, str, str]:
     code = run(lambda: app(list(arguments), standalone_mode=False), "verify")
     captured = capsys.readouterr()
     return code, captured.out, captured.err
 
 
+Made = Callable[[str], Path]
+
+
 @pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A finished study of every command, trained once."""
-    made = {}
-    for name, command in COMMANDS.items():
-        made[name] = tmp_path_factory.mktemp("study") / "out"
-        given = [*command, "--out", str(made[name])]
-        assert run(lambda given=given: app(given, standalone_mode=False), "verify") == 0
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    """A finished study of a command, trained once."""
+
+    @cache
+    def made(name: str) -> Path:
+        out = tmp_path_factory.mktemp("study") / "out"
+        assert silently([*COMMANDS[name], "--out", str(out)]) == 0
+        return out
+
     return made
+
+
+def silently(arguments: list[str]) -> int:
+    """The command's exit code; what it prints is no test's."""
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        return run(lambda: app(arguments, standalone_mode=False), "verify")
 
 
 def held(name: str, folder: Path) -> Path:
@@ -87,12 +106,12 @@ def of_another_study(path: Path) -> str:
 
 
 @pytest.mark.parametrize("damage", [other_conditions, other_code, other_jax, truncated, of_another_study])
-@pytest.mark.parametrize("name", list(COMMANDS))
+@pytest.mark.parametrize("name", EVERY)
 def test_what_cannot_be_gone_on_with_is_refused_in_a_line_and_left(
-    name: str, damage: Callable[[Path], str], folders: dict[str, Path], tmp_path: Path, capsys: Capture
+    name: str, damage: Callable[[Path], str], finished: Made, tmp_path: Path, capsys: Capture
 ) -> None:
     out = tmp_path / "kept"
-    shutil.copytree(folders[name], out)
+    shutil.copytree(finished(name), out)
     first, *_, last = parts(name, held(name, out))
     last.unlink()
     message = damage(first)
@@ -103,22 +122,19 @@ def test_what_cannot_be_gone_on_with_is_refused_in_a_line_and_left(
     assert contents(out) == before
 
 
-def test_a_folder_of_another_study_is_refused_and_left(
-    folders: dict[str, Path], tmp_path: Path, capsys: Capture
-) -> None:
-    shutil.copytree(folders["decay"], tmp_path / "kept")
+def test_a_folder_of_another_study_is_refused_and_left(finished: Made, tmp_path: Path, capsys: Capture) -> None:
+    shutil.copytree(finished("decay"), tmp_path / "kept")
     before = contents(tmp_path / "kept")
     code, _, err = verify(capsys, *COMMANDS["phase"], "--out", str(tmp_path / "kept"))
     assert code == 2 and "holds a study of verify decay; give another --out" in err
     assert contents(tmp_path / "kept") == before
 
 
-@pytest.mark.parametrize("name", list(COMMANDS))
-def test_what_is_left_is_trained_and_gives_the_same(
-    name: str, folders: dict[str, Path], tmp_path: Path, capsys: Capture
-) -> None:
+@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.usefixtures("undrawn")
+def test_what_is_left_is_trained_and_gives_the_same(name: str, finished: Made, tmp_path: Path, capsys: Capture) -> None:
     out = tmp_path / "kept"
-    shutil.copytree(folders[name], out)
+    shutil.copytree(finished(name), out)
     where, study = held(name, out), STUDIES[name]
     whole = read_document(where / study.answers.file)
     *rest, last = parts(name, where)
@@ -138,11 +154,12 @@ def _without_days(content: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in content.items() if name != "date"}
 
 
-@pytest.mark.parametrize("name", list(COMMANDS))
+@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.usefixtures("undrawn")
 def test_a_finished_folder_answers_again_without_training(
-    name: str, folders: dict[str, Path], tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+    name: str, finished: Made, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    out = folders[name]
+    out = finished(name)
     where = held(name, out)
     code, table, _ = verify(capsys, *COMMANDS[name], "--out", str(out))
     assert code == 0
@@ -160,44 +177,48 @@ def test_a_finished_folder_answers_again_without_training(
     assert made["code"] in printed and made["date"] in printed
 
 
+Shares = Callable[[str], list[Path]]
+
+
 @pytest.fixture(scope="module")
-def shares(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Path]]:
-    """Every study in two shares, each in a folder of its own."""
-    made: dict[str, list[Path]] = {}
-    for name, command in COMMANDS.items():
+def shares(tmp_path_factory: pytest.TempPathFactory) -> Shares:
+    """A study in two shares, each in a folder of its own."""
+
+    @cache
+    def made(name: str) -> list[Path]:
         out = tmp_path_factory.mktemp("shares")
         for share in ("1/2", "2/2"):
-            given = [*command, "--part", share, "--out", str(out / share[0])]
-            assert run(lambda given=given: app(given, standalone_mode=False), "verify") == 0
-        made[name] = [held(name, out / which) for which in "12"]
+            assert silently([*COMMANDS[name], "--part", share, "--out", str(out / share[0])]) == 0
+        return [held(name, out / which) for which in "12"]
+
     return made
 
 
 @pytest.mark.parametrize("name", list(COMMANDS))
 @pytest.mark.slow
 def test_shares_are_merged_into_the_whole(
-    name: str, shares: dict[str, list[Path]], folders: dict[str, Path], tmp_path: Path, capsys: Capture
+    name: str, shares: Shares, finished: Made, tmp_path: Path, capsys: Capture
 ) -> None:
-    whole, study = held(name, folders[name]), STUDIES[name]
-    assert not any((folder / study.answers.file).exists() for folder in shares[name])
-    counts = [len(state(study, folder).parts) for folder in shares[name]]
+    whole, study = held(name, finished(name)), STUDIES[name]
+    assert not any((folder / study.answers.file).exists() for folder in shares(name))
+    counts = [len(state(study, folder).parts) for folder in shares(name)]
     assert sum(counts) == len(parts(name, whole)) and max(counts) - min(counts) <= 1
-    before = [contents(folder) for folder in shares[name]]
+    before = [contents(folder) for folder in shares(name)]
     target = tmp_path / "merged"
-    code, printed, err = verify(capsys, "merge", str(target), *map(str, shares[name]))
+    code, printed, err = verify(capsys, "merge", str(target), *map(str, shares(name)))
     assert code == 0 and f"written to {target}" in printed and "left" not in printed, err
-    assert [contents(folder) for folder in shares[name]] == before
+    assert [contents(folder) for folder in shares(name)] == before
     assert verify(capsys, "report", str(target))[1] == verify(capsys, "report", str(whole))[1]
-    code, _, err = verify(capsys, "merge", str(target), *map(str, shares[name]))
+    code, _, err = verify(capsys, "merge", str(target), *map(str, shares(name)))
     assert code == 2 and "is there already" in err
 
 
 @pytest.mark.parametrize("damage", [other_conditions, other_code, other_jax, truncated, of_another_study])
 @pytest.mark.slow
 def test_parts_that_differ_are_not_merged(
-    damage: Callable[[Path], str], shares: dict[str, list[Path]], tmp_path: Path, capsys: Capture
+    damage: Callable[[Path], str], shares: Shares, tmp_path: Path, capsys: Capture
 ) -> None:
-    for which, folder in enumerate(shares["decay"]):
+    for which, folder in enumerate(shares("decay")):
         shutil.copytree(folder, tmp_path / str(which))
     damage(next(path for path in parts("decay", tmp_path / "1") if path.exists()))
     target = tmp_path / "merged"
@@ -206,9 +227,9 @@ def test_parts_that_differ_are_not_merged(
 
 
 def test_folders_of_other_conditions_or_of_two_studies_are_not_merged(
-    shares: dict[str, list[Path]], tmp_path: Path, capsys: Capture
+    shares: Shares, tmp_path: Path, capsys: Capture
 ) -> None:
-    first, second = shares["phase"]
+    first, second = shares("phase")
     shutil.copytree(second, tmp_path / "other")
     plan = read_document(tmp_path / "other" / FILE)
     changed(tmp_path / "other" / FILE, conditions=[{**each, "steps": 9} for each in plan["conditions"]])
@@ -218,7 +239,7 @@ def test_folders_of_other_conditions_or_of_two_studies_are_not_merged(
     target = tmp_path / "merged"
     for folders, said in (
         ((first, tmp_path / "other"), "was made with steps: 9, not 1 in the first"),
-        ((first, shares["decay"][0]), "holds a study of verify decay; merge folders of verify phase alone"),
+        ((first, shares("decay")[0]), "holds a study of verify decay; merge folders of verify phase alone"),
         ((first, tmp_path), "holds no study that is kept by units"),
     ):
         code, _, err = verify(capsys, "merge", str(target), *map(str, folders))
@@ -238,19 +259,19 @@ def test_a_share_of_what_is_not_kept_is_refused(capsys: Capture) -> None:
 
 @pytest.mark.parametrize("name", ["decay", "exponents"])
 @pytest.mark.slow
-def test_workers_train_what_this_process_does(
-    name: str, folders: dict[str, Path], tmp_path: Path, capsys: Capture
-) -> None:
+def test_workers_train_what_this_process_does(name: str, finished: Made, tmp_path: Path, capsys: Capture) -> None:
     code, _, err = verify(capsys, *COMMANDS[name], "--processes", "2", "--out", str(tmp_path))
     assert code == 0, err
     file = STUDIES[name].answers.file
-    found, expected = (read_document(folder / file) for folder in (tmp_path, folders[name]))
+    found, expected = (read_document(folder / file) for folder in (tmp_path, finished(name)))
     assert [row["predicted"] for row in found["rows"]] == [row["predicted"] for row in expected["rows"]]
     for row, other in zip(found["rows"], expected["rows"], strict=True):
         assert (row["measured"] is None) == (other["measured"] is None)
         assert row["measured"] is None or row["measured"] == pytest.approx(other["measured"], abs=1e-3)
 
 
+LARGE = ("phase_adam_sp", "phase_adam_mup", "phase_adam_sp_frozen", "update_exponents")
+"""They take seconds; tests of `verify phase` read what it stored as well."""
 FINISHED = sorted(
     path.parent.name
     for file in ("decay.json", "phase.json", "updates.json", "exponents.json")
@@ -258,7 +279,9 @@ FINISHED = sorted(
 )
 
 
-@pytest.mark.parametrize("folder", FINISHED)
+@pytest.mark.parametrize(
+    "folder", [pytest.param(name, marks=pytest.mark.slow) if name in LARGE else name for name in FINISHED]
+)
 def test_every_committed_study_is_answered_again_as_it_was(folder: str) -> None:
     """Every number and text, but for what its version did not note: the checksum, and JAX, whose name is then empty."""
     study = study_in(DATA / folder)

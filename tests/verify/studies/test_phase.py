@@ -51,7 +51,7 @@ def verify(capsys: Capture, *arguments: str) -> tuple[int, str, str]:
     return code, captured.out, captured.err
 
 
-@pytest.fixture(scope="module", params=["sp", "mup"])
+@pytest.fixture(scope="module", params=["sp", pytest.param("mup", marks=pytest.mark.slow)])
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished study of a small grid, in SP and in muP."""
     path = tmp_path_factory.mktemp("phase") / request.param

@@ -243,7 +243,7 @@ def diverging(_width: int, _x: float, _seed: int) -> float:
     ("study", "says"),
     [
         (study_of({FULL: parabola(0.0, 2.3)}, widths=(64, 128), seeds=1), "undecided"),
-        (study_of({FULL: parabola(0.0, 2.3)}, widths=(64,)), "SP full ends lowest"),
+        pytest.param(study_of({FULL: parabola(0.0, 2.3)}, widths=(64,)), "SP full ends lowest", marks=pytest.mark.slow),
         (study_of({FULL: diverging}, {NTK: FULL}), "No setting has a best loss at width 512"),
         (study_of({FULL: parabola(0.0, 2.3)}, widths=()), "No run is finished yet"),
     ],
@@ -421,7 +421,7 @@ def test_the_page_shows_in_a_browser(written: Written, chromium: str, tmp_path: 
 @pytest.mark.parametrize(
     ("old", "new", "complaint"),
     [
-        ("<script>", "<script>absent();", "CONSOLE"),
+        pytest.param("<script>", "<script>absent();", "CONSOLE", marks=pytest.mark.slow),
         ("<script>", "<script>console.error('wrong');", "CONSOLE"),
         ("base64,", "base64,AAAA", "pictures show"),
         ('.addEventListener("click"', '.addEventListener("nothing"', "does not sort"),

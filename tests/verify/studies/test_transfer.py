@@ -323,7 +323,7 @@ def test_limit_and_penalty_are_covered_with_the_uncertainty_of_the_power() -> No
         return lambda n, x, seed: (exact(n, x, seed) or nan) + noise[WIDTHS.index(n), seed]
 
     inside: list[tuple[bool, ...]] = []
-    for trial in range(200):
+    for trial in range(80):
         noise = np.random.default_rng(trial).normal(size=(4, 4, 3))
         losses = {
             name: blurred(limit, 0.003 * noise[0], 0.002 * noise[1 + i])

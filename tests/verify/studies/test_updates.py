@@ -30,7 +30,7 @@ from verify.training.networks import loss
 from verify.training.rules.orthogonal import polar
 
 Capture = pytest.CaptureFixture[str]
-WIDTHS = (64, 128, 256)
+WIDTHS = (64, 256)
 MIXTURE = "adam,hidden=muon"
 MADE = Made("code", "cpu", "2025-01-01", "0.10")
 

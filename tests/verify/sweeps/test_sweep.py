@@ -108,7 +108,7 @@ def test_the_same_batch_gives_the_same_bits_and_single_runs_agree(optimizer: str
 
 
 ALIKE = [
-    ("adam ntk full", "adam sp full"),
+    pytest.param("adam ntk full", "adam sp full", marks=pytest.mark.slow),
     pytest.param("sgd mfp full", "sgd mup global", marks=pytest.mark.slow),
     pytest.param("adam ntk global", "adam sp none", marks=pytest.mark.slow),
     pytest.param("adam mfp none", "adam mup none", marks=pytest.mark.slow),
@@ -117,6 +117,7 @@ ALIKE = [
 ]
 
 
+# The representative of every run is in tests/verify/training/test_trained_equivalence.py.
 @pytest.mark.usefixtures("optimized")
 @pytest.mark.parametrize(("first", "second"), ALIKE)
 def test_settings_proved_alike_train_alike_bit_for_bit(first: str, second: str, corpus: Corpus) -> None:
@@ -276,11 +277,23 @@ def test_a_batch_that_was_stored_in_part_is_done_again_in_its_own_shape(
 
 def test_engines_and_orders_make_no_difference(tmp_path: Path, corpus: Corpus, names: Grid, whole: Study) -> None:
     assert outcome(study(tmp_path / "backwards.sqlite", Backwards(corpus), names)) == outcome(whole)
-    engine = Processes(2, None, None, corpus.fingerprint)
+
+
+@pytest.mark.parametrize(
+    ("processes", "settings", "widths"),
+    [(1, 1, (16,)), pytest.param(2, 4, (16, 32), marks=pytest.mark.slow)],
+)
+def test_other_processes_make_no_difference(
+    processes: int, settings: int, widths: tuple[int, ...], tmp_path: Path, corpus: Corpus, names: Grid, whole: Study
+) -> None:
+    engine = Processes(processes, None, None, corpus.fingerprint)
+    part = replace(names, settings=names.settings[:settings], widths=widths)
+    chosen = {each.setting.name for each in part.settings}
     try:
-        assert outcome(study(tmp_path / "processes.sqlite", engine, names)) == outcome(whole)
+        found = outcome(study(tmp_path / "processes.sqlite", engine, part))
     finally:
         engine.close()
+    assert found == [each for each in outcome(whole) if each[0] in chosen and each[1] in widths] and found
 
 
 def test_a_finished_study_trains_nothing_and_a_larger_one_only_what_is_new(
@@ -338,7 +351,14 @@ def test_workers_refuse_a_text_that_is_not_the_drivers(tmp_path: Path, names: Gr
         engine.close()
 
 
-@pytest.mark.parametrize("rule", sorted(DIRECTIONS.keys() - FINISHES.keys()))
+RULES = sorted(DIRECTIONS.keys() - FINISHES.keys())
+LARGE = ("adafactor", "adamuon", "dion", "grafted-shampoo", "soap", "soap-left", "soap-right")
+"""They take longest to compile, and are scaled by what scales the others."""
+
+
+@pytest.mark.parametrize(
+    "rule", [pytest.param(rule, marks=pytest.mark.slow) if rule in LARGE else rule for rule in RULES]
+)
 def test_weight_decay_is_decoupled_from_every_rule(rule: str) -> None:
     """W <- W - rate (U + decay W): with decay, the update has rate x decay x W on top of what it is without."""
     weights = {"hidden": jax.random.normal(jax.random.key(0), (6, 4))}

@@ -20,7 +20,7 @@ ADAM = solve_kinds(prescribe("adam", "mup", "full").problem)
 
 
 def config(base_rate: float = 1e-3) -> Config:
-    return Config(ADAM, 16, base_rate, batch=8, probe=4, sizes={"vocabulary": 256, "context": 4})
+    return Config(ADAM, 16, base_rate, batch=8, probe=4, sizes={"vocabulary": 256, "context": 4, "hidden_layers": 1})
 
 
 def study(folder: Path | None, stop: int | None = None, base_rate: float = 1e-3, steps: int = STEPS) -> Result:
@@ -55,6 +55,20 @@ def whole() -> Result:
     return study(None)
 
 
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The checkpoints of a study that came to its end."""
+    folder = tmp_path_factory.mktemp("kept")
+    study(folder)
+    return folder
+
+
+@pytest.fixture
+def finished(kept: Path, tmp_path: Path) -> Path:
+    """A copy of its own for a test that changes them."""
+    return Path(shutil.copytree(kept, tmp_path / "finished"))
+
+
 @pytest.mark.parametrize("stop", [5, *(pytest.param(stop, marks=pytest.mark.slow) for stop in (1, STEPS, STEPS + 4))])
 def test_an_ended_study_goes_on_to_the_same_numbers(stop: int, whole: Result, tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
@@ -62,16 +76,14 @@ def test_an_ended_study_goes_on_to_the_same_numbers(stop: int, whole: Result, tm
     assert_equal(study(tmp_path), whole)
 
 
-def test_a_finished_study_is_read_and_not_trained_again(whole: Result, tmp_path: Path, monkeypatch: Any) -> None:
-    study(tmp_path)
+def test_a_finished_study_is_read_and_not_trained_again(whole: Result, finished: Path, monkeypatch: Any) -> None:
     monkeypatch.setattr("verify.training.trainer.Trainer.batches", None)
-    assert_equal(study(tmp_path), whole)
+    assert_equal(study(finished), whole)
 
 
-def test_the_last_two_checkpoints_of_a_width_are_kept(tmp_path: Path) -> None:
-    study(tmp_path)
+def test_the_last_two_checkpoints_of_a_width_are_kept(kept: Path) -> None:
     for width in WIDTHS:
-        assert sorted(each.name for each in (tmp_path / f"width_{width}").iterdir()) == ["6", "7"]
+        assert sorted(each.name for each in (kept / f"width_{width}").iterdir()) == ["6", "7"]
 
 
 @pytest.mark.slow
@@ -83,28 +95,28 @@ def test_a_study_all_of_whose_runs_diverged_is_over(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("changes", "name"), [({"base_rate": 2e-3}, "base_rate"), ({"steps": 8}, "steps")])
-def test_another_study_is_not_mixed_in(changes: dict[str, Any], name: str, tmp_path: Path) -> None:
-    study(tmp_path)
-    before = sorted(tmp_path.rglob("*"))
+def test_another_study_is_not_mixed_in(changes: dict[str, Any], name: str, finished: Path) -> None:
+    before = sorted(finished.rglob("*"))
     with pytest.raises(DeriveError, match=f"holds a study with another {name} .*; give the options it was begun with"):
-        study(tmp_path, **changes)
-    assert sorted(tmp_path.rglob("*")) == before
+        study(finished, **changes)
+    assert sorted(finished.rglob("*")) == before
 
 
 # Orbax leaves what it had begun to read to the interpreter, which says so.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_a_damaged_checkpoint_is_named_and_the_one_before_goes_on(whole: Result, tmp_path: Path) -> None:
-    study(tmp_path)
-    last = tmp_path / "width_32" / "7"
+def test_a_damaged_checkpoint_is_named_and_the_one_before_goes_on(
+    whole: Result, finished: Path, tmp_path: Path
+) -> None:
+    last = finished / "width_32" / "7"
     for file in [*last.glob("arrays/d/*"), *last.glob("arrays/ocdbt.process_0/d/*")]:
         file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
     with pytest.raises(
         DeriveError, match=r"step 7 of width 32 .* cannot be read .*; move its folder width_32/7 away to"
     ) as error:
-        study(tmp_path)
+        study(finished)
     assert "\n" not in str(error.value)
     shutil.move(last, tmp_path / "damaged")
-    assert_equal(study(tmp_path), whole)
+    assert_equal(study(finished), whole)
 
 
 def test_a_checkpoint_that_was_being_written_does_not_count(whole: Result, tmp_path: Path) -> None:

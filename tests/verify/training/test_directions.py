@@ -162,7 +162,9 @@ THEIRS = {
 }
 
 
-@pytest.mark.parametrize("name", THEIRS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name.startswith("muon-") else name for name in THEIRS]
+)
 def test_ten_steps_equal_those_of_optaxs_own_optimizer(name: str) -> None:
     """Adafactor's floor of 1e-3 under RMS(W) is far below these weights."""
     generator = np.random.default_rng(3)

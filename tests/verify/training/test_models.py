@@ -111,7 +111,7 @@ def program(model: Model, params: Params) -> str:
 
 
 @BOTH
-@pytest.mark.parametrize("ratio", [4, 16])
+@pytest.mark.parametrize("ratio", [4, pytest.param(16, marks=pytest.mark.slow)])
 def test_sp_is_ntk_and_mup_is_mfp_bitwise(build: Build, ratio: int):
     models = {scheme: build(scheme, ratio * BASE) for scheme in SCHEMES}
     params = {scheme: some_params(model) for scheme, model in models.items()}

@@ -51,7 +51,10 @@ def test_the_initial_weights_are_the_same_bits() -> None:
     assert scanned["blocks"]["up"].shape == (2, 32, 128) == model(scan=True).parameters()["blocks"]["up"].shape
 
 
-@pytest.mark.parametrize("options", [{"scan": True}, {"remat": True}, {"scan": True, "remat": True}])
+@pytest.mark.parametrize(
+    "options",
+    [pytest.param({"scan": True}, marks=pytest.mark.slow), {"remat": True}, {"scan": True, "remat": True}],
+)
 def test_losses_and_gradients_are_the_same(options: dict[str, bool]) -> None:
     tokens, targets = jnp.asarray(np.random.default_rng(1).integers(0, 16, (2, 4, 8)))
     params = some_params(model(scan=True))
@@ -120,6 +123,5 @@ def test_a_training_step_is_one_program_of_the_same_size_at_every_depth() -> Non
         batch = jax.eval_shape(lambda: (jnp.zeros((2, 8, 8), jnp.int32),) * 2)
         return equations(jax.make_jaxpr(training.step)(params, state, *batch).jaxpr)
 
-    assert size(blocks=2, scan=True) == size(blocks=32, scan=True)
-    assert size(blocks=4, scan=True, remat=True) == size(blocks=32, scan=True, remat=True)
-    assert size(blocks=4) - size(blocks=2) > 100
+    assert size(blocks=2, scan=True, remat=True) == size(blocks=32, scan=True, remat=True)
+    assert size(blocks=2) - size(blocks=1) > 50
