@@ -80,7 +80,8 @@ def bind_equation(eqn: JaxprEqn, operands: Sequence[Leaf]) -> list[Leaf]:
 
 def shape_of(atom: Atom) -> Shape:
     """The shape of what the atom stands for."""
-    return atom.aval.shape
+    value: Leaf = atom.aval  # of a class that promises no shape; those of arrays have one
+    return value.shape
 
 
 def as_closed(body: Jaxpr | ClosedJaxpr) -> ClosedJaxpr:

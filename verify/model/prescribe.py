@@ -62,26 +62,13 @@ def prescribe(
     """
     if loss not in LOSSES or gauge not in GAUGES:
         raise DeriveError(f"loss is one of {LOSSES}, gauge of {GAUGES}; got {loss}, {gauge}")
+    deeper = None
     if base_depth is not None or depth is not None:
         from verify.model.depth.prescribe import Deeper, at_depth
 
         deeper = Deeper(make, base_width, base_depth, depth, depth_alignment, read_decay(decay), residual)
-        wide = prescribe(
-            at_depth(make, deeper.depth),
-            base_width=base_width,
-            width=width,
-            optimizer=optimizer,
-            parameterization=parameterization,
-            alignment=alignment,
-            loss=loss,
-            decay=decay,
-            gauge=gauge,
-            frozen=frozen,
-            apart=apart,
-            forward_only=forward_only,
-        )
-        return deeper.along_depth(wide)
-    if residual is not None:
+        make = at_depth(make, deeper.depth)
+    elif residual is not None:
         raise DeriveError("--residual goes with --base-depth and --depth; give both")
     graph, model, shapes = graph_of(make, base_width, width, frozen)
     measured, name, assumed = _alignments(alignment, graph)
@@ -89,7 +76,8 @@ def prescribe(
     axes = {path: axis for each, axis in (apart or {}).items() for path in matching(model.params, [each], "apart")}
     wanted = Wanted(read_optimizers(optimizer), scheme, assumed, loss, gauge == "own", measured, axes, forward_only)
     asked = _Asked(base_width, width, name, read_decay(decay), gauge)
-    return _assembled(graph, solve_graph(graph, wanted), wanted, drawn(model.params), shapes, asked)
+    found = _assembled(graph, solve_graph(graph, wanted), wanted, drawn(model.params), shapes, asked)
+    return found if deeper is None else deeper.along_depth(found)
 
 
 def _alignments(

@@ -30,7 +30,7 @@ Columns = Sequence[Json]
 """A row of the database, by its columns."""
 
 
-def as_row(record: Record) -> Columns:
+def as_row(record: Record) -> tuple[Json, ...]:
     """The record's entries in their order, as plain numbers and texts; the curve as "step:loss step:loss ..."."""
     curve = " ".join(f"{int(step)}:{float(loss)!r}" for step, loss in record.curve)
     return (
@@ -72,7 +72,7 @@ def _layers(content: Entries) -> tuple[LayerScaling, ...]:
     return tuple(LayerScaling(**layer) for layer in content["layers"])
 
 
-def with_checksum(table: str, row: Columns) -> Columns:
+def with_checksum(table: str, row: Columns) -> tuple[Json, ...]:
     """The row as it is stored, where NaN is NULL, with its checksum at the end."""
     stored = [None if value != value else value for value in row]
     return (*row, checksum([table, *stored]))
