@@ -88,6 +88,15 @@ def test_what_grows_fails_and_what_shrinks_is_left_to_own_changes(linear: ModelP
     assert {quantity for _, quantity in failed(linear, networks(0.5, 0.0, start=-0.5))} == {"size"}
 
 
+def test_a_stream_that_has_yet_to_grow_lets_changes_grow_as_much_and_no_more() -> None:
+    """delta = 0: N^1/2 while embeddings outweigh the branches; own changes are judged as ever."""
+    make: Any = residual()
+    bare = verify.prescribe(make, base_width=16, width=32, base_depth=2, depth=16)
+    assert not failed(bare, networks(0.5, -0.5))
+    assert {quantity for _, quantity in failed(bare, networks(0.5, -1.0))} == {"delta_z"}
+    assert {quantity for _, quantity in failed(bare, networks(0.0, -0.5))} == {"own change"}
+
+
 def test_what_has_not_moved_is_judged_from_the_step_where_it_does(linear: ModelPrescription) -> None:
     rows = judged(linear, networks(0.0, 0.0, after=2), {})
     assert {row.step for row in rows if row.quantity == "own change"} == {2}
