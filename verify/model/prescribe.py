@@ -60,8 +60,7 @@ def prescribe(
     section 9). `residual` is the delta that every branch is to have; `wrap` then multiplies those whose code has
     another. DeriveError, or TraceError of the same kind, for what cannot be decided: nothing is guessed.
     """
-    if loss not in LOSSES or gauge not in GAUGES:
-        raise DeriveError(f"loss is one of {LOSSES}, gauge of {GAUGES}; got {loss}, {gauge}")
+    _check(loss, gauge, residual, base_depth, depth)
     if base_depth is not None or depth is not None:
         from verify.model.depth.prescribe import Deeper, at_depth
 
@@ -81,8 +80,6 @@ def prescribe(
             forward_only=forward_only,
         )
         return deeper.along_depth(wide)
-    if residual is not None:
-        raise DeriveError("--residual goes with --base-depth and --depth; give both")
     graph, model, shapes = graph_of(make, base_width, width, frozen)
     measured, name, assumed = _alignments(alignment, graph)
     scheme = read_parameterization(parameterization) if isinstance(parameterization, str) else parameterization
@@ -90,6 +87,14 @@ def prescribe(
     wanted = Wanted(read_optimizers(optimizer), scheme, assumed, loss, gauge == "own", measured, axes, forward_only)
     asked = _Asked(base_width, width, name, read_decay(decay), gauge)
     return _assembled(graph, solve_graph(graph, wanted), wanted, drawn(model.params), shapes, asked)
+
+
+def _check(loss: str, gauge: str, residual: str | None, *depths: int | None) -> None:
+    """DeriveError for names that are not known, and a multiplier without a depth."""
+    if loss not in LOSSES or gauge not in GAUGES:
+        raise DeriveError(f"loss is one of {LOSSES}, gauge of {GAUGES}; got {loss}, {gauge}")
+    if residual is not None and depths == (None, None):
+        raise DeriveError("--residual goes with --base-depth and --depth; give both")
 
 
 def _alignments(

@@ -42,7 +42,7 @@ def test_a_run_of_a_width_and_a_depth_is_a_plain_loop_with_both_factors() -> Non
     wide = Scaling(16, 8, (-HALF, 0, HALF), (HALF, HALF, HALF))
     model = Transformer(wide, context=8, blocks=8, head_dimension=8, branch_multiplier=0.5)
     scale = {"embedding": 2**-0.5, "hidden": 0.5 * 0.5, "readout": 2**-0.5}
-    rules = {name: optax.adam(RATE * factor, eps=1e-12) for name, factor in scale.items()}
+    rules: Any = {name: optax.adam(RATE * factor, eps=1e-12) for name, factor in scale.items()}
     transform = optax.multi_transform(rules, model.labels(model.init(jax.random.key(0))))
     (setting,) = [each for each in settings("full") if each.across and each.across.width == 16]
     expected = by_hand(model, transform, corpus, sequence, 4, 8, 5)
@@ -102,6 +102,13 @@ def test_losses_of_different_widths_are_not_ranked_with_each_other() -> None:
     assert grid_table(replace(study, settings={}, records=())) == ""
 
 
+def test_an_export_is_read_back(tmp_path: Path) -> None:
+    study = made(-1.0)
+    export(study, tmp_path)
+    assert load_export(tmp_path).settings == study.settings
+
+
+@pytest.mark.slow
 def test_the_command_trains_a_grid_and_its_study_is_read_back(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

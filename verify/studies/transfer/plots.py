@@ -226,7 +226,7 @@ def looks(results: Sequence[SettingResult]) -> Callable[[SettingResult], Style]:
     return look
 
 
-def _assign(names: Iterable[str], usual: Style, others: Sequence[str]) -> Style:
+def _assign(names: Iterable[str], usual: Style, others: Sequence[Style]) -> Style:
     """The usual look of known names, and the others in turn."""
     unknown = [name for name in names if name not in usual]
     return {**usual, **{name: others[i % len(others)] for i, name in enumerate(unknown)}}
