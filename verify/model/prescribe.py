@@ -57,7 +57,7 @@ def prescribe(
     those in the code and the parameterization's, are in no gradient of the parameter that they multiply, as in unit
     scaling. With `base_depth` and `depth` it is make(width, depth), whose blocks match by their paths without numbers
     or by the leading axis of a scan, and rates follow depth too: `depth_alignment` as in derive (docs/theory.md,
-    section 9); `residual` is the delta of every branch, put in by `wrap`. DeriveError, or TraceError, for the undecided.
+    section 9); `residual` is the delta of every branch, put in by `wrap`. DeriveError for the undecided.
     """
     _check(loss, gauge, residual, base_depth, depth)
     if base_depth is not None or depth is not None:

@@ -139,18 +139,6 @@ def test_examples_pass_as_prescribed_and_planted_rates_do_not(name: str) -> None
         assert wrong.measured["prescribed"].verdict == "fails", by
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("name", "believed"), [("equinox_residual", "1/2"), ("scan_layers", "1")])
-def test_examples_with_another_multiplier_than_is_believed_are_rejected(name: str, believed: str) -> None:
-    """SGD, whose rate N^(2 delta - 1) reads delta: 1/N in the code of the first, none in that of the second."""
-    make = load_make(f"examples.{name}:make")
-    answers = prescriptions(make, 16, (2, 8), optimizer="sgd", residual=believed)
-    assert answers[8].branches
-    bare = {depth: replace(answer, branches={}) for depth, answer in answers.items()}
-    wrong = depth_check(make, bare, seeds=3, steps=1, setups=("prescribed",))
-    assert wrong.measured["prescribed"].verdict == "fails"
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
