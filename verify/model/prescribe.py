@@ -57,19 +57,15 @@ def prescribe(
     those in the code and the parameterization's, are in no gradient of the parameter that they multiply, as in unit
     scaling. With `base_depth` and `depth` it is make(width, depth), whose blocks match by their paths without numbers
     or by the leading axis of a scan, and rates follow depth too: `depth_alignment` as in derive (docs/theory.md,
-    section 9). `residual` is the delta that every branch is to have; `wrap` then multiplies those whose code has
-    another. DeriveError, or TraceError of the same kind, for what cannot be decided: nothing is guessed.
+    section 9); `residual` is the delta of every branch, put in by `wrap`. DeriveError for the undecided.
     """
-    if loss not in LOSSES or gauge not in GAUGES:
-        raise DeriveError(f"loss is one of {LOSSES}, gauge of {GAUGES}; got {loss}, {gauge}")
+    _check(loss, gauge, residual, base_depth, depth)
     deeper = None
     if base_depth is not None or depth is not None:
         from verify.model.depth.prescribe import Deeper, at_depth
 
         deeper = Deeper(make, base_width, base_depth, depth, depth_alignment, read_decay(decay), residual)
         make = at_depth(make, deeper.depth)
-    elif residual is not None:
-        raise DeriveError("--residual goes with --base-depth and --depth; give both")
     graph, model, shapes = graph_of(make, base_width, width, frozen)
     measured, name, assumed = _alignments(alignment, graph)
     scheme = read_parameterization(parameterization) if isinstance(parameterization, str) else parameterization
@@ -78,6 +74,14 @@ def prescribe(
     asked = _Asked(base_width, width, name, read_decay(decay), gauge)
     found = _assembled(graph, solve_graph(graph, wanted), wanted, drawn(model.params), shapes, asked)
     return found if deeper is None else deeper.along_depth(found)
+
+
+def _check(loss: str, gauge: str, residual: str | None, *depths: int | None) -> None:
+    """DeriveError for names that are not known, and a multiplier without a depth."""
+    if loss not in LOSSES or gauge not in GAUGES:
+        raise DeriveError(f"loss is one of {LOSSES}, gauge of {GAUGES}; got {loss}, {gauge}")
+    if residual is not None and depths == (None, None):
+        raise DeriveError("--residual goes with --base-depth and --depth; give both")
 
 
 def _alignments(

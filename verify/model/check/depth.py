@@ -138,11 +138,12 @@ def judged(
     """
     depths = list(by_depth)
     rows: list[Row] = []
+    growth = _growth(answer)
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         for step in by_depth[depths[0]]:
             table = _table([by_depth[depth][step] for depth in depths])
             for name, row in _parameters(answer).items():
-                rows += _rows_of(name, row, depths, step, table, entries.get(name, ()))
+                rows += _rows_of(name, row, depths, step, table, entries.get(name, ()), growth)
     return settled(rows, max(by_depth[depths[0]]))
 
 
@@ -166,6 +167,7 @@ def _rows_of(
     step: int,
     table: Mapping[str, Mapping[str, Leaf]],
     entries: Sequence[int],
+    growth: Fraction,
 ) -> Iterator[Row]:
     """The rows of one parameter, or of those that are alike in all blocks."""
     along, kind = row.depth, cast("Any", row.role)
@@ -190,7 +192,18 @@ def _rows_of(
     yield judge("own change", sizes["term_alpha"], wanted, TOLERANCE, STILL)
     in_blocks = name != row.path or row.shape[:1] == (depths[-1],)  # numbered, or stacked along the depth
     arriving = _arriving(depths)[:, None] if in_blocks else 1.0
-    yield _bounded(judge("delta_z", sizes["delta_output"] / arriving, NONE, TOLERANCE, STILL))
+    yet_to_grow = (np.asarray(depths, float) / depths[0])[:, None] ** float(growth)
+    yield _bounded(judge("delta_z", sizes["delta_output"] / arriving / yet_to_grow, NONE, TOLERANCE, STILL))
+
+
+def _growth(answer: ModelPrescription) -> Fraction:
+    """1/2 - delta of the branch with the smallest delta, 0 where that is 1/2 or more.
+
+    Rates of such a stream count on its growth by N^(1/2 - delta), which norms divide by. Until branches outweigh what
+    the stream begins with it does not grow, and changes in it grow by as much.
+    """
+    inside = [row.depth for row in answer.parameters if row.is_trained and row.depth.get("r")]
+    return max([NONE, *(Fraction(1, 2) - along.get("a", NONE) - along.get("b", NONE) for along in inside)])
 
 
 def _arriving(depths: Sequence[int]) -> Leaf:

@@ -5,12 +5,12 @@ too.
 """
 
 from dataclasses import replace
-from typing import Any
 
 from derive.emit import terminal_table
 from verify.studies.transfer.analysis import analyse_setting, losses_of, rows_json
 from verify.studies.transfer.outcomes import SettingResult
 from verify.sweeps.records import Setting, Study
+from verify.values import Document
 
 
 def along_width(study: Study) -> dict[int, list[SettingResult]]:
@@ -35,7 +35,7 @@ def _at_depth(study: Study, depth: int, members: dict[int, str]) -> SettingResul
     return analyse_setting(_bare(study.settings[next(iter(members.values()))]), seeds, tables, study.untrained_loss)
 
 
-def grid_json(study: Study) -> list[dict[str, Any]]:
+def grid_json(study: Study) -> list[Document]:
     """The rows along the width, with the depth at which they are."""
     found = along_width(study)
     return [{"depth": depth, **row} for depth, results in found.items() for row in rows_json(results)]
