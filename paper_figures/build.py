@@ -26,6 +26,8 @@ ITEMS: tuple[str, ...] = (
     "table_6_model_sizes",
     "table_7_measured_exponents",
     "table_8_other_optimizers",
+    "table_9_constants",
+    "table_10_settings",
     "figure_1_alignments",
     "figure_2_loss_by_rate",
     "figure_3_loss_by_width",
@@ -38,6 +40,7 @@ ITEMS: tuple[str, ...] = (
     "figure_10_accelerators",
     "figure_11_horizons",
     "figure_12_other_axes",
+    "figure_13_epsilon_rates",
 )
 """The scripts in the order of the gallery; each has `item(data)`, which gives its Item from the results in `data`."""
 

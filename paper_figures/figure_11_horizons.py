@@ -14,11 +14,14 @@ from verify.fit.equivalence import MARGIN, Relation
 from verify.studies.transfer.headline import interval
 from verify.studies.transfer.horizons import Gap, crossing, family, gaps
 from verify.studies.transfer.plots import LOOK, plain_numbers
+from verify.sweeps.constants import Triple
+from verify.sweeps.settings import UNTUNED
 
 STUDIES: Mapping[str, str] = {
     "transfer_mlp": "MLP",
     "transfer_transformer": "transformer",
     "horizons_mlp": "MLP, longer",
+    "tuned_mlp": "MLP, tuned",
     "horizons_transformer": "transformer, longer",
 }
 """By the name of the study, the model as it is called here; the first is needed, others are shown where they are."""
@@ -29,28 +32,52 @@ Key = tuple[str, str]
 
 
 def item(data: Path) -> Item:
-    """A curve per width, Adam, gamma = 1: below 0, full alignment has the lower loss."""
+    """A curve per width, Adam: below 0, full alignment has the lower loss."""
     first, *others = STUDIES
     studies = {name: transfer(data, name) for name in (first, *(name for name in others if (data / name).exists()))}
-    found = {(STUDIES[name], scheme): compared(each, scheme) for name, each in studies.items() for scheme in SCHEMES}
+    found = {
+        (f"{STUDIES[name]}{tuned_for}", scheme): compared(each, scheme, constants)
+        for name, each in studies.items()
+        for tuned_for, constants in tunings(each).items()
+        for scheme in SCHEMES
+    }
     return Item(
         title="Where full and none cross",
         claim="With constants tuned and 50,000 steps, rates without alignment reach the lowest losses at the largest "
         "widths; full alignment has the drift nearer 0.",
         measured=" ".join(_said(key, rows) for key, rows in found.items()),
         scale=" ".join(each.scale() for each in studies.values())
-        + " Training losses on the batch of the step, which is new text; Adam, constants 1, each at its own best rate.",
+        + " Training losses on the batch of the step, which is new text; Adam, each at its own best rate; "
+        "constants are 1 where nothing is said of them.",
         verdict=verdict([none_leads(rows) for rows in found.values()]),
         figures={"figure_11_horizons": _figure(found)},
         tables={"figure_11_gaps": _table(found)},
     )
 
 
-def compared(found: Transfer, scheme: str) -> list[Gap]:
+def tunings(found: Transfer) -> dict[str, Triple]:
+    """By what a title says of them, the constants of a study: tuned ones are those of one horizon."""
+    usual = found.study.conditions.steps
+    tuned = {
+        f" at {each.steps or usual:,} steps": each.constants
+        for each in found.study.settings.values()
+        if each.constants != UNTUNED
+    }
+    return tuned or {"": UNTUNED}
+
+
+def compared(found: Transfer, scheme: str, constants: Triple = UNTUNED) -> list[Gap]:
     """full less none of Adam in that parameterization, above the base width, where the two are one network."""
     study = found.study
     one, other = (
-        family(study, next(each for name, each in study.settings.items() if name.startswith(f"adam {scheme} {kind}")))
+        family(
+            study,
+            next(
+                each
+                for name, each in study.settings.items()
+                if name.startswith(f"adam {scheme} {kind}") and each.constants == constants
+            ),
+        )
         for kind in ("full", "none")
     )
     return [each for each in gaps(study, one, other) if each.width > study.conditions.base_width]

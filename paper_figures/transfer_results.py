@@ -12,7 +12,17 @@ from verify.sweeps.axes import AXES
 from verify.sweeps.records import Study
 from verify.sweeps.storage.export import DESCRIPTION, STORE, load
 
-TITLES = {"adam": "Adam", "sgd": "SGD", "adafactor": "Adafactor"}
+TITLES = {
+    "adam": "Adam",
+    "sgd": "SGD",
+    "momentum": "momentum",
+    "adafactor": "Adafactor",
+    "adam-ps": "Adam + parameter scaling",
+    "adam-atan2": "Adam-atan2",
+}
+
+USUAL = (None, "per layer")
+"""(epsilon, its rule) of the settings that have none of their own."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +38,22 @@ class Transfer:
         for each in self.results:
             found.setdefault(each.setting.optimizer, []).append(each)
         return found
+
+    def at(self, steps: int) -> "Transfer":
+        """The settings of that horizon alone."""
+        usual = self.study.conditions.steps
+        return Transfer(self.study, tuple(each for each in self.results if (each.setting.steps or usual) == steps))
+
+    def triple(self, optimizer: str, name: str, epsilon: tuple[float | None, str] = USUAL) -> SettingResult | None:
+        """The result of "SP full" and the like, whatever its constants; None where the study has not got it."""
+        found = (
+            each
+            for each in self.results
+            for setting in (each.setting,)
+            if (setting.optimizer, f"{setting.parameterization} {setting.alignment}") == (optimizer, name)
+            and (setting.epsilon, setting.epsilon_rule) == epsilon
+        )
+        return next(found, None)
 
     def groups(self, alignment: str) -> list[Group]:
         """The distinct settings of that alignment, those that train alike as one."""
