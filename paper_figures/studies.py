@@ -79,14 +79,12 @@ STUDIES: Mapping[str, Mapping[Scale, str]] = {
         "cpu": f"{_HORIZONS} {_WIDTHS['cpu']} --steps 150,1500",
         "gpu": f"{_HORIZONS} {_WIDTHS['gpu']} --steps 150,1500,15000",
     },
-<<<<<<< HEAD
     "transfer_depth": {
         "cpu": f"{_RESIDUAL} --depths 2,4,8,16,32 --widths 32 --head-dimension 16 --seeds 3 --rates 5 "
         "--base-rate adam=0.0078125,sgd=0.25 --steps 60 --batch 8 --context 16",
         "gpu": f"{_RESIDUAL} --depths 2,4,8,16,32,64 --widths 256 --seeds 5 --rates 9 "
         "--base-rate adam=0.0078125,sgd=0.25 --steps 1000 --batch 32 --context 128",
     },
-=======
     "tuned_mlp": {
         scale: f"{_HORIZONS} {_WIDTHS[scale]} --steps 150,1500 --tune-constants {trials}"
         for scale, trials in (("cpu", 200), ("gpu", 800))
@@ -99,7 +97,6 @@ STUDIES: Mapping[str, Mapping[Scale, str]] = {
     "epsilon_rates": {scale: f"{_EPSILONS} {_WIDTHS[scale]}" for scale in _SCALES},
     "start_transformer": {scale: f"{_START} {_START_SIZES[scale]}" for scale in _SCALES},
     "zero_init_transformer": {scale: f"{_START} {_START_SIZES[scale]} --zero-init" for scale in _SCALES},
->>>>>>> 8746078 (Items for tuned constants, the paper's settings and rates against epsilons; claims of every study and horizon)
     "transfer_batch": {
         "cpu": f"{_BATCH} --batches 16,64,256,1024 --seeds 3 --rates 5 --steps 1280 --evaluation 1024",
         "gpu": f"{_BATCH} --batches 16,64,256,1024,4096 --seeds 5 --rates 9 --steps 10240 --evaluation 2048",
