@@ -23,7 +23,7 @@ from verify.studies.epsilon.results import read_result
 from verify.studies.transfer.analysis import paired
 from verify.studies.transfer.headline import interval, transfers
 from verify.studies.transfer.outcomes import WidthResult
-from verify.sweeps.settings import UNTUNED as UNTUNED_CONSTANTS
+from verify.sweeps.settings.named import UNTUNED as UNTUNED_CONSTANTS
 
 Verdict = Literal["failed", "held", "not decided"]
 DECIDED: dict[bool | None, Verdict] = {True: "held", False: "failed", None: "not decided"}

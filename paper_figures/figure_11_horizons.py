@@ -15,7 +15,7 @@ from verify.studies.transfer.headline import interval
 from verify.studies.transfer.horizons import Gap, crossing, family, gaps
 from verify.studies.transfer.plots import LOOK, plain_numbers
 from verify.sweeps.constants import Triple
-from verify.sweeps.settings import UNTUNED
+from verify.sweeps.settings.named import UNTUNED
 
 STUDIES: Mapping[str, str] = {
     "transfer_mlp": "MLP",
