@@ -86,8 +86,8 @@ STUDIES: Mapping[str, Mapping[Scale, str]] = {
         "--base-rate adam=0.0078125,sgd=0.25 --steps 1000 --batch 32 --context 128",
     },
     "tuned_mlp": {
-        scale: f"{_HORIZONS} {_WIDTHS[scale]} --steps 150,1500 --tune-constants {200 if scale == 'cpu' else 800}"
-        for scale in _SCALES
+        "cpu": f"{_HORIZONS} {_WIDTHS['cpu']} --steps 150 --tune-constants 200",
+        "gpu": f"{_HORIZONS} {_WIDTHS['gpu']} --steps 150,1500 --tune-constants 800",
     },
     "decay_1e-4_mlp": {
         scale: f"{_ADAM} --alignment full --weight-decay 1e-4 {_WIDTHS[scale]} --steps 150" for scale in _SCALES
