@@ -82,4 +82,8 @@ SENTENCES: Mapping[str, str] = {
         "little up as prescribed and down with one raw rate; along the batch Adam's rule holds it, and for SGD it is "
         "the raw rate that stays put."
     ),
+    "figure_13_epsilon_rates": (
+        "Towards larger epsilons and widths a constant epsilon turns whole rows dark, at every rate; scaled per layer the "
+        "same rows stay as they are at the base width."
+    ),
 }

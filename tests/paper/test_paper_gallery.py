@@ -44,9 +44,9 @@ def test_every_picture_is_on_the_page_and_no_other(items: dict[str, Item]) -> No
 
 
 def test_the_paper_is_whole(items: dict[str, Item]) -> None:
-    """Eight tables and twelve figures, each a script with a file of its own name."""
+    """Ten tables and thirteen figures, each a script with a file of its own name."""
     numbers = [tuple(name.split("_")[:2]) for name in ITEMS]
-    assert numbers == [*(("table", str(n)) for n in range(1, 9)), *(("figure", str(n)) for n in range(1, 13))]
+    assert numbers == [*(("table", str(n)) for n in range(1, 11)), *(("figure", str(n)) for n in range(1, 14))]
     for name, item in items.items():
         assert (ROOT / f"{name}.py").exists() and (item.tables or item.figures)
         kind, number, *_ = name.split("_")
@@ -107,9 +107,9 @@ def test_names_by_kind_and_number(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert {path.suffix for path in tmp_path.iterdir()} == {".md", ".tex", ".csv"}
     assert capsys.readouterr().out.startswith("table_1_stable_rates ")
     with pytest.raises(SystemExit) as stopped:
-        main(["figure_12"])
+        main(["figure_99"])
     error = capsys.readouterr().err
-    assert stopped.value.code == 2 and error.count("\n") == 1 and "unknown item 'figure_12'" in error
+    assert stopped.value.code == 2 and error.count("\n") == 1 and "unknown item 'figure_99'" in error
 
 
 def test_a_rerun_goes_through_every_study_that_is_not_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
