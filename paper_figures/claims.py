@@ -137,12 +137,12 @@ def _none_against_full(label: str, why: str, found: Transfer) -> Iterator[Claim]
     """Finding 2: full less none at the largest width."""
     for optimizer in found.by_optimizer():
         for scheme in SCHEMES:
-            one, other = (_largest(found, optimizer, f"{scheme} {kind}") for kind in ("full", "none"))
+            one, other = (largest(found, optimizer, f"{scheme} {kind}") for kind in ("full", "none"))
             if one and other:
                 yield _signed(
                     "At the largest widths rates without alignment reach lower losses than those of full",
                     f"full less none, {TITLES[optimizer]}, {scheme}, width {one.width}; {label}",
-                    _difference(one, other),
+                    difference(one, other),
                     f"{why}; the lead of full falls as training goes on (figure 11)",
                 )
 
@@ -150,7 +150,7 @@ def _none_against_full(label: str, why: str, found: Transfer) -> Iterator[Claim]
 def _sensitivity(label: str, _: str, found: Transfer) -> Iterator[Claim]:
     """Finding 2: what a rate twice or half as large costs, full less none."""
     for scheme in SCHEMES:
-        one, other = (_largest(found, "adam", f"{scheme} {kind}") for kind in ("full", "none"))
+        one, other = (largest(found, "adam", f"{scheme} {kind}") for kind in ("full", "none"))
         if one and other:
             yield _signed(
                 "Full alignment is more sensitive to the rate",
@@ -163,21 +163,21 @@ def _sensitivity(label: str, _: str, found: Transfer) -> Iterator[Claim]:
 def _sp_against_mup(label: str, _: str, found: Transfer) -> Iterator[Claim]:
     """Finding 3: muP less SP, both with rates per layer of full alignment."""
     for optimizer in found.by_optimizer():
-        one, other = (_largest(found, optimizer, f"{scheme} full") for scheme in ("muP", "SP"))
+        one, other = (largest(found, optimizer, f"{scheme} full") for scheme in ("muP", "SP"))
         if one and other:
             yield _signed(
                 "SP with rates per layer ends lower than muP with its own",
                 f"muP full less SP full, {TITLES[optimizer]}, width {one.width}; {label}",
-                _difference(one, other),
+                difference(one, other),
             )
 
 
 def _factored(label: str, _: str, found: Transfer) -> Iterator[Claim]:
     """The paper's stand-in for Adafactor."""
     for scheme in SCHEMES:
-        one, other = (_largest(found, name, f"{scheme} full") for name in ("adafactor", "adam-ps"))
+        one, other = (largest(found, name, f"{scheme} full") for name in ("adafactor", "adam-ps"))
         if one and other:
-            said = _difference(one, other)
+            said = difference(one, other)
             known = {Relation.EQUAL: True, Relation.APART: False}.get(relation(said))
             yield Claim(
                 "Adam with parameter scaling may stand for Adafactor",
@@ -195,13 +195,13 @@ def _zero_start(data: Path) -> Iterator[Claim]:
         return
     usual, zero = (transfer(data, name) for name in names)
     for scheme in SCHEMES:
-        one, other = (_largest(found, "adam", f"{scheme} full") for found in (usual, zero))
+        one, other = (largest(found, "adam", f"{scheme} full") for found in (usual, zero))
         if one and other:
             yield _signed(
                 "Zero-initialised queries and readout help SP and muP",
                 f"usual start less zero, Adam, {scheme} full, width {one.width}; transformer, "
                 f"{usual.study.conditions.steps} steps",
-                _difference(one, other),
+                difference(one, other),
             )
 
 
@@ -246,26 +246,26 @@ def _alignments(data: Path) -> Iterator[Claim]:
             )
 
 
-def _signed(paper: str, ours: str, difference: Estimate, why: str = "") -> Claim:
+def _signed(paper: str, ours: str, found: Estimate, why: str = "") -> Claim:
     """A claim that a difference is above 0."""
-    found = relation(difference)
-    if found is Relation.APART:
-        verdict: Verdict = "held" if difference.value > 0 else "failed"
-        return Claim(paper, ours, interval(difference), verdict, "" if verdict == "held" else why)
-    if found is Relation.EQUAL:
-        return Claim(paper, ours, interval(difference), "failed", f"equal within {MARGIN:g} nats")
-    if not np.isfinite(difference.low):
+    said = relation(found)
+    if said is Relation.APART:
+        verdict: Verdict = "held" if found.value > 0 else "failed"
+        return Claim(paper, ours, interval(found), verdict, "" if verdict == "held" else why)
+    if said is Relation.EQUAL:
+        return Claim(paper, ours, interval(found), "failed", f"equal within {MARGIN:g} nats")
+    if not np.isfinite(found.low):
         return Claim(paper, ours, "-", "not decided", "rates that it needs were not tried, or diverge")
-    return Claim(paper, ours, interval(difference), "not decided", "neither told apart nor equal within the margin")
+    return Claim(paper, ours, interval(found), "not decided", "neither told apart nor equal within the margin")
 
 
-def _difference(one: WidthResult, other: WidthResult) -> Estimate:
+def difference(one: WidthResult, other: WidthResult) -> Estimate:
     """Paired over the seeds that both have."""
     ends = [dict(zip(each.seeds, each.best_losses, strict=True)) for each in (one, other)]
     return over_seeds(paired(*ends))
 
 
-def _largest(found: Transfer, optimizer: str, name: str) -> WidthResult | None:
+def largest(found: Transfer, optimizer: str, name: str) -> WidthResult | None:
     """None where that setting, or the study's largest width of it, is not there."""
     there, last = found.triple(optimizer, name), max(each.width for each in found.study.records)
     return next((each for each in there.widths if each.width == last), None) if there else None

@@ -83,7 +83,7 @@ SENTENCES: Mapping[str, str] = {
         "the raw rate that stays put."
     ),
     "figure_13_epsilon_rates": (
-        "Towards larger epsilons and widths a constant epsilon turns whole rows dark, at every rate; scaled per layer the "
-        "same rows stay as they are at the base width."
+        "Towards larger epsilons and widths a constant epsilon turns whole rows dark, at every rate; scaled per layer "
+        "the same rows stay as they are at the base width."
     ),
 }

@@ -1,6 +1,7 @@
 """The numbers that the pages give are those of the committed studies."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 from derive.solve import prescribe
 from paper_figures import claims, networks
 from paper_figures.table_7_measured_exponents import UPDATES
+from paper_figures.transfer_results import Transfer, transfer
 from tests.helpers.paths import ROOT
 from verify.fit.equivalence import relation
 from verify.fit.forward import Slope
@@ -104,6 +106,38 @@ def test_the_size_of_the_study() -> None:
 
 
 DATA = MLP.parent
+
+
+def test_the_longer_and_the_tuned_study() -> None:
+    """The table of drifts and gaps in docs/transfer.md, at 150 and 1,500 steps and with constants tuned."""
+    parts = [
+        transfer(DATA, "horizons_mlp").at(150),
+        transfer(DATA, "horizons_mlp").at(1500),
+        transfer(DATA, "tuned_mlp"),
+    ]
+    lines = [longer_row(scheme, kind, parts) for scheme in ("SP", "muP") for kind in ("full", "none", "global")]
+    lines += [gap_row(scheme, parts) for scheme in ("SP", "muP")]
+    assert all(line in PAGES for line in lines), "\n".join(lines)
+
+
+def longer_row(scheme: str, kind: str, parts: Sequence[Transfer]) -> str:
+    cells = []
+    for part in parts:
+        there = part.triple("adam", f"{scheme} {kind}")
+        assert there is not None
+        cells += [interval(there.drift), f"{there.widths[-1].best_loss.value:.3f}"]
+    return f"| {scheme} {kind} | {' | '.join(cells)} |"
+
+
+def gap_row(scheme: str, parts: Sequence[Transfer]) -> str:
+    cells = []
+    for part in parts:
+        full, none = (claims.largest(part, "adam", f"{scheme} {kind}") for kind in ("full", "none"))
+        assert full is not None and none is not None and full.width == 256
+        cells += ["", interval(claims.difference(full, none))]
+    return f"| {scheme} full less none | {' | '.join(cells)} |"
+
+
 SCHEMES = ("SP", "NTK", "muP", "MFP")
 
 
