@@ -113,7 +113,7 @@ def pytest_collection_finish() -> None:
     gc.set_threshold(20_000, 20, 50)
 
 
-MOST_MAPS = 15_000
+MOST_MAPS = 8_000
 """From which on the programs of the files before are left: not sooner, since files have many in common."""
 
 
