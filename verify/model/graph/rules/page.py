@@ -33,6 +33,7 @@ WITHOUT = "refused: there is no rule for it"
 
 def installed() -> set[str]:
     """The names of all primitives of this release of JAX: those in the modules of JAX and of jax._src."""
+    importlib.import_module("jax.experimental.multihost_utils")  # others may have loaded it, and its primitives count
     source = importlib.import_module("jax._src")
     for info in pkgutil.iter_modules(source.__path__, "jax._src."):
         try:
