@@ -46,11 +46,10 @@ TRAINED = (
     Trained("transfer_transformer", "transformer", UNTUNED),
     Trained("horizons_mlp", "MLP, new text at every step", UNTUNED),
     Trained("tuned_mlp", "MLP, constants tuned", FEW),
-    Trained("tuned_momentum_mlp", "MLP, constants tuned", FEW),
     Trained("factored_mlp", "MLP, new text at every step", UNTUNED),
     Trained("decay_1e-4_mlp", "MLP, weight decay 1e-4", UNTUNED),
 )
-"""The first two and the longer ones are always there; others are told of where they are."""
+"""In the order of the page; what is not there is passed over."""
 HEAD = f"""# The paper's claims, one by one
 
 Made by `python -m paper_figures.claims > docs/claims.md` from the committed studies; claims are those of Everett et al.
@@ -84,12 +83,15 @@ def claims(data: Path = DATA) -> list[Claim]:
             given = (f"{each.label}, {steps:,} steps", each.why, part)
             rows += [*_drifts(*given), *_none_against_full(*given), *_sensitivity(*given), *_sp_against_mup(*given)]
             rows += [*_tuned_drifts(*given), *_factored(*given)]
-    rows += [*_zero_start(data), *_epsilon(data), *_alignments(data), *UNTRAINED]
+    rows += [*_epsilon(data), *_alignments(data), *UNTRAINED]
     order: tuple[Verdict, ...] = ("failed", "held", "not decided")
     return sorted(rows, key=lambda row: order.index(row.verdict))
 
 
 UNTRAINED = (
+    Claim(
+        "Zero-initialised queries and readout help SP and muP", "-", "-", "not decided", "`--zero-init`; not trained"
+    ),
     Claim(
         "After 50,000 steps rates without alignment are lowest", "-", "-", "not decided", "1,500 steps at most so far"
     ),
@@ -185,23 +187,6 @@ def _factored(label: str, _: str, found: Transfer) -> Iterator[Claim]:
                 interval(said),
                 DECIDED[known],
                 "" if known else "not equal within the margin",
-            )
-
-
-def _zero_start(data: Path) -> Iterator[Claim]:
-    """Finding 3: what queries and readout that start at 0 do."""
-    names = ("start_transformer", "zero_init_transformer")
-    if not all((data / name).exists() for name in names):
-        return
-    usual, zero = (transfer(data, name) for name in names)
-    for scheme in SCHEMES:
-        one, other = (largest(found, "adam", f"{scheme} full") for found in (usual, zero))
-        if one and other:
-            yield _signed(
-                "Zero-initialised queries and readout help SP and muP",
-                f"usual start less zero, Adam, {scheme} full, width {one.width}; transformer, "
-                f"{usual.study.conditions.steps} steps",
-                difference(one, other),
             )
 
 

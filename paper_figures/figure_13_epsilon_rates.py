@@ -20,7 +20,7 @@ from verify.studies.transfer.outcomes import SettingResult, WidthResult
 from verify.studies.transfer.plots import LOOK
 
 STUDY = "epsilon_rates"
-SCHEMES, RULES = ("SP", "muP"), ("constant", "per layer")
+RULES = ("constant", "per layer")
 WORST = 0.5
 """Nats above the best of a width where colours end."""
 
@@ -29,7 +29,7 @@ def item(data: Path) -> Item:
     """A panel for every parameterization, rule and width; differences at the best rate of each epsilon."""
     found = transfer(data, STUDY)
     last = max(each.width for each in found.study.records)
-    dearer = {scheme: _constant_less_scaled(found, scheme, last) for scheme in SCHEMES}
+    dearer = {scheme: _constant_less_scaled(found, scheme, last) for scheme in schemes(found)}
     costly = [each for own in dearer.values() for _, each in own if relation(each) is Relation.APART and each.value > 0]
     equal = [each for own in dearer.values() for _, each in own if relation(each) is Relation.EQUAL]
     largest = {scheme: max(own, key=lambda pair: pair[1].value) for scheme, own in dearer.items()}
@@ -40,7 +40,7 @@ def item(data: Path) -> Item:
         measured=f"At width {last}, each epsilon at its own best rate, constant less per layer: "
         + "; ".join(f"{scheme} {interval(most)} nats at {value:g}" for scheme, (value, most) in largest.items())
         + f"; {len(costly)} of {sum(map(len, dearer.values()))} cost, {len(equal)} are equal within {MARGIN:g} nats. "
-        + " ".join(_kept(found, scheme, last) for scheme in SCHEMES),
+        + " ".join(_kept(found, scheme, last) for scheme in schemes(found)),
         scale=found.scale(),
         verdict=verdict([costs(own) for own in dearer.values()]),
         figures={"figure_13_epsilon_rates": _figure(found)},
@@ -52,6 +52,19 @@ def epsilons(found: Transfer) -> list[float]:
     """The values at the base width, the largest first."""
     values = {each.setting.epsilon for each in found.results}
     return sorted((value for value in values if value is not None), reverse=True)
+
+
+def schemes(found: Transfer) -> list[str]:
+    """The parameterizations that have every epsilon by every rule at every width."""
+    widths = {each.width for each in found.study.records}
+    named = dict.fromkeys(each.setting.parameterization for each in found.results)
+    own = {
+        name: [
+            each for each in found.results if (each.setting.optimizer, each.setting.parameterization) == ("adam", name)
+        ]
+        for name in named
+    }
+    return [name for name, each in own.items() if all({at.width for at in one.widths} == widths for one in each)]
 
 
 def _there(found: Transfer, scheme: str, rule: str, value: float) -> SettingResult:
@@ -90,13 +103,13 @@ def _kept(found: Transfer, scheme: str, width: int) -> str:
     scaled = _at(_there(found, scheme, "per layer", values[0]), width)
     said = f"{scheme}: {values[0]:g} per layer less {values[-1]:g} is {interval(_less(scaled, least))}"
     atan2 = found.triple("adam-atan2", f"{scheme} full")
-    return f"{said}, atan2 {interval(_less(_at(atan2, width), least))}." if atan2 else f"{said}."
+    return f"{said}, atan2 {interval(_less(_at(atan2, width), least))}." if atan2 and atan2.widths else f"{said}."
 
 
 def _figure(found: Transfer) -> Figure:
     widths = sorted({each.width for each in found.study.records})
     values = epsilons(found)
-    panels = [(scheme, rule) for scheme in SCHEMES for rule in RULES]
+    panels = [(scheme, rule) for scheme in schemes(found) for rule in RULES]
     with mpl.rc_context(LOOK):
         figure = Figure(figsize=(2.5 * len(widths) + 1, 2.1 * len(panels)), layout="constrained")
         axes = figure.subplots(len(panels), len(widths), squeeze=False, sharex=True, sharey=True)
@@ -134,7 +147,7 @@ def _panel(axis: Axes, rows: Sequence[WidthResult], rates: Sequence[float]) -> N
 
 def _table(found: Transfer, width: int) -> Table:
     rows, sections = [], []
-    for scheme in SCHEMES:
+    for scheme in schemes(found):
         sections.append(len(rows))
         dearer = dict(_constant_less_scaled(found, scheme, width))
         for value in epsilons(found):

@@ -44,20 +44,11 @@ _FACTORED = (
     "transfer --optimizer adafactor,adam-ps --base-rate adafactor=0.03125,adam-ps=0.03125 --parameterization sp,mup "
     f"--alignment full,none --steps 150 {_NEW_TEXT}"
 )
-_MOMENTUM = (
-    "transfer --optimizer momentum --base-rate momentum=0.25 --parameterization sp,mup --alignment full,none,global "
-    f"--steps 150 --tune-constants 200 {_NEW_TEXT}"
-)
 _EPSILONS = (
     "transfer --optimizer adam,adam-atan2 --base-rate adam=0.015625,adam-atan2=0.015625 --parameterization sp,mup "
     "--alignment full --epsilon 1e-2,1e-3,1e-4,1e-5,1e-6,1e-8 --epsilon-rule scaled,constant --rates 9 --halvings 0 "
     "--steps 150 --disjoint --stop-above 1.5"
 )
-_START = "transfer --model transformer --optimizer adam --parameterization sp,mup --alignment full --base-rate 0.015625"
-_START_SIZES: Mapping[Scale, str] = {
-    "cpu": "--widths 32,64,128 --seeds 3 --rates 7 --steps 100 --batch 8 --head-dimension 16",
-    "gpu": "--widths 64,128,256,512,1024 --seeds 3 --rates 9 --steps 1000 --batch 32",
-}
 _SCALES: tuple[Scale, ...] = ("cpu", "gpu")
 
 STUDIES: Mapping[str, Mapping[Scale, str]] = {
@@ -93,10 +84,7 @@ STUDIES: Mapping[str, Mapping[Scale, str]] = {
         scale: f"{_ADAM} --alignment full --weight-decay 1e-4 {_WIDTHS[scale]} --steps 150" for scale in _SCALES
     },
     "factored_mlp": {scale: f"{_FACTORED} {_WIDTHS[scale]}" for scale in _SCALES},
-    "tuned_momentum_mlp": {scale: f"{_MOMENTUM} {_WIDTHS[scale]}" for scale in _SCALES},
     "epsilon_rates": {scale: f"{_EPSILONS} {_WIDTHS[scale]}" for scale in _SCALES},
-    "start_transformer": {scale: f"{_START} {_START_SIZES[scale]}" for scale in _SCALES},
-    "zero_init_transformer": {scale: f"{_START} {_START_SIZES[scale]} --zero-init" for scale in _SCALES},
     "transfer_batch": {
         "cpu": f"{_BATCH} --batches 16,64,256,1024 --seeds 3 --rates 5 --steps 1280 --evaluation 1024",
         "gpu": f"{_BATCH} --batches 16,64,256,1024,4096 --seeds 5 --rates 9 --steps 10240 --evaluation 2048",

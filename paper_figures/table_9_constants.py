@@ -11,7 +11,7 @@ from paper_figures.paths import result
 from paper_figures.transfer_results import TITLES
 from verify.sweeps.constants import BOUNDS
 
-STUDIES = ("tuned_mlp", "tuned_momentum_mlp")
+STUDY = "tuned_mlp"
 KINDS = ("embedding", "hidden", "readout")
 PAPER = {"adam": (5.303, 1.258, 11.723), "momentum": (1398.9, 5.53, 0.020)}
 """muP, full alignment, a transformer of width 1024 and 50,000 steps; only their ratios say anything, since the common
@@ -20,8 +20,7 @@ factor belongs to the base rate. Everett et al. 2024, https://arxiv.org/abs/2407
 
 def item(data: Path) -> Item:
     """A row for every optimizer and horizon; the paper's, brought to geometric mean 1 as ours are, beside it."""
-    there = [name for name in STUDIES if (data / name).exists()] or [STUDIES[0]]
-    found = [row for name in there for row in _rows(data, name)]
+    found = json.loads(result(data, STUDY, "constants.json").read_text(encoding="utf-8"))["rows"]
     return Item(
         title="Tuned constants",
         claim="Constants found once at the base width serve every width; for Adam the readout's is the largest.",
@@ -31,10 +30,6 @@ def item(data: Path) -> Item:
         verdict="not decided",
         tables={"table_9_constants": Table(_columns(), [_cells(row) for row in found], [], [_note()])},
     )
-
-
-def _rows(data: Path, name: str) -> list[dict[str, Any]]:
-    return json.loads(result(data, name, "constants.json").read_text(encoding="utf-8"))["rows"]
 
 
 def normal(factors: tuple[float, ...]) -> list[float]:

@@ -65,10 +65,11 @@ def test_a_panel_for_every_parameterization_rule_and_width() -> None:
     item = build("figure_13_epsilon_rates")
     found = transfer(DATA, epsilon_rates.STUDY)
     widths = {each.width for each in found.study.records}
-    assert len(item.figures["figure_13_epsilon_rates"].axes) == 2 * 2 * len(widths) + 1
+    schemes = epsilon_rates.schemes(found)
+    assert schemes and len(item.figures["figure_13_epsilon_rates"].axes) == len(schemes) * 2 * len(widths) + 1
     values = epsilon_rates.epsilons(found)
     assert len(values) >= 6 and values == sorted(values, reverse=True)
-    assert len(item.tables["figure_13_losses"].rows) == 2 * len(values)
+    assert len(item.tables["figure_13_losses"].rows) == len(schemes) * len(values)
 
 
 @pytest.mark.parametrize(

@@ -46,7 +46,9 @@ def test_a_run_of_a_width_and_a_depth_is_a_plain_loop_with_both_factors() -> Non
     transform = optax.multi_transform(rules, model.labels(model.init(jax.random.key(0))))
     (setting,) = [each for each in settings("full") if each.across and each.across.width == 16]
     expected = by_hand(model, transform, corpus, sequence, 4, 8, 5)
-    assert trained(replace(BLOCKS, base_width=2, epsilon=1e-12), setting, 8, RATE, corpus).loss == pytest.approx(expected, rel=1e-5)
+    assert trained(replace(BLOCKS, base_width=2, epsilon=1e-12), setting, 8, RATE, corpus).loss == pytest.approx(
+        expected, rel=1e-5
+    )
 
 
 def test_at_the_base_width_a_setting_is_what_it_was_without_others() -> None:
