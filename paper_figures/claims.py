@@ -149,7 +149,7 @@ def _none_against_full(label: str, why: str, found: Transfer) -> Iterator[Claim]
                 )
 
 
-def _sensitivity(label: str, _: str, found: Transfer) -> Iterator[Claim]:
+def _sensitivity(label: str, why: str, found: Transfer) -> Iterator[Claim]:
     """Finding 2: what a rate twice or half as large costs, full less none."""
     for scheme in SCHEMES:
         one, other = (largest(found, "adam", f"{scheme} {kind}") for kind in ("full", "none"))
@@ -159,10 +159,11 @@ def _sensitivity(label: str, _: str, found: Transfer) -> Iterator[Claim]:
                 f"nats lost at twice and half the best rate, full less none, Adam, {scheme}, width {one.width}; "
                 f"{label}",
                 over_seeds(_aside(one) - _aside(other)),
+                why,
             )
 
 
-def _sp_against_mup(label: str, _: str, found: Transfer) -> Iterator[Claim]:
+def _sp_against_mup(label: str, why: str, found: Transfer) -> Iterator[Claim]:
     """Finding 3: muP less SP, both with rates per layer of full alignment."""
     for optimizer in found.by_optimizer():
         one, other = (largest(found, optimizer, f"{scheme} full") for scheme in ("muP", "SP"))
@@ -171,6 +172,7 @@ def _sp_against_mup(label: str, _: str, found: Transfer) -> Iterator[Claim]:
                 "SP with rates per layer ends lower than muP with its own",
                 f"muP full less SP full, {TITLES[optimizer]}, width {one.width}; {label}",
                 difference(one, other),
+                why,
             )
 
 

@@ -156,8 +156,8 @@ def test_figure_11_has_a_line_per_width_and_its_numbers(tmp_path: Path) -> None:
         "best rate at the edge",
     }
     (figure,) = item.figures.values()
-    # Widths above the base width: three of the first two studies, SP and muP, and 128 and 256 of the longer one.
-    assert [len(axis.containers) for axis in figure.axes] == [3, 3, 3, 3, 2, 2]
+    # Widths above the base width: three of the first two studies, SP and muP; 128 and 256 of the longer and the tuned.
+    assert [len(axis.containers) for axis in figure.axes] == [3, 3, 3, 3, 2, 2, 2, 2]
     assert "changes sign" in item.measured
 
 
