@@ -11,9 +11,9 @@ PANELS = {
     "Model": "model framework example frozen apart role axis parameterization a b gauge forward_only alignment layers "
     "residual depth_alignment depth no_norm zero_init head_dimension context vocab",
     "Training": "optimizer update rank loss loss_function global_rate clip_global_norm epsilon epsilon_rule decay "
-    "weight_decay betas horizon schedule own base_rate match rates halvings stop_above disjoint constants"
-    " tune_constants c c_hidden c_readout c_embedding value gradient_rms fixed_fan seeds steps "
-    "drift_steps batch evaluation corpus dtype tokens train_equivalents",
+    "weight_decay betas horizon schedule own base_rate match rates halvings stop_above disjoint constants "
+    "tune_constants c c_hidden c_readout c_embedding value gradient_rms fixed_fan seeds steps drift_steps batch "
+    "evaluation corpus dtype tokens train_equivalents",
     "Sizes": "base_width width widths base_depth depths base_batch batches base_tokens hold target",
     "Devices": "devices memory flops utilisation probe engine address processes process coordinator mesh scan remat "
     "part checkpoint checkpoint_every",

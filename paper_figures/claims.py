@@ -16,11 +16,10 @@ import numpy as np
 from derive.emit import markdown_text
 from paper_figures import networks
 from paper_figures.paths import DATA, result
-from paper_figures.transfer_results import TITLES, Transfer, transfer
+from paper_figures.transfer_results import TITLES, Transfer, less, transfer
 from verify.fit.equivalence import MARGIN, Relation, relation
 from verify.fit.optimum import Estimate, optimum, over_seeds
 from verify.studies.epsilon.results import read_result
-from verify.studies.transfer.analysis import paired
 from verify.studies.transfer.headline import interval, transfers
 from verify.studies.transfer.outcomes import WidthResult
 from verify.sweeps.settings.named import UNTUNED as UNTUNED_CONSTANTS
@@ -144,7 +143,7 @@ def _none_against_full(label: str, why: str, found: Transfer) -> Iterator[Claim]
                 yield _signed(
                     "At the largest widths rates without alignment reach lower losses than those of full",
                     f"full less none, {TITLES[optimizer]}, {scheme}, width {one.width}; {label}",
-                    difference(one, other),
+                    less(one, other),
                     f"{why}; the lead of full falls as training goes on (figure 11)",
                 )
 
@@ -171,7 +170,7 @@ def _sp_against_mup(label: str, why: str, found: Transfer) -> Iterator[Claim]:
             yield _signed(
                 "SP with rates per layer ends lower than muP with its own",
                 f"muP full less SP full, {TITLES[optimizer]}, width {one.width}; {label}",
-                difference(one, other),
+                less(one, other),
                 why,
             )
 
@@ -181,7 +180,7 @@ def _factored(label: str, _: str, found: Transfer) -> Iterator[Claim]:
     for scheme in SCHEMES:
         one, other = (largest(found, name, f"{scheme} full") for name in ("adafactor", "adam-ps"))
         if one and other:
-            said = difference(one, other)
+            said = less(one, other)
             known = {Relation.EQUAL: True, Relation.APART: False}.get(relation(said))
             yield Claim(
                 "Adam with parameter scaling may stand for Adafactor",
@@ -244,12 +243,6 @@ def _signed(paper: str, ours: str, found: Estimate, why: str = "") -> Claim:
     if not np.isfinite(found.low):
         return Claim(paper, ours, "-", "not decided", "rates that it needs were not tried, or diverge")
     return Claim(paper, ours, interval(found), "not decided", "neither told apart nor equal within the margin")
-
-
-def difference(one: WidthResult, other: WidthResult) -> Estimate:
-    """Paired over the seeds that both have."""
-    ends = [dict(zip(each.seeds, each.best_losses, strict=True)) for each in (one, other)]
-    return over_seeds(paired(*ends))
 
 
 def largest(found: Transfer, optimizer: str, name: str) -> WidthResult | None:

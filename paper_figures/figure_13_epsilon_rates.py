@@ -11,10 +11,9 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
 from paper_figures.items import Item, Table, verdict
-from paper_figures.transfer_results import Transfer, transfer
+from paper_figures.transfer_results import Transfer, less, transfer
 from verify.fit.equivalence import MARGIN, Relation, relation
-from verify.fit.optimum import Estimate, over_seeds
-from verify.studies.transfer.analysis import paired
+from verify.fit.optimum import Estimate
 from verify.studies.transfer.headline import interval
 from verify.studies.transfer.outcomes import SettingResult, WidthResult
 from verify.studies.transfer.plots import LOOK
@@ -78,14 +77,10 @@ def _at(result: SettingResult, width: int) -> WidthResult:
     return next(each for each in result.widths if each.width == width)
 
 
-def _less(one: WidthResult, other: WidthResult) -> Estimate:
-    return over_seeds(paired(*(dict(zip(each.seeds, each.best_losses, strict=True)) for each in (one, other))))
-
-
 def _constant_less_scaled(found: Transfer, scheme: str, width: int) -> list[tuple[float, Estimate]]:
     """By epsilon, the best loss with a constant one less that with one per layer, paired over seeds."""
     return [
-        (value, _less(*(_at(_there(found, scheme, rule, value), width) for rule in RULES))) for value in epsilons(found)
+        (value, less(*(_at(_there(found, scheme, rule, value), width) for rule in RULES))) for value in epsilons(found)
     ]
 
 
@@ -101,9 +96,9 @@ def _kept(found: Transfer, scheme: str, width: int) -> str:
     values = epsilons(found)
     least = _at(_there(found, scheme, "per layer", values[-1]), width)
     scaled = _at(_there(found, scheme, "per layer", values[0]), width)
-    said = f"{scheme}: {values[0]:g} per layer less {values[-1]:g} is {interval(_less(scaled, least))}"
+    said = f"{scheme}: {values[0]:g} per layer less {values[-1]:g} is {interval(less(scaled, least))}"
     atan2 = found.triple("adam-atan2", f"{scheme} full")
-    return f"{said}, atan2 {interval(_less(_at(atan2, width), least))}." if atan2 and atan2.widths else f"{said}."
+    return f"{said}, atan2 {interval(less(_at(atan2, width), least))}." if atan2 and atan2.widths else f"{said}."
 
 
 def _figure(found: Transfer) -> Figure:

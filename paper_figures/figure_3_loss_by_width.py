@@ -7,9 +7,8 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 
 from paper_figures.items import Item, Table, verdict
-from paper_figures.transfer_results import TITLES, transfer
-from verify.fit.optimum import Estimate, over_seeds
-from verify.studies.transfer.analysis import paired
+from paper_figures.transfer_results import TITLES, less, transfer
+from verify.fit.optimum import Estimate
 from verify.studies.transfer.headline import distinct, interval, short
 from verify.studies.transfer.outcomes import SettingResult, WidthResult
 from verify.studies.transfer.plots import LOOK, draw_groups
@@ -43,10 +42,8 @@ def item(data: Path) -> Item:
 
 def above(first: SettingResult) -> Callable[[WidthResult], Estimate]:
     """The best loss of a width less that of `first` at the same width, in nats, paired over seeds."""
-    references = {each.width: dict(zip(each.seeds, each.best_losses, strict=True)) for each in first.widths}
-    return lambda found: over_seeds(
-        paired(dict(zip(found.seeds, found.best_losses, strict=True)), references[found.width])
-    )
+    references = {each.width: each for each in first.widths}
+    return lambda found: less(found, references[found.width])
 
 
 def _named(results: Sequence[SettingResult], name: str) -> SettingResult:

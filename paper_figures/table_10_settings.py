@@ -6,10 +6,8 @@ from pathlib import Path
 
 from paper_figures.figure_13_epsilon_rates import STUDY as EPSILONS
 from paper_figures.items import Item, Table, verdict
-from paper_figures.transfer_results import USUAL, Transfer, transfer
+from paper_figures.transfer_results import USUAL, Transfer, less, transfer
 from verify.fit.equivalence import MARGIN, Relation, relation
-from verify.fit.optimum import Estimate, over_seeds
-from verify.studies.transfer.analysis import paired
 from verify.studies.transfer.headline import interval
 from verify.studies.transfer.outcomes import WidthResult
 
@@ -89,10 +87,6 @@ def endings(found: Mapping[str, Transfer]) -> Found:
     return ends
 
 
-def _less(one: WidthResult, other: WidthResult) -> Estimate:
-    return over_seeds(paired(*(dict(zip(each.seeds, each.best_losses, strict=True)) for each in (one, other))))
-
-
 def holds(ends: Found, lowest: Row, scheme: str, steps: int) -> bool | None:
     """Whether setting 5 is lowest; None where it cannot be told from what is."""
     five = next(row for row in ROWS if row.number == "5")
@@ -100,13 +94,13 @@ def holds(ends: Found, lowest: Row, scheme: str, steps: int) -> bool | None:
         return None
     if lowest is five:
         return True
-    apart = relation(_less(ends[five.words, scheme, steps], ends[lowest.words, scheme, steps])) is Relation.APART
+    apart = relation(less(ends[five.words, scheme, steps], ends[lowest.words, scheme, steps])) is Relation.APART
     return False if apart else None
 
 
 def _cells(row: Row, ends: Found, lowest: Row, scheme: str, steps: int) -> list[str]:
     found = ends[row.words, scheme, steps]
-    above = "lowest" if lowest is row else interval(_less(found, ends[lowest.words, scheme, steps]))
+    above = "lowest" if lowest is row else interval(less(found, ends[lowest.words, scheme, steps]))
     return [f"{scheme}, {steps:,} steps", row.number or "-", row.words, f"{found.best_loss.value:.3f}", above]
 
 

@@ -13,7 +13,7 @@ from verify.sweeps.constants import BOUNDS
 
 STUDY = "tuned_mlp"
 KINDS = ("embedding", "hidden", "readout")
-PAPER = {"adam": (5.303, 1.258, 11.723), "momentum": (1398.9, 5.53, 0.020)}
+PAPER = {"adam": (5.303, 1.258, 11.723)}
 """muP, full alignment, a transformer of width 1024 and 50,000 steps; only their ratios say anything, since the common
 factor belongs to the base rate. Everett et al. 2024, https://arxiv.org/abs/2407.05872"""
 

@@ -5,9 +5,10 @@ from functools import cache
 from pathlib import Path
 
 from paper_figures.paths import result
-from verify.studies.transfer.analysis import analyse
+from verify.fit.optimum import Estimate, over_seeds
+from verify.studies.transfer.analysis import analyse, paired
 from verify.studies.transfer.headline import Group, distinct
-from verify.studies.transfer.outcomes import SettingResult
+from verify.studies.transfer.outcomes import SettingResult, WidthResult
 from verify.sweeps.axes import AXES
 from verify.sweeps.records import Study
 from verify.sweeps.storage.export import DESCRIPTION, STORE, load
@@ -15,7 +16,6 @@ from verify.sweeps.storage.export import DESCRIPTION, STORE, load
 TITLES = {
     "adam": "Adam",
     "sgd": "SGD",
-    "momentum": "momentum",
     "adafactor": "Adafactor",
     "adam-ps": "Adam + parameter scaling",
     "adam-atan2": "Adam-atan2",
@@ -79,6 +79,11 @@ class Transfer:
             f"{grown[0]} to {grown[-1]}, {len({record.seed for record in records})} seeds, {conditions.steps} "
             f"steps{batch}{tokens} on real text, code {conditions.code}."
         )
+
+
+def less(one: WidthResult, other: WidthResult) -> Estimate:
+    """The best loss of one less that of the other, in nats, paired over the seeds that both have."""
+    return over_seeds(paired(*(dict(zip(each.seeds, each.best_losses, strict=True)) for each in (one, other))))
 
 
 def transfer(data: Path, name: str) -> Transfer:

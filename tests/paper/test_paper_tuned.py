@@ -58,6 +58,7 @@ def test_the_papers_claim_of_no_alignment_is_judged_by_the_difference() -> None:
     five = next(row for row in settings.ROWS if row.number == "5")
     assert settings.holds(ends, five, "SP", 150) is True
     other = next(row for row in settings.ROWS if row.number == "1")
+    assert settings.holds(ends, other, "SP", 150) is False, "told apart from what is named the lowest"
     assert settings.holds({}, other, "SP", 150) is None, "nothing was trained"
 
 

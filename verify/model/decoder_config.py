@@ -7,7 +7,7 @@ and logits_scaling (Granite), the root of the width on Gemma's table.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from math import gcd, isfinite
 from pathlib import Path
 
@@ -171,7 +171,7 @@ def _dense(p: Tree, z: Array) -> Array:
     return found + p["bias"] if "bias" in p else found
 
 
-def _attention(config: Entries, n: Mapping[str, int], p: Tree, y: Array, norm: Leaf) -> Array:
+def _attention(config: Entries, n: Mapping[str, int], p: Tree, y: Array, norm: Callable[[Tree, Array], Array]) -> Array:
     """Grouped heads of one size."""
     q, k, v = (_dense(p[f"{name}_proj"], y).reshape(BATCH, TOKENS, -1, n["head"]) for name in "qkv")
     if "q_norm" in p:

@@ -32,6 +32,13 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def workers() -> int:
+    """How many processes train side by side if nothing else is asked for: one per core, one with an accelerator."""
+    import jax
+
+    return available_cores() if jax.default_backend() == "cpu" else 1
+
+
 def use_compilation_cache() -> None:
     """Keep compiled programs on disk between processes, in JAX_COMPILATION_CACHE_DIR or the user's cache folder."""
     import jax

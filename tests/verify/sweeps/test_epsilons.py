@@ -7,9 +7,14 @@ import pytest
 
 from derive.errors import UserError
 from derive.running import run
+from derive.words import KINDS
+from tests.verify.sweeps.test_axis_runs import BLOCKS as CONDITIONS
 from verify.commands.main import app
 from verify.commands.studies.transfer.rates import read_epsilons
-from verify.sweeps.settings.named import at_epsilons, prescribed, representatives
+from verify.studies.transfer.horizons import family
+from verify.sweeps.records import Study
+from verify.sweeps.settings.along import along_depth, at_widths
+from verify.sweeps.settings.named import at_epsilons, at_horizons, prescribed, representatives
 from verify.sweeps.storage.store import read
 
 SMALL = [
@@ -33,6 +38,25 @@ def test_a_constant_epsilon_keeps_rates_and_loses_the_twins_that_gauges_have() -
     for before, after in zip(usual, constant, strict=True):
         assert [row.c for row in before.setting.layers] == [row.c for row in after.setting.layers]
         assert {row.epsilon for row in after.setting.layers} == {"0"} != {row.epsilon for row in before.setting.layers}
+
+
+def test_a_constant_epsilon_stays_along_both_axes_of_a_grid() -> None:
+    wide = at_widths([along_depth("adam", "1", "full")], [16, 32], 16, "mup")
+    for each in at_epsilons(wide, [1e-3], ["constant"]):
+        across = each.setting.across
+        assert across is not None and {across.factor(kind, "epsilon") for kind in KINDS} == {1.0}
+    across = wide[-1].setting.across
+    assert across is not None and across.factor("hidden", "epsilon") != 1.0, "muP scales it with the width"
+
+
+def test_horizons_of_one_epsilon_are_a_family_and_others_are_not() -> None:
+    settings = at_horizons(
+        at_epsilons([prescribed("adam", "sp", "full")], [1e-3, 1e-8], ["scaled", "constant"]), [3, 9]
+    )
+    study = Study(CONDITIONS, {each.setting.name: each.setting for each in settings}, {}, ())
+    for each in settings:
+        assert {study.settings[name].steps for name in family(study, each.setting)} == {3, 9}
+        assert len(family(study, each.setting)) == 2
 
 
 def test_rules_differ_above_the_base_width_alone(tmp_path: Path) -> None:

@@ -60,9 +60,10 @@ def run(given: EpsilonOptions) -> None:
     from verify.studies.epsilon.results import EPSILON
     from verify.studies.epsilon.text import as_json, text
     from verify.sweeps.driver import check_trains
+    from verify.sweeps.engines import workers
 
     growing, settings, rates, studies, read = _read(given)
-    plan = Run.of(given, read, _workers(given.processes))
+    plan = Run.of(given, read, given.processes or workers())
     for each in studies:
         check_trains(each.of_runs(""), [setting.setting for setting in settings], growing, read)
     make_folder(given.out)
@@ -120,14 +121,6 @@ def _read(
         for each in dtypes
     ]
     return growing, settings, rates, studies, text
-
-
-def _workers(processes: int | None) -> int:
-    import jax
-
-    from verify.sweeps.engines import available_cores
-
-    return processes or (available_cores() if jax.default_backend() == "cpu" else 1)
 
 
 def _train(

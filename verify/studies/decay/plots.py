@@ -3,7 +3,7 @@
 Colours are the conventions (Okabe & Ito's), each with a marker of its own. Widths not at equilibrium are hollow.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import cycle
 
 import matplotlib as mpl
@@ -17,7 +17,7 @@ from verify.studies.decay.results import DecayResult
 from verify.studies.decay.theory import Network, Row
 from verify.studies.pictures import STYLE
 from verify.studies.transfer.plots import plain_numbers
-from verify.values import Leaf, Style
+from verify.values import Style
 
 Look = tuple[str, str]
 LOOKS: Mapping[str, Look] = {"independent": ("#0072b2", "o"), "sqrt": ("#009e73", "s"), "constant": ("#d55e00", "^")}
@@ -56,7 +56,7 @@ def against_width(study: DecayResult) -> Figure:
                     _losses(axes[line, -1], networks, looks[decay])
             axes[line, 0].set_ylabel("RMS(W)")
         for column in range(len(names) + 1):
-            _share(axes[:, column])
+            _share([*axes[:, column]])
         for axis in axes[-1]:
             axis.set_xlabel("width n")
         figure.suptitle(
@@ -108,7 +108,7 @@ def _losses(axis: Axes, networks: list[Network], look: Look) -> None:
         axis.plot([width] * len(of_seeds), of_seeds, marker, color=colour, markersize=3.5)
 
 
-def _share(axes: Leaf) -> None:
+def _share(axes: Sequence[Axes]) -> None:
     """The same range in a column, so that parameterizations are compared by eye."""
     limits = [axis.get_ylim() for axis in axes]
     for axis in axes:

@@ -6,7 +6,7 @@ step alone, and differences are paired over seeds, which see the same batches.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
@@ -39,12 +39,8 @@ class Gap:
 
 def family(study: Study, like: Setting) -> list[str]:
     """The settings of that prescription at every horizon."""
-    wanted = (like.optimizer, like.parameterization, like.alignment, like.constants)
-    return [
-        name
-        for name, each in study.settings.items()
-        if (each.optimizer, each.parameterization, each.alignment, each.constants) == wanted
-    ]
+    wanted = replace(like, steps=None)
+    return [name for name, each in study.settings.items() if replace(each, steps=None) == wanted]
 
 
 def marks(study: Study, names: Sequence[str], width: int) -> list[int]:

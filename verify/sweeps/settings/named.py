@@ -159,7 +159,10 @@ def _with_constant_epsilon(each: Prescribed) -> Prescribed:
     """The same with e = 0 in all layers that have an epsilon."""
     rows = tuple(row if row.epsilon is None else replace(row, epsilon=S.Zero) for row in each.prescription.layers)
     layers = tuple(layer if layer.epsilon is None else replace(layer, epsilon="0") for layer in each.setting.layers)
-    setting = replace(each.setting, layers=layers, epsilon_rule="constant")
+    across = each.setting.across
+    if across is not None:  # the width of a grid has factors of its own
+        across = replace(across, layers=tuple(replace(layer, epsilon=None) for layer in across.layers))
+    setting = replace(each.setting, layers=layers, epsilon_rule="constant", across=across)
     return Prescribed(setting, replace(each.prescription, layers=rows))
 
 

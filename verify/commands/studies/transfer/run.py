@@ -58,8 +58,10 @@ def run(given: TransferOptions) -> None:
     make_folder(given.out)
     study = _train(given, conditions, grid, horizons[0], corpus)
     results = analyse(study)
-    text = wrapped(f"{table(study, results)}written to {given.out / STORE}\n")
-    write_out(dump(as_json(study, results)) if given.output_format == "json" else text)
+    if given.output_format == "json":
+        write_out(dump(as_json(study, results)))
+    else:
+        write_out(wrapped(f"{table(study, results)}written to {given.out / STORE}\n"))
 
 
 def _settings(
@@ -158,15 +160,13 @@ def _train(given: TransferOptions, conditions: "Conditions", grid: "Grid", steps
 
 def _engine(given: TransferOptions, corpus: "Corpus") -> "Engine":
     """The engine that was asked for: an accelerator is used by one process, a CPU by one process per core."""
-    import jax
-
-    from verify.sweeps.engines import InProcess, Processes, available_cores
+    from verify.sweeps.engines import InProcess, Processes, workers
 
     if given.engine == "ray":
         from verify.sweeps.ray import Ray
 
         return Ray(given.address, corpus)
-    count = given.processes or (available_cores() if jax.default_backend() == "cpu" else 1)
+    count = given.processes or workers()
     return InProcess(corpus) if count == 1 else Processes(count, given.corpus, given.vocab, corpus.fingerprint)
 
 
